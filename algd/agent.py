@@ -1,0 +1,154 @@
+"""The agent: reward and cost critics, a policy, a guidance, and one update of all of them."""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, NamedTuple
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveInt
+from torch import Tensor, nn
+
+from algd.energy import Energy
+from algd.guidance import Guidance
+from algd.networks import CriticEnsemble, Initialisation
+from algd.noise import Noise
+from algd.policies import Policy
+
+Discount = Annotated[float, Field(ge=0, lt=1)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+Widths = Annotated[list[PositiveInt], Field(min_length=1)]
+
+
+class Batch(NamedTuple):
+    """B transitions. `reward_done` and `cost_done` are 1 where the return ends, 0 where the target bootstraps."""
+
+    observation: Tensor
+    action: Tensor
+    reward: Tensor
+    cost: Tensor
+    next_observation: Tensor
+    reward_done: Tensor
+    cost_done: Tensor
+
+
+class Agent(nn.Module):
+    """A constrained off-policy actor-critic; the energy that its policy descends is the guidance's Lagrangian.
+
+    One update is: reward critics, cost critics, policy, λ, and every `target_interval` updates the targets.
+
+    Args:
+        name: names the agent in folders and tables.
+        observation_size: s.
+        action_low, action_high: (d,), the box of actions.
+        policy: builds the policy from (observation_size, action_low, action_high).
+        guidance: the Lagrangian and its multiplier.
+        discount, cost_discount: γ and γ_c.
+        critic_hidden_sizes, cost_hidden_sizes: widths of the reward critics' ReLU and the cost critics' SiLU layers.
+        cost_members: size of the cost critics' ensemble.
+        cost_initialisation: of the cost critics (see CriticEnsemble).
+        risk_factor: k in Qc = mean + k·std over the ensemble.
+        policy_learning_rate, critic_learning_rate, cost_learning_rate: Adam's.
+        polyak: weight of the online parameters in a target update.
+        target_interval: updates between two target updates; the first update makes one.
+    """
+
+    def __init__(self, name: str, observation_size: PositiveInt, action_low: Sequence[float],
+                 action_high: Sequence[float], policy: Callable[..., Policy], guidance: Guidance, discount: Discount,
+                 cost_discount: Discount, critic_hidden_sizes: Widths, cost_hidden_sizes: Widths,
+                 cost_members: PositiveInt, cost_initialisation: Initialisation, risk_factor: NonNegativeFloat,
+                 policy_learning_rate: Rate, critic_learning_rate: Rate, cost_learning_rate: Rate,
+                 polyak: Rate, target_interval: PositiveInt):
+        super().__init__()
+        sizes = observation_size, len(action_low)
+        self.policy = policy(observation_size=observation_size, action_low=action_low, action_high=action_high)
+        self.guidance = guidance
+        self.discount, self.cost_discount = discount, cost_discount
+        self.polyak, self.target_interval = polyak, target_interval
+
+        def critics() -> CriticEnsemble:
+            return CriticEnsemble(2, *sizes, critic_hidden_sizes, "relu", "xavier")
+
+        def cost_critics() -> CriticEnsemble:
+            return CriticEnsemble(cost_members, *sizes, cost_hidden_sizes, "silu", cost_initialisation)
+
+        self.critics, self.target_critics = critics(), critics()
+        self.cost_critics, self.target_cost_critics = cost_critics(), cost_critics()
+        self.target_critics.load_state_dict(self.critics.state_dict())
+        self.target_cost_critics.load_state_dict(self.cost_critics.state_dict())
+        self.target_critics.requires_grad_(False)
+        self.target_cost_critics.requires_grad_(False)
+        self.energy = Energy(self.critics, self.cost_critics, risk_factor, guidance.lagrangian)
+        self.optimizers = {"policy": torch.optim.Adam(self.policy.parameters(), lr=policy_learning_rate),
+                           "critics": torch.optim.Adam(self.critics.parameters(), lr=critic_learning_rate),
+                           "cost_critics": torch.optim.Adam(self.cost_critics.parameters(), lr=cost_learning_rate),
+                           **guidance.dual.optimizers}
+        self.updates = 0
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Everything that an update reads and changes, as nested dictionaries of tensors and numbers."""
+        return {"model": self.state_dict(), "updates": self.updates,
+                "optimizers": {name: optimizer.state_dict()["state"] for name, optimizer in self.optimizers.items()}}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what `checkpoint` returned."""
+        self.load_state_dict(state["model"])
+        self.updates = state["updates"]
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict({"param_groups": optimizer.state_dict()["param_groups"],
+                                       "state": {int(k): v for k, v in state["optimizers"].get(name, {}).items()}})
+
+    @torch.no_grad()
+    def act(self, observation: Tensor, noise: Noise | None) -> Tensor:
+        """Actions (B, d) at observations (B, s): stochastic with a source of noise, deterministic with None."""
+        return self.policy.deterministic(observation) if noise is None else self.policy.sample(observation, noise).action
+
+    def update(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+        """One update from one batch. Returns scalars for the log, detached and still on the device."""
+        metrics = self._update_critics(batch, noise)
+        with torch.no_grad():
+            risk = self.energy.risk(batch.observation, batch.action)
+        self.guidance.observe_batch(risk)
+        metrics |= self._update_policy(batch.observation, noise)
+        metrics |= self.guidance.update(risk)
+        if self.updates % self.target_interval == 0:
+            self._update_targets()
+        self.updates += 1
+        return metrics
+
+    def _update_critics(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+        """Reward: r + γ (min Q'(s', a') + entropy bonus), summed over the twins; cost: c + γ_c Qc'_i(s', a'), each
+        member its own target, averaged."""
+        with torch.no_grad():
+            action, bonus = self.policy.sample(batch.next_observation, noise)
+            value = self.target_critics(batch.next_observation, action).amin(0) + bonus
+            target = batch.reward + self.discount * (1 - batch.reward_done) * value
+            cost_value = self.target_cost_critics(batch.next_observation, action)
+            cost_target = batch.cost + self.cost_discount * (1 - batch.cost_done) * cost_value
+        q = self.critics(batch.observation, batch.action)
+        loss = (q - target).square().mean(1).sum()
+        self._descend("critics", loss)
+        qc = self.cost_critics(batch.observation, batch.action)
+        cost_loss = (qc - cost_target).square().mean()
+        self._descend("cost_critics", cost_loss)
+        return {"critic_loss": loss.detach(), "cost_critic_loss": cost_loss.detach(),
+                "q": q.detach().mean(), "qc": qc.detach().mean(), "qc_std": self._spread(qc.detach())}
+
+    @staticmethod
+    def _spread(values: Tensor) -> Tensor:
+        """Mean over the batch of the ensemble's standard deviation; values (members, B)."""
+        return values.std(0).mean() if len(values) > 1 else values.new_zeros(())
+
+    def _update_policy(self, observation: Tensor, noise: Noise) -> dict[str, Tensor]:
+        loss, metrics = self.policy.loss(observation, self.energy, noise)
+        self._descend("policy", loss)
+        return {"policy_loss": loss.detach(), **metrics}
+
+    def _descend(self, name: str, loss: Tensor) -> None:
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    @torch.no_grad()
+    def _update_targets(self) -> None:
+        for online, target in ((self.critics, self.target_critics), (self.cost_critics, self.target_cost_critics)):
+            torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), self.polyak)

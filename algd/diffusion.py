@@ -1,0 +1,140 @@
+"""Noise processes: the forward noise levels and one reverse step. They never own a network.
+
+A process has K = `steps` levels, numbered 1 (least noise) … K (most). The reverse process starts from `prior` and
+applies `step` at levels K, K−1, …, 1. What the network predicts comes in as a function
+
+    predict(head, x, level) -> (B, d)        head: one of the process's `heads`; x: (B, d), a latent
+
+so that a network, an exact score or an estimator can drive the same sampler.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Literal, Protocol
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor
+
+Predict = Callable[[str, Tensor, Tensor | int], Tensor]
+
+
+class NoiseProcess(Protocol):
+    """What a policy asks of a noise process."""
+
+    steps: int
+    heads: tuple[str, ...]
+    prior_std: float
+    """The standard deviation of x_K."""
+    scales: Tensor
+    """(K,): the factor of x_0 in x_k, at index k − 1."""
+    spreads: Tensor
+    """(K,): the standard deviation of the noise in x_k, at index k − 1."""
+
+    def step(self, predict: Predict, x: Tensor, level: int, z: Tensor | None) -> Tensor:
+        """One reverse step, x_k ↦ x_{k−1}; z is a standard normal (B, d), or None for no noise."""
+        ...
+
+
+def add_noise(process: NoiseProcess, x0: Tensor, level: Tensor, z: Tensor) -> Tensor:
+    """The forward process: x_k = scale_k · x_0 + spread_k · z, for x0, z (B, d) and levels (B,)."""
+    scale, spread = (c.to(x0)[level - 1].unsqueeze(-1) for c in (process.scales, process.spreads))
+    return scale * x0 + spread * z
+
+
+def reverse(process: NoiseProcess, predict: Predict, x: Tensor, draw: Callable[[], Tensor] | None) -> list[Tensor]:
+    """Run the whole reverse process from x = x_K.
+
+    Args:
+        predict: see the module.
+        x: (B, d), the latent at level K.
+        draw: a function that returns standard normals (B, d), asked once for each level but the last, in order;
+            None runs without noise.
+
+    Returns:
+        [x_K, x_{K−1}, …, x_0], K + 1 tensors.
+    """
+    path = [x]
+    for level in range(process.steps, 0, -1):
+        z = draw() if draw is not None and level > 1 else None
+        path.append(process.step(predict, path[-1], level, z))
+    return path
+
+
+class VESDE:
+    """The variance-exploding process  x_k = x_0 + σ_k ε  with geometric levels (arXiv 2602.02924; arXiv 2011.13456).
+
+    σ_k = σ_min (σ_max / σ_min)^((k−1)/(K−1)); a single level has σ_1 = σ_max. The reverse step is Euler's, not the
+    ancestral one, and treats σ_0 as 0, so that the last step is as long as σ_min².
+
+    Args:
+        steps: number of levels K.
+        sigma_min, sigma_max: the least and the largest standard deviation, in latent units.
+    """
+
+    heads = ("score",)
+
+    def __init__(self, steps: PositiveInt, sigma_min: PositiveFloat, sigma_max: PositiveFloat):
+        self.steps = steps
+        exponents = torch.linspace(0, 1, steps, dtype=torch.float64) if steps > 1 else torch.ones(1).double()
+        sigmas = sigma_min * (sigma_max / sigma_min) ** exponents
+        self.spreads, self.scales = sigmas.float(), torch.ones(steps)
+        self.prior_std = sigma_max
+        self._increments = torch.diff(sigmas**2, prepend=sigmas.new_zeros(1)).tolist()
+
+    def step(self, predict: Predict, x: Tensor, level: int, z: Tensor | None) -> Tensor:
+        """x_{k−1} = x_k + Δσ²_k φ(x_k, k) + √Δσ²_k z,  Δσ²_k = σ_k² − σ_{k−1}²."""
+        increment = self._increments[level - 1]
+        x = x + increment * predict("score", x, level)
+        return x if z is None else x + math.sqrt(increment) * z
+
+
+class DDPM:
+    """The denoising process of Ho et al. (arXiv 2006.11239), pushed along a score (arXiv 2602.02924).
+
+    Levels: ᾱ_k = Π_{j≤k} (1 − β_j), x_k = √ᾱ_k x_0 + √(1−ᾱ_k) ε. With the authors' schedule, β linear from 1e-4 to
+    0.02 over five steps, ᾱ_5 is 0.95: what is sampled from N(0, I) is far from the level that it is taken for.
+
+    Args:
+        steps: number of levels K.
+        schedule: "linear": β_k linear from beta_min to beta_max; "variance_preserving": the continuous
+            process's β(t), linear from beta_min to beta_max over t ∈ [0, 1], integrated over each step
+            (arXiv 2112.07804, eq. 2): β_k = 1 − exp(−beta_min/K − (beta_max − beta_min)(2k − 1)/(2K²)).
+        beta_min, beta_max: see schedule ("linear" needs them below 1).
+        guidance_scale: length of the push along φ/‖φ‖ at every step, in latent units.
+    """
+
+    heads = ("noise", "score")
+    prior_std = 1.0
+
+    def __init__(self, steps: PositiveInt, schedule: Literal["linear", "variance_preserving"],
+                 beta_min: Annotated[float, Field(gt=0)], beta_max: PositiveFloat,
+                 guidance_scale: NonNegativeFloat):
+        self.steps, self.guidance_scale = steps, guidance_scale
+        # In float32 and with 1e-8 in the mean's denominators, as the authors have it: at 1 − ᾱ_1 = 1e-4 either moves
+        # an action by 1e-4.
+        if schedule == "linear":
+            betas = torch.linspace(beta_min, beta_max, steps)
+        else:
+            k = torch.arange(1, steps + 1)
+            betas = 1 - torch.exp(-beta_min / steps - (beta_max - beta_min) * (2 * k - 1) / (2 * steps**2))
+        products = torch.cumprod(1 - betas, 0)
+        before = torch.cat([products.new_ones(1), products[:-1]])
+        self.scales, self.spreads = products.sqrt(), (1 - products).sqrt()
+        # arXiv 2006.11239, eq. 7: mean of q(x_{k−1} | x_k, x_0) and its variance.
+        self._of_x0 = (before.sqrt() * betas / (1 - products + 1e-8)).tolist()
+        self._of_xk = ((1 - betas).sqrt() * (1 - before) / (1 - products + 1e-8)).tolist()
+        self._std = (betas * (1 - before) / (1 - products)).sqrt().tolist()
+        self._products = products.tolist()
+
+    def step(self, predict: Predict, x: Tensor, level: int, z: Tensor | None) -> Tensor:
+        """x_{k−1} = posterior mean(x̂_0, x_k) + 0.05 φ/‖φ‖ + posterior std · z (0.05: `guidance_scale`)."""
+        k = level - 1
+        product = self._products[k]
+        noise = predict("noise", x, level)
+        x0 = (x - math.sqrt(1 - product) * noise) / math.sqrt(product)
+        mean = self._of_x0[k] * x0 + self._of_xk[k] * x
+        score = predict("score", x, level)
+        # The small constant keeps a zero score, whose direction is undefined, from dividing by zero.
+        mean = mean + self.guidance_scale * score / (score.norm(dim=-1, keepdim=True) + 1e-8)
+        return mean if z is None else mean + self._std[k] * z

@@ -1,0 +1,31 @@
+"""Every random draw of an agent comes from one explicit generator, whose state is part of a checkpoint."""
+
+import torch
+from torch import Tensor
+
+
+class Noise:
+    """A seeded source of normals and integers.
+
+    Args:
+        seed: any non-negative integer below 2⁶³.
+        device: where the draws are made.
+    """
+
+    def __init__(self, seed: int, device: torch.device | str = "cpu"):
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.device = torch.device(device)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normals of this shape, float32."""
+        return torch.randn(shape, generator=self.generator, device=self.device)
+
+    def integers(self, high: int, size: int) -> Tensor:
+        """`size` integers, uniform on 0 … high − 1, int64."""
+        return torch.randint(high, (size,), generator=self.generator, device=self.device)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.generator.set_state(state["generator"])

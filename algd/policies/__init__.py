@@ -1,0 +1,31 @@
+"""Policies: what an agent samples actions from. Each is one file and one YAML."""
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from algd.energy import Energy
+from algd.noise import Noise
+
+
+class Sample(NamedTuple):
+    """Actions (B, d) and what they add to the return for their entropy, −α log π(a|s), (B,), or 0."""
+
+    action: Tensor
+    entropy_bonus: Tensor | float
+
+
+class Policy(Protocol):
+    """What an agent asks of a policy, which is a `torch.nn.Module` too."""
+
+    def sample(self, observation: Tensor, noise: Noise) -> Sample:
+        """Stochastic actions at observations (B, s)."""
+        ...
+
+    def deterministic(self, observation: Tensor) -> Tensor:
+        """The noise-free action, (B, d), at observations (B, s)."""
+        ...
+
+    def loss(self, observation: Tensor, energy: Energy, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar loss of an update, and scalars for the log."""
+        ...
