@@ -1,0 +1,22 @@
+"""Safe reinforcement learning with diffusion policies whose guiding energy is the Lagrangian.
+
+    import algd
+    agent = algd.load("runs/toy/vesde-augmented/seed=0-1a2b3c4d")
+    agent.act(observation)
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from algd.loading import LoadedAgent, load
+
+__all__ = ["LoadedAgent", "load"]
+
+
+def __getattr__(name: str) -> object:
+    # Only who loads an agent pays for importing torch and the environments.
+    if name in __all__:
+        from algd import loading
+
+        return getattr(loading, name)
+    raise AttributeError(f"module 'algd' has no attribute {name!r}")

@@ -11,6 +11,7 @@ from algd.energy import Energy
 from algd.guidance import Guidance
 from algd.networks import CriticEnsemble, Initialisation
 from algd.noise import Noise
+from algd.normalisation import Normaliser
 from algd.policies import Policy
 
 Discount = Annotated[float, Field(ge=0, lt=1)]
@@ -47,6 +48,7 @@ class Agent(nn.Module):
         cost_initialisation: of the cost critics (see CriticEnsemble).
         risk_factor: k in Qc = mean + k·std over the ensemble.
         policy_learning_rate, critic_learning_rate, cost_learning_rate: Adam's.
+        normaliser: what the networks see in place of raw observations and rewards; None: those themselves.
         polyak: weight of the online parameters in a target update.
         target_interval: updates between two target updates; the first update makes one.
     """
@@ -56,13 +58,14 @@ class Agent(nn.Module):
                  cost_discount: Discount, critic_hidden_sizes: Widths, cost_hidden_sizes: Widths,
                  cost_members: PositiveInt, cost_initialisation: Initialisation, risk_factor: NonNegativeFloat,
                  policy_learning_rate: Rate, critic_learning_rate: Rate, cost_learning_rate: Rate,
-                 polyak: Rate, target_interval: PositiveInt):
+                 polyak: Rate, target_interval: PositiveInt, normaliser: Normaliser | None = None):
         super().__init__()
         sizes = observation_size, len(action_low)
         self.policy = policy(observation_size=observation_size, action_low=action_low, action_high=action_high)
         self.guidance = guidance
         self.discount, self.cost_discount = discount, cost_discount
         self.polyak, self.target_interval = polyak, target_interval
+        self.normaliser = normaliser or Normaliser(observation_size, False, False, discount)
 
         def critics() -> CriticEnsemble:
             return CriticEnsemble(2, *sizes, critic_hidden_sizes, "relu", "xavier")
@@ -98,11 +101,17 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def act(self, observation: Tensor, noise: Noise | None) -> Tensor:
-        """Actions (B, d) at observations (B, s): stochastic with a source of noise, deterministic with None."""
-        return self.policy.deterministic(observation) if noise is None else self.policy.sample(observation, noise).action
+        """Actions (B, d) at raw observations (B, s): stochastic with a source of noise, deterministic with None."""
+        observation = self.normaliser.observations(observation)
+        if noise is None:
+            return self.policy.deterministic(observation)
+        return self.policy.sample(observation, noise).action
 
     def update(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
-        """One update from one batch. Returns scalars for the log, detached and still on the device."""
+        """One update from one batch of raw transitions. Returns scalars for the log, detached, on the device."""
+        batch = batch._replace(observation=self.normaliser.observations(batch.observation),
+                               next_observation=self.normaliser.observations(batch.next_observation),
+                               reward=self.normaliser.rewards(batch.reward))
         metrics = self._update_critics(batch, noise)
         with torch.no_grad():
             risk = self.energy.risk(batch.observation, batch.action)

@@ -56,6 +56,10 @@ class Guidance(nn.Module):
         self.dual.observe_batch(risk)
         return {"lam": self.multiplier, "constraint": risk.mean() - self.threshold}
 
+    def observe_episode(self, spent: float) -> None:
+        """After a training episode: its cost, in the kind that the limit applies to."""
+        self.dual.observe_episode(spent)
+
 
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[PositiveFloat, Field(allow_inf_nan=False)]

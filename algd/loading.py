@@ -1,0 +1,102 @@
+"""A trained agent from a run's folder, for notebooks, evaluation and pictures."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from algd.agent import Agent
+from algd.build import build_agent, build_task, resolve_device
+from algd.checkpoint import Checkpoints, DamagedCheckpoint
+from algd.energy import Energy
+from algd.envs.task import Task
+from algd.errors import UsageError
+from algd.evaluation import Actor
+from algd.noise import Noise
+from algd.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class LoadedAgent:
+    """A trained agent with what it was trained on.
+
+    Attributes:
+        agent: the networks, the guidance and its multiplier, in evaluation's device.
+        config: the run's configuration.
+        task: an environment like the one that it was trained in.
+        step: the environment step that it was saved at.
+        folder: the run's folder.
+    """
+
+    agent: Agent
+    config: dict[str, Any]
+    task: Task
+    step: int
+    folder: RunFolder
+
+    def act(self, observation: ArrayLike, noise: Noise | None = None) -> np.ndarray:
+        """The action (d,) at an observation (s,): deterministic, or stochastic with a source of noise."""
+        return Actor(self.agent, self.task, noise)(np.asarray(observation))
+
+    @property
+    def energy(self) -> Energy:
+        """The energy that guided the policy, at the multiplier that training ended with: energy(observations (B, s),
+        actions (B, d)) is (B,). Its `reward` and `risk` are the critics' values. Takes normalised observations."""
+        return self.agent.energy
+
+    def observations(self, observation: ArrayLike) -> Tensor:
+        """Raw observations (B, s) as the networks and the energy take them."""
+        device = next(self.agent.parameters()).device
+        return self.agent.normaliser.observations(torch.as_tensor(np.asarray(observation), dtype=torch.float32,
+                                                                  device=device))
+
+
+def load(path: str | Path, device: str = "cpu", render_mode: str | None = None) -> LoadedAgent:
+    """The agent of a run's folder (its newest good checkpoint), or of one of its snapshots.
+
+    Nothing in the folder is executed: configurations name only this project's code, and tensors are plain data.
+
+    Args:
+        path: a run's folder, or a file in its snapshots/.
+        device: auto, cpu, cuda or cuda:N.
+        render_mode: of the task; "rgb_array" for pictures.
+
+    Raises:
+        UsageError: the path is no run, or holds nothing that can be loaded.
+    """
+    path = Path(path)
+    snapshot = path if path.suffix == ".safetensors" else None
+    folder = RunFolder(path.parent.parent if snapshot else path)
+    config = folder.config()
+    task = build_task(config, render_mode)
+    agent = build_agent(config, task)
+    step = _load_snapshot(agent, snapshot) if snapshot else _load_newest(agent, folder)
+    return LoadedAgent(agent.to(resolve_device(device)).eval(), config, task, step, folder)
+
+
+def _load_newest(agent: Agent, folder: RunFolder) -> int:
+    checkpoints = Checkpoints(folder.checkpoints)
+    problems = []
+    for number in reversed(checkpoints.numbers()):
+        try:
+            state = checkpoints.load(number)
+            agent.load_state_dict(state["agent"]["model"])
+        except (DamagedCheckpoint, KeyError, RuntimeError) as error:
+            problems.append(str(error).splitlines()[0])
+            continue
+        return state["step"]
+    raise UsageError(f"{folder.path} has no checkpoint that can be loaded" + "".join(f"; {p}" for p in problems))
+
+
+def _load_snapshot(agent: Agent, path: Path) -> int:
+    try:
+        with safe_open(path, "pt") as file:
+            agent.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            return int((file.metadata() or {})["step"])
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{path} is not a snapshot of this run: {str(error).splitlines()[0]}") from error

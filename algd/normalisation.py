@@ -1,0 +1,73 @@
+"""Running normalisation of observations and rewards: part of the agent, so that it is saved and acts with it."""
+
+import torch
+from torch import Tensor, nn
+
+CLIP = 10.0
+
+
+class RunningMoments(nn.Module):
+    """Mean and variance of all vectors seen so far (Welford's recurrence, in float64).
+
+    Args:
+        size: the vectors' length.
+    """
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("squares", torch.zeros(size, dtype=torch.float64))
+
+    def observe(self, value: Tensor) -> None:
+        """Take in one vector."""
+        self.count += 1
+        delta = value.to(self.mean) - self.mean
+        self.mean += delta / self.count
+        self.squares += delta * (value.to(self.mean) - self.mean)
+
+    def std(self) -> Tensor:
+        """The standard deviation, at least 1e-4; 1 before two vectors were seen."""
+        if self.count < 2:
+            return torch.ones_like(self.mean)
+        return (self.squares / self.count).sqrt().clamp_min(1e-4)
+
+
+class Normaliser(nn.Module):
+    """What the networks see in place of raw observations and rewards. The replay keeps the raw ones.
+
+    Args:
+        observation_size: s.
+        observation: whether observations are centred and scaled by their running moments, and clipped to ±10.
+        reward: whether rewards are divided by the running standard deviation of the discounted return
+            Σ γ^k r_{t−k}, the convention of gymnasium's NormalizeReward.
+        discount: γ.
+    """
+
+    def __init__(self, observation_size: int, observation: bool, reward: bool, discount: float):
+        super().__init__()
+        self.observation = RunningMoments(observation_size) if observation else None
+        self.reward = RunningMoments(1) if reward else None
+        self.discount = discount
+        self.register_buffer("discounted_return", torch.zeros(1, dtype=torch.float64))
+
+    def observe(self, observation: Tensor, reward: float, episode_over: bool) -> None:
+        """Take in one training step: the observation (s,) that was reached, and its reward."""
+        if self.observation is not None:
+            self.observation.observe(observation)
+        if self.reward is not None:
+            self.discounted_return.mul_(self.discount).add_(reward)
+            self.reward.observe(self.discounted_return)
+            if episode_over:
+                self.discounted_return.zero_()
+
+    def observations(self, observation: Tensor) -> Tensor:
+        """Observations (..., s) as the networks see them, float32."""
+        if self.observation is None:
+            return observation
+        centred = (observation - self.observation.mean.float()) / self.observation.std().float()
+        return centred.clamp(-CLIP, CLIP)
+
+    def rewards(self, reward: Tensor) -> Tensor:
+        """Rewards (B,) as the critics see them."""
+        return reward if self.reward is None else reward / self.reward.std().float()

@@ -1,0 +1,71 @@
+"""Evaluating a run again: fresh episodes for its last checkpoint or one of its snapshots."""
+
+import csv
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from algd.errors import UsageError
+from algd.evaluation import SAMPLERS, evaluate
+from algd.files import Lock, Table
+from algd.loading import load
+from algd.run_folder import EVALUATION_COLUMNS
+
+
+def reevaluate(config: Mapping[str, Any]) -> int:
+    """mode=eval: append `eval.episodes` rows for each sampler to the run's evals.csv, under a source of their own.
+
+    Of the configuration only `run`, `eval`, `device` and `threads` count; all else is the run's own. Every call has
+    new episode seeds: its source, eval-1, eval-2, …, is part of them.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UsageError: `run` names no run, or a run that is being trained.
+    """
+    if config["run"] is None:
+        raise UsageError("mode=eval: name the run's folder, or one of its snapshots, with run=...")
+    torch.set_num_threads(1 if config["threads"] == "auto" else config["threads"])
+    loaded = load(Path(config["run"]), config["device"], "rgb_array" if config["eval"]["video"] else None)
+    lock = Lock(loaded.folder.path / "lock")
+    try:
+        source = _free_source(loaded.folder.evals)
+        table = Table(loaded.folder.evals, EVALUATION_COLUMNS)
+        spent: dict[str, list[tuple[float, float]]] = {sampler: [] for sampler in SAMPLERS}
+        for row in evaluate(loaded.agent, loaded.task, loaded.config["seed"], loaded.step,
+                            config["eval"]["episodes"], loaded.config["agent"]["cost_discount"], source):
+            table.append(row)
+            spent[row["sampler"]].append((row["return"],
+                                          loaded.task.budget.spent(row["cost"], row["discounted_cost"])))
+        table.close()
+    finally:
+        lock.release()
+    budget = loaded.task.budget
+    for sampler, episodes in spent.items():
+        mean_return, mean_cost = np.mean(episodes, axis=0)
+        relation = "≤" if mean_cost <= budget.limit else ">"
+        print(f"step {loaded.step}, {sampler}, {len(episodes)} episodes: return {mean_return:.4g}, "
+              f"cost {mean_cost:.4g} {relation} {budget.limit:g} ({budget.kind})")
+    print(f"rows with source={source} are in {loaded.folder.evals}", file=sys.stderr)
+    if config["eval"]["video"]:
+        from algd.video import record_evaluation
+
+        print(f"video: {record_evaluation(loaded)}", file=sys.stderr)
+    return 0
+
+
+def _free_source(evals: Path) -> str:
+    """eval-<n> with the first number that the table has not."""
+    taken: set[str] = set()
+    if evals.exists():
+        with evals.open(newline="", encoding="utf-8") as file:
+            taken = {row.get("source") or "" for row in csv.DictReader(file)}
+    number = 1
+    while f"eval-{number}" in taken:
+        number += 1
+    return f"eval-{number}"

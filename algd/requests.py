@@ -1,0 +1,42 @@
+"""What somebody outside asks of a run, by signals: flags that the trainer reads between steps.
+
+    SIGINT, SIGTERM, SIGUSR2    checkpoint, then stop; a second SIGINT stops at once
+    SIGUSR1                     checkpoint, and go on
+"""
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+
+class Requests:
+    """The flags.
+
+    Attributes:
+        checkpoint: a checkpoint is asked for.
+        stop: the name of the signal that asks to stop, or None.
+    """
+
+    def __init__(self) -> None:
+        self.checkpoint = False
+        self.stop: str | None = None
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGUSR1:
+            self.checkpoint = True
+            return
+        if number == signal.SIGINT and self.stop == "SIGINT":
+            raise KeyboardInterrupt
+        self.stop = signal.Signals(number).name
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator["Requests"]:
+        """Receive signals inside this context; what handled them before does so again afterwards."""
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+        before = {number: signal.signal(number, self._receive) for number in numbers}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,0 +1,350 @@
+"""Training: one run from wherever its folder stands to its end."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from algd.agent import Agent
+from algd.checkpoint import Checkpoints, DamagedCheckpoint
+from algd.envs.task import Task
+from algd.evaluation import SAMPLERS, Actor, Episode, Interrupted, evaluate
+from algd.files import Table, write_atomically
+from algd.logging.console import Console
+from algd.noise import Noise
+from algd.replay import Replay
+from algd.requests import Requests
+from algd.run_folder import EPISODE_COLUMNS, EVALUATION_COLUMNS, RunFolder
+from algd.seeding import episode_seed, stream
+
+STATUS_SECONDS = 10.0
+
+
+class NumericalError(Exception):
+    """A training scalar is not finite."""
+
+
+class Means:
+    """Means of the updates' scalars, summed on the device: reading them out is the only synchronisation."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.sums: Tensor | None = None
+        self.count = 0
+
+    def add(self, scalars: Mapping[str, Tensor]) -> None:
+        """Take in one update's scalars."""
+        values = torch.stack([value.detach().to(torch.float64) for value in scalars.values()])
+        self.names = list(scalars)
+        self.sums = values if self.sums is None else self.sums.add_(values)
+        self.count += 1
+
+    def take(self) -> dict[str, float]:
+        """The means since the last call; empty if there was no update."""
+        if self.sums is None:
+            return {}
+        means = dict(zip(self.names, (self.sums / self.count).tolist(), strict=True))
+        self.sums, self.count = None, 0
+        return means
+
+    def checkpoint(self) -> dict[str, Any]:
+        return {"names": self.names, "count": self.count} | ({} if self.sums is None else {"sums": self.sums})
+
+    def restore(self, state: Mapping[str, Any], device: torch.device) -> None:
+        self.names, self.count = state["names"], state["count"]
+        self.sums = state["sums"].to(device) if "sums" in state else None
+
+
+def _is_reevaluation(row: Mapping[str, str]) -> bool:
+    """Whether a row of evals.csv was added after training: going on with the run does not write it again."""
+    return row.get("source") != "train"
+
+
+class Trainer:
+    """The training loop of one run.
+
+    Everything that it does between two environment steps is either part of the checkpoint or can be repeated from
+    it, so that a run that was killed and started again writes the same rows and ends with the same networks.
+
+    Args:
+        config: the checked configuration.
+        folder: the run's folder, locked by this process.
+        agent: the agent, on its device.
+        task: the training environment.
+        build_task: makes the evaluation environment.
+        console: what a person sees.
+        requests: what somebody outside asks for.
+        before: what status.json said of earlier starts.
+    """
+
+    def __init__(self, config: Mapping[str, Any], folder: RunFolder, agent: Agent, task: Task,
+                 build_task: Callable[[], Task], console: Console, requests: Requests, before: Mapping[str, Any]):
+        self.config, self.folder, self.agent, self.task = config, folder, agent, task
+        self.console, self.requests = console, requests
+        self._build_task, self._evaluation_task = build_task, None
+        self.total_steps, seed = config["total_steps"], config["seed"]
+        device = next(agent.parameters()).device
+        self.replay = Replay(config["buffer_size"], task.observation_space.shape[0], task.action_space.shape[0])
+        self.acting_noise = Noise(stream(seed, "acting"), device)
+        self.update_noise = Noise(stream(seed, "updates"), device)
+        self.act = Actor(agent, task, self.acting_noise)
+        self.means = Means()
+        self.checkpoints = Checkpoints(folder.checkpoints)
+        self.tables = {"episodes": Table(folder.episodes, EPISODE_COLUMNS),
+                       "evals": Table(folder.evals, EVALUATION_COLUMNS), "metrics": Table(folder.metrics)}
+
+        self.step = 0
+        self.warm_up_left = config["initial_steps"]
+        self.episodes_begun = 0
+        self.done_at: dict[str, int] = {}
+        self.action_log: list[np.ndarray] = []
+        self.last: dict[str, float | None] = {"episode_return": None, "episode_cost": None, "lam": None}
+        # Clocks are for people and status.json alone; nothing that is compared between runs depends on them.
+        self._seconds_before, self._updates_before = before.get("seconds", 0.0), before.get("timed_updates", 0)
+        self._update_seconds_before = before.get("update_seconds", 0.0)
+        self._started, self._update_seconds, self._updates_here, self._status_due = time.monotonic(), 0.0, 0, 0.0
+        self._rates: dict[str, float | None] = {"updates_per_second": None, "seconds_left": None}
+
+    # --- the loop ---------------------------------------------------------------------------------------------
+
+    def run(self) -> str:
+        """Train until the end or until asked to stop. Returns "finished" or "interrupted"."""
+        self._resume_or_begin()
+        while True:
+            complete = self._at_boundary()
+            if self.requests.stop:
+                self.save_checkpoint()
+                self._write_status("interrupted")
+                return "interrupted"
+            if self.requests.checkpoint:
+                self.requests.checkpoint = False
+                self.save_checkpoint()
+            if not complete:
+                continue
+            if self.step >= self.total_steps:
+                return self._finish()
+            self._advance()
+
+    @property
+    def row_step(self) -> int:
+        """The step that rows carry: initial steps count up to 0."""
+        return -self.warm_up_left if self.step == 0 else self.step
+
+    def _advance(self) -> None:
+        """One environment step and its updates."""
+        action = self.act(self.observation)
+        following, reward, terminated, truncated, info = self.task.step(action)
+        self.action_log.append(action)
+        self.replay.add(self.observation, action, reward, info["cost"], following, info["reward_done"],
+                        info["cost_done"])
+        self.agent.normaliser.observe(torch.as_tensor(following), reward, terminated or truncated)
+        self.episode.add(reward, info["cost"])
+        self.observation = following
+        if self.warm_up_left:
+            self.warm_up_left -= 1
+        else:
+            self.step += 1
+            self._update()
+        if terminated or truncated:
+            self._end_episode()
+        if (now := time.monotonic()) >= self._status_due:
+            self._status_due = now + STATUS_SECONDS
+            self._write_status("running")
+        self.console.update(step=self.row_step, **self.last, **self._rates)
+
+    def _update(self) -> None:
+        """The updates of one environment step."""
+        begin = time.perf_counter()
+        for _ in range(self.config["updates_per_step"]):
+            batch = self.replay.sample(self.config["batch_size"], self.update_noise)
+            batch = batch._make(part.to(self.act._device) for part in batch)
+            self.means.add(self.agent.update(batch, self.update_noise))
+        self._update_seconds += time.perf_counter() - begin
+        self._updates_here += self.config["updates_per_step"]
+
+    def _begin_episode(self) -> None:
+        self.episode = Episode(self.config["agent"]["cost_discount"])
+        self.action_log = []
+        self.observation, _ = self.task.reset(seed=self._seed_of_episode(self.episodes_begun))
+        self.episodes_begun += 1
+
+    def _seed_of_episode(self, number: int) -> int:
+        return episode_seed(self.config["seed"], "training episode", number)
+
+    def _end_episode(self) -> None:
+        number = self.episodes_begun - 1
+        self.tables["episodes"].append({"step": self.row_step, "episode": number,
+                                        "seed": self._seed_of_episode(number), **self.episode.row()})
+        spent = self.task.budget.spent(self.episode.cost, self.episode.discounted_cost)
+        self.agent.guidance.observe_episode(spent)
+        self.last |= {"episode_return": self.episode.reward, "episode_cost": spent}
+        self._begin_episode()
+
+    # --- between steps ----------------------------------------------------------------------------------------
+
+    def _at_boundary(self) -> bool:
+        """Whatever is due at this step, each thing once, in a fixed order.
+
+        Returns False if an evaluation was cut short by a request: then this must be called again.
+        """
+        if self.warm_up_left == 0:
+            at_end = self.step == self.total_steps
+            evaluation = at_end or self.step % self.config["eval"]["every"] == 0
+            if evaluation and self._first_time("evaluation") and not self._evaluate():
+                return False
+            if (evaluation or self.step % self.config["log_every"] == 0) and self._first_time("metrics"):
+                self._log_metrics()
+            count = self.config["snapshots"]
+            if count and self.step in {round(self.total_steps * i / count) for i in range(1, count + 1)} \
+                    and self._first_time("snapshot"):
+                self._save_snapshot()
+        if self.replay.added % self.config["checkpoint"]["every"] == 0 and self._first_time("checkpoint"):
+            self.save_checkpoint()
+        return True
+
+    def _first_time(self, what: str) -> bool:
+        """Whether this has not been done at this point of the run yet; it counts as done from now on."""
+        now = self.replay.added if what == "checkpoint" else self.step
+        if self.done_at.get(what) == now:
+            return False
+        self.done_at[what] = now
+        return True
+
+    def _evaluate(self) -> bool:
+        """Evaluate both samplers. Returns False, with no trace left, if a request came in between."""
+        if self._evaluation_task is None:
+            self._evaluation_task = self._build_task()
+        settings, table, budget = self.config["eval"], self.tables["evals"], self.task.budget
+        before = table.position()
+        results: dict[str, list[tuple[float, float]]] = {sampler: [] for sampler in SAMPLERS}
+        try:
+            for row in evaluate(self.agent, self._evaluation_task, self.config["seed"], self.step,
+                                settings["episodes"], self.config["agent"]["cost_discount"], "train",
+                                self._asked):
+                table.append(row)
+                results[row["sampler"]].append((row["return"], budget.spent(row["cost"], row["discounted_cost"])))
+        except Interrupted:
+            table.cut(before)
+            del self.done_at["evaluation"]
+            return False
+        for sampler, episodes in results.items():
+            mean_return, mean_spent = np.mean(episodes, axis=0).tolist()
+            self.console.evaluation(self.step, sampler, mean_return, mean_spent, mean_spent <= budget.limit)
+        self._write_status("running")
+        return True
+
+    def _asked(self) -> bool:
+        return self.requests.stop is not None or self.requests.checkpoint
+
+    def _log_metrics(self) -> None:
+        means = self.means.take()
+        if not means:
+            return
+        for name, value in means.items():
+            if not np.isfinite(value):
+                raise NumericalError(f"{name} is {value} in the updates before step {self.step}")
+        self.tables["metrics"].append({"step": self.step, **{k: float(f"{v:.9g}") for k, v in means.items()}})
+        self.last["lam"] = means["lam"]
+
+    def _save_snapshot(self) -> None:
+        self.folder.snapshots.mkdir(exist_ok=True)
+        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in self.agent.state_dict().items()}
+        content = save(tensors, metadata={"step": str(self.step)})
+        write_atomically(self.folder.snapshots / f"step={self.step:09d}.safetensors", content)
+
+    def _finish(self) -> str:
+        """Keep one last checkpoint, without the replay unless it is to stay."""
+        if self._first_time("finish"):
+            self.save_checkpoint(with_replay=self.config["checkpoint"]["keep_replay"])
+        self.checkpoints.keep_newest()
+        self._write_status("finished")
+        return "finished"
+
+    # --- checkpoints ------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, with_replay: bool = True) -> None:
+        """Save everything that the run needs to go on from this very point."""
+        for table in self.tables.values():
+            table.sync()
+        self.checkpoints.save({
+            "step": self.step, "warm_up_left": self.warm_up_left, "episodes_begun": self.episodes_begun,
+            "done_at": self.done_at, "last": self.last,
+            "agent": self.agent.checkpoint(), "means": self.means.checkpoint(),
+            "acting_noise": self.acting_noise.state_dict(), "update_noise": self.update_noise.state_dict(),
+            "tables": {name: table.position() for name, table in self.tables.items()},
+            # The environment itself: its episode's seed follows from the number, and its actions lead back here.
+            "actions": np.array(self.action_log, self.task.action_space.dtype).reshape(
+                -1, *self.task.action_space.shape),
+            "observation": np.asarray(self.observation),
+        }, self.replay if with_replay else None)
+        self._write_status("running")
+
+    def _resume_or_begin(self) -> None:
+        for number in reversed(self.checkpoints.numbers()):
+            try:
+                state = self.checkpoints.load(number, self.replay)
+                for name, table in self.tables.items():
+                    if not table.holds(state["tables"][name]):
+                        raise DamagedCheckpoint(f"{table.path} is damaged: it no longer begins with the rows that it "
+                                                "had at this checkpoint")
+            except DamagedCheckpoint as error:
+                self.console.warn(f"checkpoint {number} cannot be used: {error}")
+                self.checkpoints.set_aside(number)
+                continue
+            self._restore(state)
+            return
+        if self.folder.checkpoints.exists():
+            self.console.warn("no checkpoint can be used: the run begins again")
+        self.replay.added = 0
+        for table in self.tables.values():
+            table.cut(None)
+        self._begin_episode()
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.step, self.warm_up_left = state["step"], state["warm_up_left"]
+        self.done_at, self.last = state["done_at"], state["last"]
+        self.agent.restore(state["agent"])
+        self.means.restore(state["means"], self.act._device)
+        self.acting_noise.load_state_dict(state["acting_noise"])
+        self.update_noise.load_state_dict(state["update_noise"])
+        for name, table in self.tables.items():
+            table.cut(state["tables"][name], _is_reevaluation if name == "evals" else None)
+        self.episodes_begun = state["episodes_begun"] - 1
+        self._begin_episode()
+        for action in state["actions"].numpy():
+            self.observation, reward, _, _, info = self.task.step(action)
+            self.action_log.append(action)
+            self.episode.add(reward, info["cost"])
+        if not np.array_equal(self.observation, state["observation"].numpy()):
+            self.console.warn(f"env={self.task.name} did not come back to the same observation when its episode was "
+                              "repeated: the run goes on, but not exactly as it would have without the interruption")
+        if self.step < self.total_steps:
+            self.console.say(f"going on from step {self.row_step}")
+            if not state["replay"]:
+                self.warm_up_left = self.config["initial_steps"]
+                self.console.warn(
+                    f"this run was finished and its replay dropped: {self.warm_up_left} steps acted by the trained "
+                    "policy fill it first (checkpoint.keep_replay=true keeps it, and makes extending exact)")
+
+    # --- what is told -----------------------------------------------------------------------------------------
+
+    def _write_status(self, state: str, reason: str | None = None) -> None:
+        updates, seconds = self._updates_before + self._updates_here, self._update_seconds_before + self._update_seconds
+        elapsed = self._seconds_before + time.monotonic() - self._started
+        self.folder.write_status({
+            "state": state, "step": self.row_step, "total_steps": self.total_steps, "updates": self.agent.updates,
+            "updates_per_second": updates / seconds if seconds else None, "timed_updates": updates,
+            "update_seconds": round(seconds, 3), "seconds": round(elapsed, 3), "reason": reason})
+        if self._updates_here:
+            here = time.monotonic() - self._started
+            steps = self._updates_here / self.config["updates_per_step"]
+            self._rates = {"updates_per_second": self._updates_here / self._update_seconds,
+                           "seconds_left": (self.total_steps - self.step) * here / steps}
+
+    def fail(self, reason: str) -> None:
+        """Record that the run failed, and why."""
+        self._write_status("failed", reason)
