@@ -90,7 +90,7 @@ class Checkpoints:
         self.replay_folder.mkdir(parents=True, exist_ok=True)
         segments = self._store(replay) if replay is not None else []
         tensors: dict[str, torch.Tensor] = {}
-        files = {"state.json": json.dumps(_split(state, "", tensors)).encode(), "state.safetensors": save(tensors)}
+        files = {"state.json": json.dumps(_split(state, "", tensors), sort_keys=True).encode(), "state.safetensors": save(tensors)}
         name = f"{max(self.numbers(), default=0) + 1:06d}"
         temporary, final = self.folder / f".{name}.{os.getpid()}.tmp", self.folder / name
         try:
@@ -137,8 +137,6 @@ class Checkpoints:
         for path in self.replay_folder.iterdir():
             if path.name not in needed:
                 path.unlink(missing_ok=True)
-        for path in self.folder.glob(".*.tmp"):
-            shutil.rmtree(path, ignore_errors=True)
 
     def keep_newest(self) -> None:
         """Remove all checkpoints but the newest; if it was saved without the replay, that goes too."""

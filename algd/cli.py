@@ -38,7 +38,7 @@ def main() -> int:
 
 
 def quoted_path(argument: str) -> str:
-    """`run=` and `runs_dir=` with the path in Hydra's quotes: its grammar refuses the second = of run=…/seed=0-1a2b3c4d."""
+    """`run=` and `runs_dir=` with the path in Hydra's quotes: its grammar refuses a second =, as in seed=0-1a2b3c4d."""
     key, _, path = argument.partition("=")
     if key not in ("run", "runs_dir") or not path or path[0] in "'\"" or "${" in path:
         return argument

@@ -81,7 +81,7 @@ class Settings(_Strict):
     run: str | None
     study: dict[str, Any] | None
     seed: Annotated[int, Field(ge=0, lt=2**63)]
-    total_steps: NonNegativeInt
+    total_steps: PositiveInt
     initial_steps: NonNegativeInt
     updates_per_step: NonNegativeInt
     batch_size: PositiveInt
@@ -131,7 +131,7 @@ def check(plain: Mapping[str, Any]) -> dict[str, Any]:
         raise UsageError(f"batch_size={checked['batch_size']}: the replay holds only "
                          f"buffer_size={checked['buffer_size']} transitions; batch_size can be at most that")
     seen = checked["initial_steps"] + checked["total_steps"]
-    if checked["mode"] == "train" and checked["total_steps"] > 0 and checked["batch_size"] > seen:
+    if checked["mode"] == "train" and checked["batch_size"] > seen:
         raise UsageError(f"batch_size={checked['batch_size']}: the run sees only initial_steps + total_steps = {seen} "
                          "transitions; batch_size can be at most that")
     return checked
@@ -196,7 +196,8 @@ def _validated(model: type[BaseModel], values: Mapping[str, Any], prefix: str) -
         if first["type"] == "missing":
             raise UsageError(f"{key} is missing") from error
         allowed = " or ".join(re.sub(r"^(Value error, )?(Input )?should ", "", e["msg"]) for e in (first, *in_union))
-        raise UsageError(f"{key}={first['input']!r}: it should {allowed}".replace("it should List", "the list")) from error
+        sentence = f"{key}={first['input']!r}: it should {allowed}".replace("it should List", "the list")
+        raise UsageError(sentence) from error
     for name, value in result.items():
         if isinstance(values.get(name), bool) and not isinstance(value, bool):
             raise UsageError(f"{prefix + '.' if prefix else ''}{name}={values[name]!r}: a number is needed, "

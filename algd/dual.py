@@ -79,7 +79,8 @@ class PID(nn.Module):
         Δ = J_C − d,   I ← [I + Δ]₊,   D = [J̄_C − J̄_C']₊,   λ = [K_P Δ̄ + K_I I + K_D D]₊
 
     J_C is an episode's cost in the limit's own kind and d the limit; Δ̄ and J̄_C are exponential averages,
-    J̄_C' the average `delay` episodes earlier. Costs are divided by max(d, 1), so that the gains carry over between tasks.
+    J̄_C' the average `delay` episodes earlier. Costs are divided by max(d, 1), so that the gains carry over between
+    tasks.
 
     Args:
         limit: d, in the cost's units.

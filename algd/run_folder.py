@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -95,6 +96,11 @@ class RunFolder:
     def write_meta(self, meta: Mapping[str, Any]) -> None:
         """Write meta.json."""
         write_atomically(self.meta_file, (json.dumps(meta, indent=1) + "\n").encode())
+
+    def remove_leftovers(self) -> None:
+        """Remove the unfinished files that a killed process left behind; nobody else may be writing."""
+        for path in self.path.rglob(".*.tmp"):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     def move_aside(self) -> Path:
         """Rename the folder to the first free `<name>.old-<n>`; returns the new path."""

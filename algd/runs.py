@@ -58,6 +58,7 @@ def train(config: Mapping[str, Any]) -> int:
             raise UsageError(f"runs_dir={config['runs_dir']}: {folder.path} cannot be made "
                              f"({error.strerror})") from error
         stack.callback(Lock(folder.path / "lock").release)
+        folder.remove_leftovers()
         before = folder.status()
         folder.write_config(config)
         threads, record_notes = _record_start(folder, config, device)
@@ -72,7 +73,8 @@ def train(config: Mapping[str, Any]) -> int:
         elif before.get("state") == "failed":
             console.say(f"this run failed before ({before.get('reason')}): trying again from its last checkpoint")
         requests = stack.enter_context(Requests().listening())
-        trainer = Trainer(config, folder, agent, task, partial(build_task, config), console, requests, before)
+        trainer = Trainer(config, folder, agent, task, partial(build_task, config), console, mirror.warnings,
+                          requests, before)
         mirror.start(folder.path)
         state = "failed"
         try:

@@ -77,14 +77,16 @@ class Trainer:
         task: the training environment.
         build_task: makes the evaluation environment.
         console: what a person sees.
+        warnings: what the mirror of the logs has to say, asked at evaluations.
         requests: what somebody outside asks for.
         before: what status.json said of earlier starts.
     """
 
     def __init__(self, config: Mapping[str, Any], folder: RunFolder, agent: Agent, task: Task,
-                 build_task: Callable[[], Task], console: Console, requests: Requests, before: Mapping[str, Any]):
+                 build_task: Callable[[], Task], console: Console, warnings: Callable[[], list[str]],
+                 requests: Requests, before: Mapping[str, Any]):
         self.config, self.folder, self.agent, self.task = config, folder, agent, task
-        self.console, self.requests = console, requests
+        self.console, self.warnings, self.requests = console, warnings, requests
         self._build_task, self._evaluation_task = build_task, None
         self.total_steps, seed = config["total_steps"], config["seed"]
         device = next(agent.parameters()).device
@@ -234,6 +236,8 @@ class Trainer:
         for sampler, episodes in results.items():
             mean_return, mean_spent = np.mean(episodes, axis=0).tolist()
             self.console.evaluation(self.step, sampler, mean_return, mean_spent, mean_spent <= budget.limit)
+        for warning in self.warnings():
+            self.console.warn(warning)
         self._write_status("running")
         return True
 

@@ -1,0 +1,1 @@
+"""Showing and mirroring a run. The run folder's CSV files are the truth; everything here only reads or repeats it."""

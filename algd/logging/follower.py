@@ -1,0 +1,384 @@
+"""The mirroring process: follows a run folder's files and hands what is new to a destination.
+
+It runs beside the training (`algd.logging.mirror` starts it) or later, on a folder that nobody writes any more. It
+reads config.yaml, metrics.csv, episodes.csv, evals.csv, videos/ and status.json, and writes only into its own room of
+the folder (wandb/ or tensorboard/). What has been handed over is noted in the room's journal by its environment step.
+A resumed run cuts rows and writes them again identically, so a step already handed over is passed by.
+"""
+
+import contextlib
+import csv
+import fcntl
+import json
+import math
+import os
+import re
+import select
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from omegaconf import OmegaConf
+
+from algd.budget import Budget
+from algd.errors import UsageError
+
+EXIT_LATE = 3
+SETTLED_SECONDS = 2.0
+VIDEO_SUFFIXES = (".mp4", ".gif", ".webm")
+# The files whose rows are handed over one by one: their names' prefix, and the columns that are no values.
+SERIES = {"metrics.csv": ("train", ("step",)), "episodes.csv": ("episode", ("step", "episode", "seed"))}
+EVALUATED = ("return", "cost", "discounted_cost", "length")
+
+
+class Destination(Protocol):
+    """Where rows go: a W&B run, a TensorBoard event file."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Named values at an environment step."""
+
+    def video(self, step: int, path: Path) -> None:
+        """A finished video file of an episode at an environment step."""
+
+    def flush(self) -> None:
+        """Called before the rows handed over so far are noted as sent."""
+
+    def close(self, state: str, status: Mapping[str, Any]) -> None:
+        """The run's end for now: "finished", "interrupted" or "failed", and status.json's content."""
+
+
+class Sent:
+    """What a destination has got: the room's journal.jsonl, one line for each record handed over, in order.
+
+    A record is named by its file and step ("metrics.csv", 100), an evaluation's means also by source and sampler, a
+    video by its name. The order tells what a destination lacks that reports only how many records it has.
+
+    Args:
+        path: the journal; created at the first `save`. A torn last line is dropped.
+
+    Attributes:
+        identity: the destination's name for this run, chosen at the first start and kept.
+        records: names of the records handed over.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.identity = ""
+        self.records: list[tuple[Any, ...]] = []
+        text = path.read_text() if path.exists() else ""
+        first, *lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")] or [None]
+        if first is not None:
+            self.identity = first["identity"]
+        self._take([tuple(line) for line in lines])
+        self._saved = 0 if first is None or not text.endswith("\n") else len(lines)
+
+    def last_step(self, file: str) -> float:
+        """Step of the last row handed over from a file."""
+        return self._last.get(file, -math.inf)
+
+    def has(self, *name: Any) -> bool:
+        """Whether an evaluation or a video was handed over."""
+        return name in self._names
+
+    def add(self, *name: Any) -> None:
+        """Note a record; `save` makes the note last."""
+        self.records.append(name)
+        self._note(name)
+
+    def keep(self, count: int) -> None:
+        """Forget all records but the first so many: the destination has lost the others."""
+        self._take(self.records[:count])
+        self._saved = 0
+
+    def save(self) -> None:
+        """Write what is new, or the whole where there is no journal yet or `keep` has forgotten records."""
+        lines = [json.dumps(name) + "\n" for name in self.records[self._saved:]]
+        if self._saved > 0:
+            with self.path.open("a") as journal:
+                journal.write("".join(lines))
+        else:
+            new = self.path.with_suffix(".new")
+            new.write_text(json.dumps({"identity": self.identity}) + "\n" + "".join(lines))
+            os.replace(new, self.path)
+        self._saved = len(self.records)
+
+    def _take(self, records: list[tuple[Any, ...]]) -> None:
+        self.records = records
+        self._last: dict[str, int] = {}
+        self._names: set[tuple[Any, ...]] = set()
+        for name in records:
+            self._note(name)
+
+    def _note(self, name: tuple[Any, ...]) -> None:
+        if name[0] in SERIES:
+            self._last[name[0]] = name[1]
+        else:
+            self._names.add(name)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why following ends: the state that the trainer named, or "interrupted" where it died without a word."""
+
+    state: str
+
+
+Wait = Callable[[float], Ending | None]
+Report = Callable[[str], None]
+Open = Callable[[Path, Sent, Report], Destination]
+
+
+class Table:
+    """A CSV file that grows, and that may be cut back and grow again.
+
+    Only whole lines are read; a torn last one waits for its end.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._header: list[str] | None = None
+        self._offset = 0
+        self._inode = 0
+
+    def read(self) -> tuple[bool, list[dict[str, str]]]:
+        """The rows since the last call, and whether they start from the top again because the file was cut."""
+        try:
+            handle = self.path.open("rb")
+        except FileNotFoundError:
+            return False, []
+        with handle:
+            found = os.fstat(handle.fileno())
+            again = found.st_size < self._offset or (self._offset > 0 and found.st_ino != self._inode)
+            if again:
+                self._header, self._offset = None, 0
+            self._inode = found.st_ino
+            handle.seek(self._offset)
+            text = handle.read()
+        text = text[:text.rfind(b"\n") + 1]
+        self._offset += len(text)
+        lines = list(csv.reader(text.decode().splitlines()))
+        if lines and self._header is None:
+            self._header, *lines = lines
+        return again, [dict(zip(self._header or [], line, strict=True)) for line in lines]
+
+
+def numbers(row: Mapping[str, str], prefix: str, without: tuple[str, ...] = ()) -> dict[str, float]:
+    """A row's filled cells as numbers, their names prefixed."""
+    return {f"{prefix}/{name}": float(cell) for name, cell in row.items() if cell != "" and name not in without}
+
+
+def summary(rows: list[dict[str, str]], budget: Budget | None) -> dict[str, float]:
+    """Means over one evaluation's episodes, and how the episodes stand to the budget in its own kind."""
+    columns = {name: [float(row[name]) for row in rows] for name in EVALUATED}
+    values = {name: math.fsum(column) / len(rows) for name, column in columns.items()} | {"episodes": float(len(rows))}
+    if budget is not None:
+        spent = list(map(budget.spent, columns["cost"], columns["discounted_cost"]))
+        mean = math.fsum(spent) / len(spent)
+        values["share_over_limit"] = sum(one > budget.limit for one in spent) / len(spent)
+        values["feasible"] = float(mean <= budget.limit)
+    return values
+
+
+def budget_of(config: Mapping[str, Any]) -> Budget | None:
+    """The budget that a resolved config holds, or None where it holds none."""
+    env = config.get("env") or {}
+    if env.get("limit") is None or env.get("limit_kind") is None:
+        return None
+    return Budget(limit=float(env["limit"]), kind=env["limit_kind"], horizon=int(env.get("horizon") or 0))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The run's resolved config as plain values."""
+    # OmegaConf reads 1e-05 as the number that it wrote; plain YAML 1.1 would read a string.
+    config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    return {str(key): value for key, value in config.items()} if isinstance(config, dict) else {}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object's content; nothing if the file is missing or half written."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+class Follower:
+    """Hands a folder's news to a destination, each row once.
+
+    Args:
+        folder: the run's folder; config.yaml must exist.
+        sent: what was handed over before; updated in place.
+        destination: gets the rows.
+    """
+
+    def __init__(self, folder: Path, sent: Sent, destination: Destination):
+        self.folder, self.sent, self.destination = folder, sent, destination
+        config = read_config(folder)
+        self.budget = budget_of(config)
+        self.episodes = (config.get("eval") or {}).get("episodes")
+        self._tables = {name: Table(folder / name) for name in (*SERIES, "evals.csv")}
+        self._open: dict[tuple[int, str, str], list[dict[str, str]]] = {}
+
+    def send(self, ending: Ending | None = None) -> bool:
+        """Hand over what is new; with an ending also what was still waiting for more. Whether anything was."""
+        before = len(self.sent.records)
+        for name, (prefix, without) in SERIES.items():
+            self._send_series(name, prefix, without)
+        self._send_evaluations(complete=ending is not None and ending.state == "finished")
+        self._send_videos(settled=ending is not None)
+        return len(self.sent.records) > before
+
+    def _send_series(self, name: str, prefix: str, without: tuple[str, ...]) -> None:
+        _, rows = self._tables[name].read()
+        for row in rows:
+            step = int(row["step"])
+            if step > self.sent.last_step(name):
+                self.destination.scalars(step, numbers(row, prefix, without))
+                self.sent.add(name, step)
+
+    def _send_evaluations(self, complete: bool) -> None:
+        again, rows = self._tables["evals.csv"].read()
+        if again:
+            self._open.clear()
+        for row in rows:
+            key = (int(row["step"]), row["source"], row["sampler"])
+            self._open.setdefault(key, []).append(row)
+        newest = next(reversed(self._open), None)
+        for key, group in list(self._open.items()):
+            step, source, sampler = key
+            # Samplers may take turns within one evaluation, so only another evaluation's rows say that one is over.
+            full = source == "train" and self.episodes is not None and len(group) >= int(self.episodes)
+            if complete or full or (newest is not None and key[:2] != newest[:2]):
+                del self._open[key]
+                if not self.sent.has("evals.csv", *key):
+                    prefix = f"eval/{sampler}" if source == "train" else f"eval/{source}/{sampler}"
+                    means = summary(group, self.budget)
+                    self.destination.scalars(step, {f"{prefix}/{name}": value for name, value in means.items()})
+                    self.sent.add("evals.csv", *key)
+
+    def _send_videos(self, settled: bool) -> None:
+        for path in sorted((self.folder / "videos").glob("*")):
+            if path.suffix not in VIDEO_SUFFIXES or self.sent.has("videos", path.name):
+                continue
+            if settled or time.time() - path.stat().st_mtime > SETTLED_SECONDS:
+                named = re.search(r"step\D?(\d+)", path.name)
+                newest = max(self.sent.last_step(name) for name in SERIES)
+                self.destination.video(int(named[1]) if named else int(max(newest, 0)), path)
+                self.sent.add("videos", path.name)
+
+
+def until_parent_ends(parent: int) -> Wait:
+    """Waits on standard input for the trainer's last word: a line that names the run's state, or the end of file.
+
+    The end of file comes when the trainer dies. A forked child of the trainer may still hold the pipe then, so the
+    parent's process id is watched too.
+    """
+    def wait(seconds: float) -> Ending | None:
+        readable, _, _ = select.select([0], [], [], seconds)
+        if readable:
+            return Ending(os.read(0, 100).decode(errors="replace").strip() or "interrupted")
+        return Ending("interrupted") if os.getppid() != parent else None
+
+    return wait
+
+
+def reports_to(descriptor: int) -> Report:
+    """Writes warnings for the trainer as lines of JSON; a trainer that is gone is not told."""
+    def report(warning: str) -> None:
+        with contextlib.suppress(OSError):
+            os.write(descriptor, (json.dumps(warning) + "\n").encode())
+
+    return report
+
+
+@contextlib.contextmanager
+def only_mirror(room: Path, wait: Wait) -> Iterator[Ending | None]:
+    """Hold the room's lock: a killed run's mirror may still be flushing when the resumed run's mirror starts.
+
+    Yields the ending if it came while waiting for the lock.
+
+    Raises:
+        UsageError: the ending came and the lock is still another's.
+    """
+    ending = None
+    with (room / "mirror.lock").open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if ending is not None:
+                    raise UsageError(f"{room} is being written by another mirror process; wait for it to end") from None
+                ending = wait(0.5)
+                if ending is not None:
+                    time.sleep(0.5)
+        yield ending
+
+
+def follow(folder: Path, room: Path, open_destination: Open, wait: Wait, report: Report, seconds_between_reads: float,
+           finish_seconds: float | None) -> None:
+    """Mirror a folder until the run ends for now.
+
+    Args:
+        folder: the run's folder.
+        room: the destination's directory within it; created if missing.
+        open_destination: opens the destination, once config.yaml exists.
+        wait: waits for at most so many seconds for the ending.
+        report: tells the trainer what its user should know.
+        seconds_between_reads: seconds between two looks at the files.
+        finish_seconds: seconds from the ending after which the process exits with `EXIT_LATE`; None: no bound.
+
+    Raises:
+        UsageError: another process mirrors this folder and goes on doing so.
+    """
+    room.mkdir(parents=True, exist_ok=True)
+    with only_mirror(room, wait) as ending:
+        while ending is None and not (folder / "config.yaml").exists():
+            ending = wait(seconds_between_reads)
+        if not (folder / "config.yaml").exists():
+            return
+        sent = Sent(room / "journal.jsonl")
+        destination = open_destination(folder, sent, report)
+        sent.save()
+        follower = Follower(folder, sent, destination)
+        while True:
+            if ending is not None and finish_seconds is not None:
+                deadline = threading.Timer(finish_seconds, os._exit, (EXIT_LATE,))
+                deadline.daemon = True
+                deadline.start()
+            if follower.send(ending):
+                destination.flush()
+                sent.save()
+            if ending is not None:
+                break
+            ending = wait(seconds_between_reads)
+        destination.close(ending.state, read_json(folder / "status.json"))
+
+
+def follow_beside(folder: Path, room: Path, open_destination: Open, seconds_between_reads: float,
+                  finish_seconds: float) -> None:
+    """`follow` as the trainer's child process: standard input is the lifeline, standard output carries reports."""
+    parent = os.getppid()
+    reports = os.dup(1)
+    os.dup2(2, 1)  # What libraries print goes to the log with everything else.
+    os.nice(5)     # Training comes first.
+    follow(folder, room, open_destination, until_parent_ends(parent), reports_to(reports), seconds_between_reads,
+           finish_seconds)
+
+
+def follow_later(folder: Path, room: Path, open_destination: Open) -> None:
+    """`follow` over a folder as it is now, by hand; reports go to standard error.
+
+    Raises:
+        UsageError: the folder is no run's folder, or another process mirrors it.
+    """
+    if not (folder / "config.yaml").exists():
+        raise UsageError(f"{folder} is no run's folder: it has no config.yaml")
+    state = str(read_json(folder / "status.json").get("state", "interrupted"))
+    follow(folder, room, open_destination, lambda _: Ending(state), lambda warning: print(warning, file=sys.stderr),
+           0.0, None)

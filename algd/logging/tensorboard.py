@@ -1,0 +1,122 @@
+"""TensorBoard: a mirror of a run's folder as event files under its tensorboard/ directory.
+
+The event files are written by the `tensorboard` package alone; the mirroring process needs no torch.
+
+    python -m algd.logging.tensorboard FOLDER      writes what the event files lack, without training
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import PositiveFloat
+
+from algd.errors import UsageError
+from algd.logging.follower import Destination, Report, Sent, follow_beside, follow_later
+from algd.logging.mirror import Mirror
+
+MODULE = "algd.logging.tensorboard"
+ROOM = "tensorboard"
+
+
+class TensorBoard:
+    """Mirrors a run's scalars and config to TensorBoard event files; videos stay where they are, in videos/.
+
+    Args:
+        finish_seconds: seconds that the writer has at the end of the run.
+        seconds_between_reads: seconds between two looks at the run's files.
+    """
+
+    def __init__(self, finish_seconds: PositiveFloat = 15.0, seconds_between_reads: PositiveFloat = 2.0):
+        options = {"finish_seconds": finish_seconds, "seconds_between_reads": seconds_between_reads}
+        self._mirror = Mirror(MODULE, "TensorBoard", ROOM, options, finish_seconds)
+
+    def start(self, folder: Path) -> None:
+        """Start mirroring a run's folder; returns at once. Rows may still be cut, if the same are written again."""
+        self._mirror.start(folder)
+
+    def warnings(self) -> list[str]:
+        """What the user should be told, each text once. Never blocks."""
+        return self._mirror.warnings()
+
+    def close(self, state: str) -> None:
+        """Write the rest in at most `finish_seconds`. Never raises; ask `warnings` how it went.
+
+        Args:
+            state: "finished", "interrupted" or "failed".
+        """
+        self._mirror.close(state)
+
+
+class EventFile:
+    """A new event file in a directory, as a destination. TensorBoard shows a directory's files as one run."""
+
+    def __init__(self, directory: Path):
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._writer = EventFileWriter(str(directory))
+
+    def text(self, tag: str, words: str) -> None:
+        """A text, shown in a fixed-width font."""
+        from tensorboard.plugins.text.summary_v2 import text_pb
+
+        indented = "\n".join("    " + line for line in words.splitlines())
+        self._add(0, text_pb(tag, indented))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        self._add(step, Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]))
+
+    def video(self, step: int, path: Path) -> None:
+        """TensorBoard has no place for video files."""
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self, state: str, status: Mapping[str, Any]) -> None:
+        self._writer.close()
+
+    def _add(self, step: int, summary: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+
+
+def open_events(folder: Path, sent: Sent, report: Report) -> Destination:
+    """A new event file for the rows to come; the first one holds the config too."""
+    events = EventFile(folder / ROOM)
+    if not sent.identity:
+        sent.identity = "/".join(folder.parts[-3:])
+        events.text("config", (folder / "config.yaml").read_text())
+        events.flush()
+    return events
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Mirror one folder: beside a trainer (`--beside`), or by hand."""
+    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description="Write a run's folder as TensorBoard "
+                                     "events: the rows that are not there yet.")
+    parser.add_argument("folder", type=Path, help="the run's folder")
+    parser.add_argument("--beside", metavar="OPTIONS", help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    folder = given.folder.resolve()
+    if given.beside is not None:
+        options = json.loads(given.beside)
+        follow_beside(folder, folder / ROOM, open_events, options["seconds_between_reads"],
+                      0.9 * options["finish_seconds"])
+        return 0
+    try:
+        follow_later(folder, folder / ROOM, open_events)
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

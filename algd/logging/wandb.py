@@ -1,0 +1,219 @@
+"""Weights & Biases: a mirror of a run's folder in a W&B run, online or offline.
+
+The `wandb` client lives in the mirroring process alone. Left to itself against a dead server it blocks a minute and a
+half at its start and longer at its end; here its start is bounded and falls back to offline files, and its end is
+bounded by the trainer (`algd.logging.mirror`).
+
+    python -m algd.logging.wandb FOLDER      hands what W&B has not got yet to W&B, without training
+"""
+
+import argparse
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveFloat
+
+from algd.errors import UsageError
+from algd.logging.follower import Destination, Report, Sent, follow_beside, follow_later, read_config, read_json
+from algd.logging.mirror import Mirror
+
+MODULE = "algd.logging.wandb"
+ROOM = "wandb"
+Mode = Literal["online", "offline"]
+Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^/\\#?%:]+$")]
+Tag = Annotated[str, Field(min_length=1, max_length=64)]
+LONGEST_ID = 128
+LONGEST_TEXT = 1000
+# How often the client writes its rows to disk; a kill of everything at once costs W&B what came after the last.
+FLUSH_SECONDS = 1.0
+
+
+class Wandb:
+    """Mirrors a run to Weights & Biases.
+
+    Args:
+        project: W&B project.
+        entity: W&B user or team; None: the account's own default.
+        mode: "offline": files under the run's wandb/ directory, for `wandb sync` later; "online": sent as rows come.
+        group: W&B group; None: the experiment's name, where the run belongs to one.
+        tags: tags beside the environment's, agent's and guidance's names.
+        system_metrics: whether the client samples CPU, memory and GPU.
+        start_seconds: seconds that an online start may take before it falls back to offline.
+        finish_seconds: seconds that the client has at the end of the run.
+        seconds_between_reads: seconds between two looks at the run's files.
+    """
+
+    def __init__(self, project: Name = "algd", entity: Name | None = None, mode: Mode = "offline",
+                 group: Name | None = None, tags: Sequence[Tag] = (), system_metrics: bool = False,
+                 start_seconds: PositiveFloat = 30.0, finish_seconds: PositiveFloat = 15.0,
+                 seconds_between_reads: PositiveFloat = 2.0):
+        options = {"project": project, "entity": entity, "mode": mode, "group": group, "tags": list(tags),
+                   "system_metrics": system_metrics, "start_seconds": start_seconds, "finish_seconds": finish_seconds,
+                   "seconds_between_reads": seconds_between_reads}
+        self._mirror = Mirror(MODULE, "W&B", ROOM, options, finish_seconds)
+
+    def start(self, folder: Path) -> None:
+        """Start mirroring a run's folder; returns at once. Rows may still be cut, if the same are written again."""
+        self._mirror.start(folder)
+
+    def warnings(self) -> list[str]:
+        """What the user should be told, each text once. Never blocks."""
+        return self._mirror.warnings()
+
+    def close(self, state: str) -> None:
+        """Hand over the rest in at most `finish_seconds`. Never raises; ask `warnings` how it went.
+
+        Args:
+            state: "finished", "interrupted" or "failed".
+        """
+        self._mirror.close(state)
+
+
+def run_id(folder: Path) -> str:
+    """A W&B id from a run's identity: the last three parts of its folder, in characters that ids may hold.
+
+    A folder that a fresh start moved aside (`NAME.old-1`) keeps its own W&B run: the new one is numbered.
+    """
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join(folder.parts[-3:])).strip("-.")
+    earlier = sum(path.name.startswith(f"{folder.name}.old-") for path in folder.parent.iterdir())
+    return name[-(LONGEST_ID - 10):] + (f"-fresh{earlier}" if earlier else "")
+
+
+def without_long_texts(value: Any) -> Any:
+    """A JSON value without the texts, at any depth of its objects, that nobody reads in a table: git's diff."""
+    if isinstance(value, dict):
+        return {key: without_long_texts(part) for key, part in value.items()
+                if not (isinstance(part, str) and len(part) > LONGEST_TEXT)}
+    if isinstance(value, list):
+        return [without_long_texts(part) for part in value]
+    return value
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """What W&B shows as the run's config: the resolved config and what meta.json says, but for long texts."""
+    meta = without_long_texts(read_json(folder / "meta.json"))
+    return read_config(folder) | ({"meta": meta} if meta else {})
+
+
+def chosen_tags(config: Mapping[str, Any], tags: Sequence[str]) -> list[str]:
+    """The user's tags and the names of what was composed, each once."""
+    names = [(config.get(group) or {}).get("name") for group in ("env", "agent", "guidance")]
+    return list(dict.fromkeys([*tags, *(str(name)[:64] for name in names if name)]))
+
+
+class WandbRun:
+    """An open W&B run as a destination. Scalars have `env_step` as their axis.
+
+    W&B's own step numbers the records, over all of the run's processes. So a run that is resumed online says how many
+    it has got; what was on its way when an earlier process was killed is sent again.
+    """
+
+    def __init__(self, run: Any, sent: Sent):
+        self._run, self._sent = run, sent
+        if run.settings.mode == "online":
+            sent.keep(run.starting_step)
+        self._first = max(0, run.starting_step - len(sent.records))
+        run.define_metric("env_step")
+        run.define_metric("*", step_metric="env_step")
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._log({"env_step": step, **values})
+
+    def video(self, step: int, path: Path) -> None:
+        import wandb
+
+        self._log({"env_step": step, "eval/video": wandb.Video(str(path), caption=path.stem)})
+
+    def flush(self) -> None:
+        """The client writes by itself, every `FLUSH_SECONDS`."""
+
+    def close(self, state: str, status: Mapping[str, Any]) -> None:
+        self._run.summary.update({f"status/{key}": value for key, value in status.items()
+                                  if isinstance(value, int | float | str)})
+        if state == "interrupted":
+            self._run.mark_preempting()
+        self._run.finish(exit_code=0 if state == "finished" else 1)
+
+    def _log(self, record: dict[str, Any]) -> None:
+        self._run.log(record, step=self._first + len(self._sent.records))
+
+
+def open_run(folder: Path, options: Mapping[str, Any], sent: Sent, report: Report) -> Destination:
+    """Open or continue the folder's W&B run; where that fails online, offline, with a warning."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    sent.identity = sent.identity or run_id(folder)
+    config = described(folder)
+    # config.yaml and meta.json say what ran, where and from which code; the client need not find out again.
+    wishes = {"init_timeout": options["start_seconds"], "console": "off", "disable_git": True, "disable_code": True,
+              "save_code": False, "x_disable_meta": True, "x_save_requirements": False,
+              "x_disable_stats": not options["system_metrics"],
+              "x_disable_machine_info": not options["system_metrics"],
+              "x_transaction_log_flush_interval": FLUSH_SECONDS}
+    # Settings with x_ come and go between the client's versions.
+    settings = wandb.Settings(**{name: wish for name, wish in wishes.items() if name in wandb.Settings.model_fields})
+
+    def start(mode: Mode) -> Any:
+        return wandb.init(
+            project=options["project"], entity=options["entity"], mode=mode, dir=str(folder), id=sent.identity,
+            name="/".join(folder.parts[-3:]), group=options["group"] or config.get("experiment"),
+            tags=chosen_tags(config, options["tags"]), config=config, allow_val_change=True, resume="allow",
+            settings=settings)
+
+    try:
+        run = start(options["mode"])
+        failure = None
+    except (wandb.Error, TimeoutError) as error:
+        if options["mode"] == "offline":
+            raise
+        failure = " ".join(str(error).split())[:200]
+        wandb.teardown()  # Frees the id, which the failed start still holds.
+        run = start("offline")
+    if failure is not None:
+        url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+        report(f"W&B at {url} cannot be used ({failure}); this run is logged offline; send it later with: "
+               f"python -m {MODULE} {shlex.quote(str(folder))}")
+    return WandbRun(run, sent)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Mirror one folder: beside a trainer (`--beside`), or by hand."""
+    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description="Send a run's folder to W&B: the rows "
+                                     "that it has not got yet.")
+    parser.add_argument("folder", type=Path, help="the run's folder")
+    parser.add_argument("--mode", choices=["online", "offline"], default="online")
+    parser.add_argument("--project", help="default: the run's own logger.project, or algd")
+    parser.add_argument("--entity", help="default: the run's own logger.entity, or the account's")
+    parser.add_argument("--beside", metavar="OPTIONS", help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    folder = given.folder.resolve()
+    if given.beside is not None:
+        options = json.loads(given.beside)
+        follow_beside(folder, folder / ROOM, lambda at, sent, report: open_run(at, options, sent, report),
+                      options["seconds_between_reads"], 0.9 * options["finish_seconds"])
+        return 0
+    options = {"project": "algd", "entity": None, "group": None, "tags": [], "system_metrics": False,
+               "start_seconds": 60.0}
+    try:
+        if (folder / "config.yaml").exists():
+            own = read_config(folder).get("logger") or {}
+            options |= {key: value for key, value in own.items() if key in options and key != "start_seconds"}
+        options |= {key: value for key, value in vars(given).items() if key in ("project", "entity") and value}
+        options["mode"] = given.mode
+        follow_later(folder, folder / ROOM, lambda at, sent, report: open_run(at, options, sent, report))
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
