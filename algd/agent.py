@@ -30,6 +30,10 @@ class Batch(NamedTuple):
     reward_done: Tensor
     cost_done: Tensor
 
+    def to(self, device: torch.device) -> "Batch":
+        """The same transitions on a device."""
+        return Batch(*(part.to(device) for part in self))
+
 
 class Agent(nn.Module):
     """A constrained off-policy actor-critic; the energy that its policy descends is the guidance's Lagrangian.

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from algd.agent import Agent
@@ -12,9 +13,24 @@ from algd.errors import UsageError
 from algd.normalisation import Normaliser
 
 
+def _build(node: Mapping[str, Any], **supplied: Any) -> Any:
+    """What a node's `_target_` names, with what the code supplies. What the user can put right stays a UsageError."""
+    try:
+        return instantiate(node, _convert_="all", **supplied)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UsageError):
+            raise error.__cause__ from error
+        raise
+
+
 def build_task(config: Mapping[str, Any], render_mode: str | None = None) -> Task:
     """The task of `env`, a new instance at every call."""
-    return instantiate(config["env"], render_mode=render_mode, _convert_="all")
+    return _build(config["env"], render_mode=render_mode)
+
+
+def build_logger(config: Mapping[str, Any]) -> Any:
+    """What mirrors the run's folder elsewhere (`algd.logging`)."""
+    return _build(config["logger"])
 
 
 def build_agent(config: Mapping[str, Any], task: Task) -> Agent:
@@ -24,13 +40,12 @@ def build_agent(config: Mapping[str, Any], task: Task) -> Agent:
     """
     observation_size = task.observation_space.shape[0]
     agent = config["agent"]
-    guidance = instantiate(config["guidance"], threshold=task.budget.threshold(agent["cost_discount"]),
-                           limit=task.budget.limit, _convert_="all")
+    guidance = _build(config["guidance"], threshold=task.budget.threshold(agent["cost_discount"]),
+                      limit=task.budget.limit)
     normalise = config["normalise"]
     normaliser = Normaliser(observation_size, normalise["observation"], normalise["reward"], agent["discount"])
-    return instantiate(agent, observation_size=observation_size, action_low=task.action_space.low.tolist(),
-                       action_high=task.action_space.high.tolist(), guidance=guidance, normaliser=normaliser,
-                       _convert_="all")
+    return _build(agent, observation_size=observation_size, action_low=task.action_space.low.tolist(),
+                  action_high=task.action_space.high.tolist(), guidance=guidance, normaliser=normaliser)
 
 
 def resolve_device(name: str) -> torch.device:

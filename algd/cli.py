@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 
 import hydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -32,7 +32,8 @@ def main() -> int:
 
     try:
         application()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        # Hydra raises ValueError for some command lines, such as agent=null.
         return _usage(explain(error))
     return max(codes, default=0)
 
@@ -72,11 +73,13 @@ def explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={name} is unknown: {group} is one of {', '.join(sorted(error.options))}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} cannot be read: {error.message.splitlines()[0]}"
     if match := re.search(r"Could not override '([^']*)'", text):
         return _unknown_key(match[1])
     if match := re.search(r"Ambiguous value for argument '([^']*)'", text):
         return f"{match[1]}: several values are a sweep, which needs -m (a list is written [a,b])"
-    if match := re.search(r"Could not find '([^']*)'", text):
+    if match := re.search(r"Could not (?:find|load) '([^']*)'", text):
         return f"there is no configuration {match[1]}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return ": ".join(lines[:2]) if lines else type(error).__name__

@@ -112,7 +112,8 @@ def resolve(config: DictConfig) -> dict[str, Any]:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise UsageError(f"{error.full_key or 'the configuration'}: {str(error).splitlines()[0]}") from error
-    return check(plain)
+    assert isinstance(plain, dict)
+    return check({str(key): value for key, value in plain.items()})
 
 
 def check(plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,8 +171,9 @@ def _check_target(node: Mapping[str, Any], key: str, supplied: set[str]) -> dict
                              f"its keys are {', '.join(known)}")
     nested = {k: _check_target(v, f"{key}.{k}", supplied) for k, v in values.items()
               if isinstance(v, dict) and "_target_" in v}
-    fields = {p.name: (hints.get(p.name, Any), ... if p.default is p.empty else p.default) for p in parameters
-              if p.name not in nested and (p.name in values or p.name not in supplied)}
+    fields: dict[str, Any] = {
+        p.name: (hints.get(p.name, Any), ... if p.default is p.empty else p.default) for p in parameters
+        if p.name not in nested and (p.name in values or p.name not in supplied)}
     model = create_model("Arguments", __config__=STRICT, **fields)
     checked = _validated(model, {k: v for k, v in values.items() if k not in nested}, key)
     special = {k: v for k, v in node.items() if k.startswith("_")}

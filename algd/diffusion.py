@@ -72,7 +72,7 @@ class VESDE:
         sigma_min, sigma_max: the least and the largest standard deviation, in latent units.
     """
 
-    heads = ("score",)
+    heads: tuple[str, ...] = ("score",)
 
     def __init__(self, steps: PositiveInt, sigma_min: PositiveFloat, sigma_max: PositiveFloat):
         self.steps = steps
@@ -104,7 +104,7 @@ class DDPM:
         guidance_scale: length of the push along φ/‖φ‖ at every step, in latent units.
     """
 
-    heads = ("noise", "score")
+    heads: tuple[str, ...] = ("noise", "score")
     prior_std = 1.0
 
     def __init__(self, steps: PositiveInt, schedule: Literal["linear", "variance_preserving"],

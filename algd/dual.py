@@ -28,6 +28,8 @@ class DualRule(Protocol):
 class Fixed(nn.Module):
     """A constant multiplier."""
 
+    value: Tensor
+
     def __init__(self, value: float):
         super().__init__()
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
@@ -59,7 +61,8 @@ class LogAscent(nn.Module):
         super().__init__()
         self.log_multiplier = nn.Parameter(torch.tensor(initial, dtype=torch.float64).log())
         self.threshold = threshold
-        self.optimizers = {"multiplier": torch.optim.Adam([self.log_multiplier], lr=learning_rate)}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            "multiplier": torch.optim.Adam([self.log_multiplier], lr=learning_rate)}
 
     def multiplier(self) -> Tensor:
         return self.log_multiplier.detach().exp()
@@ -90,6 +93,11 @@ class PID(nn.Module):
         initial: λ before the first episode, ≥ 0, as the integral's start.
     """
 
+    value: Tensor
+    accumulated: Tensor
+    violation: Tensor
+    costs: Tensor
+
     def __init__(self, limit: float, proportional: float, integral: float, derivative: float, smoothing: float,
                  delay: int, initial: float):
         super().__init__()
@@ -97,11 +105,11 @@ class PID(nn.Module):
         self.limit, self.scale = limit, max(limit, 1.0)
         self.gains = proportional, integral, derivative
         self.smoothing = smoothing
-        scalar = {"dtype": torch.float64}
-        self.register_buffer("value", torch.tensor(initial, **scalar))
-        self.register_buffer("accumulated", torch.tensor(initial / integral if integral else 0.0, **scalar))
-        self.register_buffer("violation", torch.tensor(float("nan"), **scalar))
-        self.register_buffer("costs", torch.full((delay + 1,), float("nan"), **scalar))
+        double = torch.float64
+        self.register_buffer("value", torch.tensor(initial, dtype=double))
+        self.register_buffer("accumulated", torch.tensor(initial / integral if integral else 0.0, dtype=double))
+        self.register_buffer("violation", torch.tensor(float("nan"), dtype=double))
+        self.register_buffer("costs", torch.full((delay + 1,), float("nan"), dtype=double))
 
     def multiplier(self) -> Tensor:
         return self.value

@@ -30,11 +30,11 @@ class Actor:
 
     def __init__(self, agent: Agent, task: Task, noise: Noise | None):
         self._agent, self._noise, self._space = agent, noise, task.action_space
-        self._device = next(agent.parameters()).device
+        self.device = next(agent.parameters()).device
 
     def __call__(self, observation: np.ndarray) -> np.ndarray:
         """An action (d,) in the box, of the environment's type, at an observation (s,)."""
-        state = torch.as_tensor(observation, dtype=torch.float32, device=self._device).unsqueeze(0)
+        state = torch.as_tensor(observation, dtype=torch.float32, device=self.device).unsqueeze(0)
         action = self._agent.act(state, self._noise)[0].cpu().numpy().astype(self._space.dtype)
         # tanh(x)·scale + bias can round to just outside the box.
         return np.clip(action, self._space.low, self._space.high)

@@ -27,12 +27,15 @@ class Guidance(nn.Module):
         rho: ρ of a batch-level augmentation, which replaces the formula by −Q + w (Qc − h) with one weight
             w = [λ + ρ (mean over the batch of Qc(s, a_data) − h)]₊; None: the formula, pointwise.
         threshold: h, in the cost critic's units.
+        penalty: ρ of the guidance, pointwise or batch, for whoever compares L with L_A; None: it has none.
     """
 
+    batch_risk: Tensor
+
     def __init__(self, formula: Callable[[Tensor, Tensor, Tensor], Tensor], dual: DualRule, threshold: float,
-                 rho: float | None = None):
+                 rho: float | None = None, penalty: float | None = None):
         super().__init__()
-        self.formula, self.dual, self.threshold, self.rho = formula, dual, threshold, rho
+        self.formula, self.dual, self.threshold, self.rho, self.penalty = formula, dual, threshold, rho, penalty
         self.register_buffer("batch_risk", torch.tensor(threshold, dtype=torch.float32))
 
     @property
@@ -82,7 +85,7 @@ def augmented(name: str, rho: Positive, level: Level, initial_multiplier: Positi
     """E = L_A pointwise; with `level=batch` the policy-level augmentation (CAL, arXiv 2401.14758)."""
     return Guidance(partial(lagrangian.augmented, threshold=threshold, rho=rho),
                     LogAscent(initial_multiplier, learning_rate, threshold), threshold,
-                    rho=rho if level == "batch" else None)
+                    rho=rho if level == "batch" else None, penalty=rho)
 
 
 def pid(name: str, proportional: NonNegativeFloat, integral: NonNegativeFloat, derivative: NonNegativeFloat,

@@ -92,9 +92,10 @@ class ScoreNetwork(nn.Module):
         super().__init__()
         self.sizes = [observation_size, action_size, embedding_size]
         self.embedding = nn.Parameter(torch.randn(levels, embedding_size))
-        self.trunk = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise([sum(self.sizes), *hidden_sizes]))
-        self.heads = nn.ModuleDict({name: nn.Linear(hidden_sizes[-1], action_size) for name in heads})
-        for layer in [*self.trunk, *self.heads.values()]:
+        layers = [nn.Linear(i, o) for i, o in pairwise([sum(self.sizes), *hidden_sizes])]
+        outputs = {name: nn.Linear(hidden_sizes[-1], action_size) for name in heads}
+        self.trunk, self.heads = nn.ModuleList(layers), nn.ModuleDict(outputs)
+        for layer in (*layers, *outputs.values()):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -104,8 +105,10 @@ class ScoreNetwork(nn.Module):
         A level is one integer for all rows, or an integer tensor (B,). The state's and the levels' parts of the
         first layer are computed here, once for all calls.
         """
-        of_state, of_action, of_level = self.trunk[0].weight.split(self.sizes, dim=1)
-        from_state = F.linear(observation, of_state, self.trunk[0].bias)
+        first = self.trunk[0]
+        assert isinstance(first, nn.Linear)
+        of_state, of_action, of_level = first.weight.split(self.sizes, dim=1)
+        from_state = F.linear(observation, of_state, first.bias)
         from_level = F.linear(self.embedding, of_level)
 
         def predict(head: str, action: Tensor, level: Tensor | int) -> Tensor:
@@ -121,7 +124,8 @@ def perceptron(sizes: Sequence[int]) -> nn.Sequential:
     """Linear layers of these sizes with ReLU between them, Xavier-uniform weights and zero biases."""
     layers: list[nn.Module] = []
     for i, o in pairwise(sizes):
-        layers += [nn.Linear(i, o), nn.ReLU()]
-        nn.init.xavier_uniform_(layers[-2].weight)
-        nn.init.zeros_(layers[-2].bias)
+        linear = nn.Linear(i, o)
+        nn.init.xavier_uniform_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.ReLU()]
     return nn.Sequential(*layers[:-1])

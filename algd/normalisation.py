@@ -13,6 +13,10 @@ class RunningMoments(nn.Module):
         size: the vectors' length.
     """
 
+    count: Tensor
+    mean: Tensor
+    squares: Tensor
+
     def __init__(self, size: int):
         super().__init__()
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
@@ -43,6 +47,8 @@ class Normaliser(nn.Module):
             Σ γ^k r_{t−k}, the convention of gymnasium's NormalizeReward.
         discount: γ.
     """
+
+    discounted_return: Tensor
 
     def __init__(self, observation_size: int, observation: bool, reward: bool, discount: float):
         super().__init__()

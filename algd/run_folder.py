@@ -129,7 +129,7 @@ def code_version() -> dict[str, str | None]:
 
 def start_record(threads: int, device: str) -> dict[str, Any]:
     """What meta.json keeps about one start of a run: when, where, and with what."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)

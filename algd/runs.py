@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from algd.build import build_agent, build_task, resolve_device
+from algd.build import build_agent, build_logger, build_task, resolve_device
 from algd.checkpoint import Checkpoints
 from algd.config import identity
 from algd.envs.task import probe
@@ -47,7 +47,7 @@ def train(config: Mapping[str, Any]) -> int:
     probe(task)
     torch.manual_seed(stream(config["seed"], "networks"))
     agent = build_agent(config, task).to(device)
-    mirror = _build_mirror(config)
+    mirror = build_logger(config)
 
     with contextlib.ExitStack() as stack:
         if config["fresh"] and folder.path.exists():
@@ -90,12 +90,6 @@ def train(config: Mapping[str, Any]) -> int:
         console.close()
         _say_what_next(folder, config, state, requests)
     return EXIT_FINISHED if state == "finished" else EXIT_INTERRUPTED
-
-
-def _build_mirror(config: Mapping[str, Any]) -> Any:
-    from hydra.utils import instantiate
-
-    return instantiate(config["logger"], _convert_="all")
 
 
 def _check_folder(folder: RunFolder, config: Mapping[str, Any]) -> None:

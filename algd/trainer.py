@@ -11,6 +11,7 @@ from torch import Tensor
 
 from algd.agent import Agent
 from algd.checkpoint import Checkpoints, DamagedCheckpoint
+from algd.curvature import column_names, curvature, noise_levels
 from algd.envs.task import Task
 from algd.evaluation import SAMPLERS, Actor, Episode, Interrupted, evaluate
 from algd.files import Table, write_atomically
@@ -87,7 +88,8 @@ class Trainer:
                  requests: Requests, before: Mapping[str, Any]):
         self.config, self.folder, self.agent, self.task = config, folder, agent, task
         self.console, self.warnings, self.requests = console, warnings, requests
-        self._build_task, self._evaluation_task = build_task, None
+        self._build_task = build_task
+        self._evaluation_task: Task | None = None
         self.total_steps, seed = config["total_steps"], config["seed"]
         device = next(agent.parameters()).device
         self.replay = Replay(config["buffer_size"], task.observation_space.shape[0], task.action_space.shape[0])
@@ -99,6 +101,8 @@ class Trainer:
         self.tables = {"episodes": Table(folder.episodes, EPISODE_COLUMNS),
                        "evals": Table(folder.evals, EVALUATION_COLUMNS), "metrics": Table(folder.metrics)}
 
+        self.observation: np.ndarray
+        self.episode: Episode
         self.step = 0
         self.warm_up_left = config["initial_steps"]
         self.episodes_begun = 0
@@ -163,8 +167,7 @@ class Trainer:
         begin = time.perf_counter()
         for _ in range(self.config["updates_per_step"]):
             batch = self.replay.sample(self.config["batch_size"], self.update_noise)
-            batch = batch._make(part.to(self.act._device) for part in batch)
-            self.means.add(self.agent.update(batch, self.update_noise))
+            self.means.add(self.agent.update(batch.to(self.act.device), self.update_noise))
         self._update_seconds += time.perf_counter() - begin
         self._updates_here += self.config["updates_per_step"]
 
@@ -199,7 +202,7 @@ class Trainer:
             if evaluation and self._first_time("evaluation") and not self._evaluate():
                 return False
             if (evaluation or self.step % self.config["log_every"] == 0) and self._first_time("metrics"):
-                self._log_metrics()
+                self._log_metrics(evaluation)
             count = self.config["snapshots"]
             if count and self.step in {round(self.total_steps * i / count) for i in range(1, count + 1)} \
                     and self._first_time("snapshot"):
@@ -244,14 +247,26 @@ class Trainer:
     def _asked(self) -> bool:
         return self.requests.stop is not None or self.requests.checkpoint
 
-    def _log_metrics(self) -> None:
+    def _curvature(self) -> dict[str, float]:
+        """The curvature's columns, at states and draws that are this step's own: training's are not touched."""
+        noise = Noise(stream(self.config["seed"], "curvature", self.step), self.act.device)
+        settings = self.config["curvature"]
+        observation = self.replay.sample(settings["states"], noise).observation.to(self.act.device)
+        return curvature(self.agent, observation, settings["samples"], noise)
+
+    def _log_metrics(self, evaluation: bool) -> None:
         means = self.means.take()
         if not means:
             return
         for name, value in means.items():
             if not np.isfinite(value):
                 raise NumericalError(f"{name} is {value} in the updates before step {self.step}")
-        self.tables["metrics"].append({"step": self.step, **{k: float(f"{v:.9g}") for k, v in means.items()}})
+        row: dict[str, float | str] = {name: float(f"{value:.9g}") for name, value in means.items()}
+        if self.config["curvature"]["states"]:
+            # The first row names the columns: also those that only evaluations fill.
+            row |= dict.fromkeys(column_names(len(noise_levels(self.agent))), "")
+            row |= {name: float(f"{value:.9g}") for name, value in (self._curvature() if evaluation else {}).items()}
+        self.tables["metrics"].append({"step": self.step} | row)
         self.last["lam"] = means["lam"]
 
     def _save_snapshot(self) -> None:
@@ -312,7 +327,7 @@ class Trainer:
         self.step, self.warm_up_left = state["step"], state["warm_up_left"]
         self.done_at, self.last = state["done_at"], state["last"]
         self.agent.restore(state["agent"])
-        self.means.restore(state["means"], self.act._device)
+        self.means.restore(state["means"], self.act.device)
         self.acting_noise.load_state_dict(state["acting_noise"])
         self.update_noise.load_state_dict(state["update_noise"])
         for name, table in self.tables.items():

@@ -34,6 +34,9 @@ class Task(gymnasium.Wrapper):
             reports no cost (at that step).
     """
 
+    observation_space: gymnasium.spaces.Box  # type: ignore[override]
+    action_space: gymnasium.spaces.Box  # type: ignore[override]
+
     def __init__(self, env: gymnasium.Env, name: str, family: Family, budget: Budget):
         super().__init__(env)
         self.name, self.family, self.budget = name, family, budget

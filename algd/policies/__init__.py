@@ -1,8 +1,9 @@
 """Policies: what an agent samples actions from. Each is one file and one YAML."""
 
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from algd.energy import Energy
 from algd.noise import Noise
@@ -17,6 +18,8 @@ class Sample(NamedTuple):
 
 class Policy(Protocol):
     """What an agent asks of a policy, which is a `torch.nn.Module` too."""
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
 
     def sample(self, observation: Tensor, noise: Noise) -> Sample:
         """Stochastic actions at observations (B, s)."""

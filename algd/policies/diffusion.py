@@ -43,6 +43,11 @@ class DiffusionPolicy(nn.Module):
             score_space=action.
     """
 
+    scale: Tensor
+    bias: Tensor
+    mc_spreads: Tensor
+    mc_factors: Tensor
+
     def __init__(self, observation_size: PositiveInt, action_low: Sequence[float], action_high: Sequence[float],
                  process: NoiseProcess, hidden_sizes: Annotated[list[PositiveInt], Field(min_length=1)],
                  embedding_size: PositiveInt, beta: PositiveFloat, mc_samples: PositiveInt,

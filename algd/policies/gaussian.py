@@ -27,6 +27,9 @@ class GaussianPolicy(nn.Module):
         target_entropy: the entropy (nats, of the action in units of its half range) that α is steered to; None: −d.
     """
 
+    scale: Tensor
+    bias: Tensor
+
     def __init__(self, observation_size: PositiveInt, action_low: Sequence[float], action_high: Sequence[float],
                  hidden_sizes: Annotated[list[PositiveInt], Field(min_length=1)], initial_temperature: PositiveFloat,
                  target_entropy: FiniteFloat | None):
