@@ -84,9 +84,9 @@ class Agent(nn.Module):
         self.target_critics.requires_grad_(False)
         self.target_cost_critics.requires_grad_(False)
         self.energy = Energy(self.critics, self.cost_critics, risk_factor, guidance.lagrangian)
-        self.optimizers = {"policy": torch.optim.Adam(self.policy.parameters(), lr=policy_learning_rate),
-                           "critics": torch.optim.Adam(self.critics.parameters(), lr=critic_learning_rate),
-                           "cost_critics": torch.optim.Adam(self.cost_critics.parameters(), lr=cost_learning_rate),
+        self.optimizers = {"policy": torch.optim.Adam(self.policy.parameters(), lr=policy_learning_rate, fused=True),
+                           "critics": torch.optim.Adam(self.critics.parameters(), lr=critic_learning_rate, fused=True),
+                           "cost_critics": torch.optim.Adam(self.cost_critics.parameters(), lr=cost_learning_rate, fused=True),
                            **guidance.dual.optimizers}
         self.updates = 0
 

@@ -90,7 +90,8 @@ class Checkpoints:
         self.replay_folder.mkdir(parents=True, exist_ok=True)
         segments = self._store(replay) if replay is not None else []
         tensors: dict[str, torch.Tensor] = {}
-        files = {"state.json": json.dumps(_split(state, "", tensors), sort_keys=True).encode(), "state.safetensors": save(tensors)}
+        plain = json.dumps(_split(state, "", tensors), sort_keys=True).encode()
+        files = {"state.json": plain, "state.safetensors": save(tensors)}
         name = f"{max(self.numbers(), default=0) + 1:06d}"
         temporary, final = self.folder / f".{name}.{os.getpid()}.tmp", self.folder / name
         try:
