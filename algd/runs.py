@@ -14,11 +14,13 @@ from algd.config import identity
 from algd.envs.task import probe
 from algd.errors import UsageError
 from algd.files import Lock
+from algd.loading import load
 from algd.logging.console import Console
 from algd.requests import Requests
 from algd.run_folder import RunFolder, code_version, run_path, start_record
 from algd.seeding import stream
 from algd.trainer import Trainer
+from algd.video import check_rendering, record_evaluation
 
 EXIT_FINISHED, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 143
 
@@ -48,6 +50,8 @@ def train(config: Mapping[str, Any]) -> int:
     torch.manual_seed(stream(config["seed"], "networks"))
     agent = build_agent(config, task).to(device)
     mirror = build_logger(config)
+    if config["eval"]["video"]:
+        check_rendering(partial(build_task, config, "rgb_array"))
 
     with contextlib.ExitStack() as stack:
         if config["fresh"] and folder.path.exists():
@@ -79,6 +83,8 @@ def train(config: Mapping[str, Any]) -> int:
         state = "failed"
         try:
             state = trainer.run()
+            if state == "finished" and config["eval"]["video"]:
+                console.say(f"video: {record_evaluation(load(folder.path, str(device), 'rgb_array'))}")
         except BaseException as error:
             with contextlib.suppress(OSError):
                 trainer.fail(f"{type(error).__name__}: {error}")
