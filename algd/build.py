@@ -13,7 +13,7 @@ from algd.errors import UsageError
 from algd.normalisation import Normaliser
 
 
-def _build(node: Mapping[str, Any], **supplied: Any) -> Any:
+def build(node: Mapping[str, Any], **supplied: Any) -> Any:
     """What a node's `_target_` names, with what the code supplies. What the user can put right stays a UsageError."""
     try:
         return instantiate(node, _convert_="all", **supplied)
@@ -25,12 +25,12 @@ def _build(node: Mapping[str, Any], **supplied: Any) -> Any:
 
 def build_task(config: Mapping[str, Any], render_mode: str | None = None) -> Task:
     """The task of `env`, a new instance at every call."""
-    return _build(config["env"], render_mode=render_mode)
+    return build(config["env"], render_mode=render_mode)
 
 
 def build_logger(config: Mapping[str, Any]) -> Any:
     """What mirrors the run's folder elsewhere (`algd.logging`)."""
-    return _build(config["logger"])
+    return build(config["logger"])
 
 
 def build_agent(config: Mapping[str, Any], task: Task) -> Agent:
@@ -40,11 +40,11 @@ def build_agent(config: Mapping[str, Any], task: Task) -> Agent:
     """
     observation_size = task.observation_space.shape[0]
     agent = config["agent"]
-    guidance = _build(config["guidance"], threshold=task.budget.threshold(agent["cost_discount"]),
+    guidance = build(config["guidance"], threshold=task.budget.threshold(agent["cost_discount"]),
                       limit=task.budget.limit)
     normalise = config["normalise"]
     normaliser = Normaliser(observation_size, normalise["observation"], normalise["reward"], agent["discount"])
-    return _build(agent, observation_size=observation_size, action_low=task.action_space.low.tolist(),
+    return build(agent, observation_size=observation_size, action_low=task.action_space.low.tolist(),
                   action_high=task.action_space.high.tolist(), guidance=guidance, normaliser=normaliser)
 
 

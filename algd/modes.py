@@ -17,9 +17,9 @@ def run_mode(config: Mapping[str, Any]) -> int:
         from algd.reevaluation import reevaluate
 
         return reevaluate(config)
-    from hydra.utils import call
+    from algd.build import build
 
     if config["study"] is None or config["experiment"] is None:
         raise UsageError("mode=study: name a study with experiment=..., for example experiment=invariance")
-    call(config["study"], folder=Path(config["runs_dir"]) / "studies" / config["experiment"], _convert_="all")
+    build(config["study"], folder=Path(config["runs_dir"]) / "studies" / config["experiment"])
     return 0
