@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo demo-plain demo-augmented test lint clean
 
 help:
 	@echo "make setup   install everything into $(VENV)"
@@ -23,8 +23,25 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps safety-gymnasium==1.0.0
 	touch $@
 
+# Plain against augmented ALGD-VE-SDE on the toy, three seeds each, two runs side by side; then a short stretch of a real
+# task with a video; then the table of both and the toy's energy landscape.
+RUNS ?= runs/demo
+TRAIN := OMP_NUM_THREADS=1 $(BIN)/python run.py runs_dir=$(RUNS) logger=none
 demo: setup
-	$(BIN)/python -m benchmarks.demo
+	$(MAKE) --no-print-directory -j2 demo-plain demo-augmented
+	$(TRAIN) env=point_button1 initial_steps=400 total_steps=800 updates_per_step=1 log_every=100 \
+	    eval.every=800 eval.episodes=2 eval.video=true
+	@echo
+	$(BIN)/python -m analysis table $(RUNS)
+	$(BIN)/python -m analysis landscape $(RUNS)/toy/vesde-augmented/seed=0-* --at 7 \
+	    --against $(RUNS)/toy/vesde-plain/seed=0-* --out $(RUNS)/figures
+	@echo
+	@echo "Runs: $(RUNS)/toy, $(RUNS)/point_button1    pictures: $(RUNS)/figures"
+	@ls $(RUNS)/point_button1/*/*/videos/*.mp4
+	@echo "Next: python run.py agent=vesde guidance=augmented env=point_button1 seed=0"
+
+demo-plain demo-augmented: demo-%:
+	$(TRAIN) experiment=toy_guidance guidance=$* total_steps=2500
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest

@@ -22,7 +22,8 @@ def main() -> int:
     """Run what the command line says. Returns the exit code."""
     # Hydra then raises what is wrong instead of printing a trace and exiting with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv[1:] = [quoted_path(argument) for argument in sys.argv[1:]]
+    # Hydra's parser wants its flags before the first override, people put -m anywhere; so flags come first (stably).
+    sys.argv[1:] = sorted(map(quoted_path, sys.argv[1:]), key=lambda argument: argument not in ("-m", "--multirun"))
     codes: list[int] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -32,6 +33,8 @@ def main() -> int:
 
     try:
         application()
+    except UsageError as error:
+        return _usage(str(error))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         # Hydra raises ValueError for some command lines, such as agent=null.
         return _usage(explain(error))

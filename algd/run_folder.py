@@ -75,11 +75,7 @@ class RunFolder:
 
     def status(self) -> dict[str, Any]:
         """What status.json says; empty if there is none or it cannot be read."""
-        try:
-            status = json.loads(self.status_file.read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return status if isinstance(status, dict) else {}
+        return _read_json(self.status_file)
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Write status.json."""
@@ -87,11 +83,7 @@ class RunFolder:
 
     def meta(self) -> dict[str, Any]:
         """What meta.json says; empty if there is none or it cannot be read."""
-        try:
-            meta = json.loads(self.meta_file.read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return meta if isinstance(meta, dict) else {}
+        return _read_json(self.meta_file)
 
     def write_meta(self, meta: Mapping[str, Any]) -> None:
         """Write meta.json."""
@@ -111,9 +103,22 @@ class RunFolder:
         return aside
 
 
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def code_version() -> dict[str, str | None]:
-    """The git commit of the code and the uncommitted changes to it; both None outside a checkout."""
+    """The git commit of the code and the uncommitted changes to it; both None outside a checkout.
+
+    A copy of the code that a sweep has kept says itself what it was copied from.
+    """
     root = Path(__file__).parent.parent
+    if (root / "code.json").exists():
+        return json.loads((root / "code.json").read_bytes())
 
     def git(*arguments: str) -> str | None:
         try:

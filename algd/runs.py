@@ -25,7 +25,7 @@ from algd.video import check_rendering, record_evaluation
 EXIT_FINISHED, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 143
 
 
-def train(config: Mapping[str, Any]) -> int:
+def train(config: Mapping[str, Any], requests: Requests | None = None) -> int:
     """Train the run of this configuration from wherever its folder stands.
 
     A finished run is left alone, an unfinished or failed one goes on from its last checkpoint, a finished one with
@@ -33,6 +33,7 @@ def train(config: Mapping[str, Any]) -> int:
 
     Args:
         config: checked (`algd.config.resolve`).
+        requests: what somebody may have asked for since the process started; None: nothing yet.
 
     Returns:
         The exit code: 0 finished, 143 asked to stop and checkpointed. What fails raises.
@@ -76,7 +77,7 @@ def train(config: Mapping[str, Any]) -> int:
             console.say(f"this run finished at step {before.get('step')}: extending it to {config['total_steps']}")
         elif before.get("state") == "failed":
             console.say(f"this run failed before ({before.get('reason')}): trying again from its last checkpoint")
-        requests = stack.enter_context(Requests().listening())
+        requests = stack.enter_context((requests or Requests()).listening())
         trainer = Trainer(config, folder, agent, task, partial(build_task, config), console, mirror.warnings,
                           requests, before)
         mirror.start(folder.path)
@@ -86,8 +87,10 @@ def train(config: Mapping[str, Any]) -> int:
             if state == "finished" and config["eval"]["video"]:
                 console.say(f"video: {record_evaluation(load(folder.path, str(device), 'rgb_array'))}")
         except BaseException as error:
+            # Ctrl-C a second time: no checkpoint was waited for, but nothing is wrong with the run.
+            state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             with contextlib.suppress(OSError):
-                trainer.fail(f"{type(error).__name__}: {error}")
+                trainer.end(state, f"{type(error).__name__}: {error}")
             raise
         finally:
             mirror.close(state)

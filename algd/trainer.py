@@ -364,6 +364,6 @@ class Trainer:
             self._rates = {"updates_per_second": self._updates_here / self._update_seconds,
                            "seconds_left": (self.total_steps - self.step) * here / steps}
 
-    def fail(self, reason: str) -> None:
-        """Record that the run failed, and why."""
-        self._write_status("failed", reason)
+    def end(self, state: str, reason: str) -> None:
+        """Record how the run ended when it did not end by itself."""
+        self._write_status(state, reason)

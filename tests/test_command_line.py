@@ -62,6 +62,16 @@ def test_a_failing_run_is_marked_failed_and_tried_again(tmp_path: Path) -> None:
     assert "this run failed before" in run(*arguments, code=1)
 
 
+def test_a_dead_wandb_server_costs_a_warning(tmp_path: Path) -> None:
+    arguments = [*TINY, "env=toy", "initial_steps=20", "total_steps=60", "eval.episodes=1", "logger=wandb",
+                 "logger.mode=online", "logger.start_seconds=5", "logger.finish_seconds=10", f"runs_dir={tmp_path}"]
+    errors = run(*arguments, WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY="0" * 40)
+    assert "warning: W&B" in errors
+    folder = only_run(tmp_path)
+    assert status(folder)["state"] == "finished"
+    assert len((folder / "evals.csv").read_text().splitlines()) == 1 + 2 * 2
+
+
 def test_paths_need_no_quotes() -> None:
     assert quoted_path("run=runs/toy/vesde-plain/seed=3-1a2b3c4d") == "run='runs/toy/vesde-plain/seed=3-1a2b3c4d'"
     assert quoted_path("runs_dir=it's here") == r"runs_dir='it\'s here'"
