@@ -113,6 +113,7 @@ class Trainer:
         self._seconds_before, self._updates_before = before.get("seconds", 0.0), before.get("timed_updates", 0)
         self._update_seconds_before = before.get("update_seconds", 0.0)
         self._started, self._update_seconds, self._updates_here, self._status_due = time.monotonic(), 0.0, 0, 0.0
+        self._first_update: tuple[int, float] | None = None  # step and time, for the time that is left
         self._rates: dict[str, float | None] = {"updates_per_second": None, "seconds_left": None}
 
     # --- the loop ---------------------------------------------------------------------------------------------
@@ -165,6 +166,8 @@ class Trainer:
     def _update(self) -> None:
         """The updates of one environment step."""
         begin = time.perf_counter()
+        if self._first_update is None:
+            self._first_update = self.step - 1, time.monotonic()
         for _ in range(self.config["updates_per_step"]):
             batch = self.replay.sample(self.config["batch_size"], self.update_noise)
             self.means.add(self.agent.update(batch.to(self.act.device), self.update_noise))
@@ -358,11 +361,11 @@ class Trainer:
             "state": state, "step": self.row_step, "total_steps": self.total_steps, "updates": self.agent.updates,
             "updates_per_second": updates / seconds if seconds else None, "timed_updates": updates,
             "update_seconds": round(seconds, 3), "seconds": round(elapsed, 3), "reason": reason})
-        if self._updates_here:
-            here = time.monotonic() - self._started
-            steps = self._updates_here / self.config["updates_per_step"]
+        if self._updates_here and self._first_update is not None:
+            first, since = self._first_update
+            per_step = (time.monotonic() - since) / (self.step - first)
             self._rates = {"updates_per_second": self._updates_here / self._update_seconds,
-                           "seconds_left": (self.total_steps - self.step) * here / steps}
+                           "seconds_left": (self.total_steps - self.step) * per_step}
 
     def end(self, state: str, reason: str) -> None:
         """Record how the run ended when it did not end by itself."""
