@@ -43,8 +43,9 @@ demo: setup
 demo-plain demo-augmented: demo-%:
 	$(TRAIN) experiment=toy_guidance guidance=$* total_steps=2500
 
+# One process a core; a file's tests stay together, since some share what they trained.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
