@@ -84,10 +84,12 @@ class Agent(nn.Module):
         self.target_critics.requires_grad_(False)
         self.target_cost_critics.requires_grad_(False)
         self.energy = Energy(self.critics, self.cost_critics, risk_factor, guidance.lagrangian)
-        self.optimizers = {"policy": torch.optim.Adam(self.policy.parameters(), lr=policy_learning_rate, fused=True),
-                           "critics": torch.optim.Adam(self.critics.parameters(), lr=critic_learning_rate, fused=True),
-                           "cost_critics": torch.optim.Adam(self.cost_critics.parameters(), lr=cost_learning_rate, fused=True),
-                           **guidance.dual.optimizers}
+        networks: dict[str, tuple[Any, float]] = {
+            "policy": (self.policy, policy_learning_rate), "critics": (self.critics, critic_learning_rate),
+            "cost_critics": (self.cost_critics, cost_learning_rate)}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            name: torch.optim.Adam(network.parameters(), lr=rate, fused=True)
+            for name, (network, rate) in networks.items()} | guidance.dual.optimizers
         self.updates = 0
 
     def checkpoint(self) -> dict[str, Any]:

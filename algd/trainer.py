@@ -226,6 +226,9 @@ class Trainer:
         """Evaluate both samplers. Returns False, with no trace left, if a request came in between."""
         if self._evaluation_task is None:
             self._evaluation_task = self._build_task()
+            settings = self.config["eval"]
+            self.console.say(f"step {self.step}: evaluating {settings['episodes']} episodes with each sampler, as "
+                             f"after every {settings['every']} steps")
         settings, table, budget = self.config["eval"], self.tables["evals"], self.task.budget
         before = table.position()
         results: dict[str, list[tuple[float, float]]] = {sampler: [] for sampler in SAMPLERS}
