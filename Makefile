@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo demo-plain demo-augmented test lint clean
+.PHONY: help setup demo demo-plain demo-augmented test bench lint clean
 
 help:
 	@echo "make setup   install everything into $(VENV)"
-	@echo "make demo    set up, then train, tabulate and draw a small study (about 10 minutes on two cores)"
+	@echo "make demo    set up, then train, tabulate and draw a small study (about 4 minutes on two cores)"
 	@echo "make test    set up, then run all tests"
+	@echo "make bench   measure updates and environment steps a second"
 	@echo "make lint    style and types"
 
 setup: $(STAMP)
@@ -46,6 +47,10 @@ demo-plain demo-augmented: demo-%:
 # One process a core; a file's tests stay together, since some share what they trained.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
+
+bench: setup
+	$(BIN)/python -m benchmarks.updates
+	$(BIN)/python -m benchmarks.environments
 
 lint: setup
 	$(BIN)/ruff check .
