@@ -1,6 +1,7 @@
 """The command line on top of Hydra: one sentence and exit code 2 for what the user can put right."""
 
 import difflib
+import errno
 import os
 import re
 import sys
@@ -15,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from algd.errors import UsageError
 
 CONF = Path(__file__).parent.parent / "conf"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
@@ -60,6 +62,13 @@ def _run(config: DictConfig) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            traceback.print_exc()
+        else:
+            print(f"error: {error.filename or 'a file'} could not be written: {error.strerror}; once there is room "
+                  "again the same command goes on from the last checkpoint", file=sys.stderr)
+        return EXIT_FAILED
     except Exception:
         traceback.print_exc()
         return EXIT_FAILED

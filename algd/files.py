@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import fcntl
 import hashlib
 import io
@@ -85,7 +86,7 @@ class Table:
         line = text.getvalue().encode()
         # One write a row: a reader, or a kill, sees whole rows, save for a disk that fills up in the middle of one.
         if self._file.write(line) != len(line):
-            raise OSError(f"{self.path} could not be written: the disk is full")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         self._size += len(line)
         self._hash.update(line)
 
