@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from algd.agent import Agent
+from algd.agent import Agent, Batch
 from algd.checkpoint import Checkpoints, DamagedCheckpoint
 from algd.curvature import column_names, curvature, noise_levels
 from algd.envs.task import Task
@@ -26,7 +26,7 @@ STATUS_SECONDS = 10.0
 
 
 class NumericalError(Exception):
-    """A training scalar is not finite."""
+    """A value in training is not finite. The message says which, where, and what was kept of it."""
 
 
 class Means:
@@ -37,12 +37,13 @@ class Means:
         self.sums: Tensor | None = None
         self.count = 0
 
-    def add(self, scalars: Mapping[str, Tensor]) -> None:
-        """Take in one update's scalars."""
+    def add(self, scalars: Mapping[str, Tensor]) -> Tensor:
+        """Take in one update's scalars; returns them as one vector in the order of `names`, still on the device."""
         values = torch.stack([value.detach().to(torch.float64) for value in scalars.values()])
         self.names = list(scalars)
-        self.sums = values if self.sums is None else self.sums.add_(values)
+        self.sums = values.clone() if self.sums is None else self.sums.add_(values)
         self.count += 1
+        return values
 
     def take(self) -> dict[str, float]:
         """The means since the last call; empty if there was no update."""
@@ -145,6 +146,10 @@ class Trainer:
         """One environment step and its updates."""
         action = self.act(self.observation)
         following, reward, terminated, truncated, info = self.task.step(action)
+        if not (np.isfinite(following).all() and np.isfinite(reward) and np.isfinite(info["cost"])):
+            raise NumericalError(f"env={self.task.name} returned reward {reward}, cost {info['cost']} and observation "
+                                 f"{np.asarray(following).tolist()} in step {len(self.action_log)} of the episode with "
+                                 f"seed {self._seed_of_episode(self.episodes_begun - 1)}")
         self.action_log.append(action)
         self.replay.add(self.observation, action, reward, info["cost"], following, info["reward_done"],
                         info["cost_done"])
@@ -169,10 +174,26 @@ class Trainer:
         if self._first_update is None:
             self._first_update = self.step - 1, time.monotonic()
         for _ in range(self.config["updates_per_step"]):
-            batch = self.replay.sample(self.config["batch_size"], self.update_noise)
-            self.means.add(self.agent.update(batch.to(self.act.device), self.update_noise))
+            batch = self.replay.sample(self.config["batch_size"], self.update_noise).to(self.act.device)
+            values = self.means.add(self.agent.update(batch, self.update_noise))
+            # On a GPU looking would wait for it: there the means are looked at when they are written.
+            if values.device.type == "cpu" and not values.isfinite().all():
+                self._stop_at(batch, values)
         self._update_seconds += time.perf_counter() - begin
         self._updates_here += self.config["updates_per_step"]
+
+    def _stop_at(self, batch: Batch, values: Tensor) -> None:
+        """Keep the batch of an update that went wrong, and end the run.
+
+        Raises:
+            NumericalError: always.
+        """
+        kept = self.folder.path / f"not-finite-step={self.step:09d}.safetensors"
+        write_atomically(kept, save({name: part.contiguous().clone() for name, part in batch._asdict().items()}))
+        wrong = [f"{name} is {value}" for name, value in zip(self.means.names, values.tolist(), strict=True)
+                 if not np.isfinite(value)]
+        raise NumericalError(f"{', '.join(wrong)} in update {self.agent.updates} at step {self.step}; "
+                             f"its batch is {kept}")
 
     def _begin_episode(self) -> None:
         self.episode = Episode(self.config["agent"]["cost_discount"])

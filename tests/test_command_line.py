@@ -58,7 +58,7 @@ def test_a_failing_run_is_marked_failed_and_tried_again(tmp_path: Path) -> None:
     errors = run(*arguments, code=1)
     assert "NumericalError" in errors
     found = status(only_run(tmp_path))
-    assert found["state"] == "failed" and "in the updates before step" in found["reason"]
+    assert found["state"] == "failed" and "score_loss is inf in update 1" in found["reason"]
     assert "this run failed before" in run(*arguments, code=1)
 
 

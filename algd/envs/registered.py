@@ -95,7 +95,9 @@ def _safety_gymnasium(module: str, id: str) -> set[str]:
 
 
 def _make_gymnasium(id: str, horizon: int, render_mode: str | None, kwargs: dict[str, Any]) -> gymnasium.Env:
-    return gymnasium.make(id, max_episode_steps=horizon, disable_env_checker=True, render_mode=render_mode, **kwargs)
+    # An environment that draws nothing need not know the argument.
+    mode = {} if render_mode is None else {"render_mode": render_mode}
+    return gymnasium.make(id, max_episode_steps=horizon, disable_env_checker=True, **mode, **kwargs)
 
 
 def _make_safety_gymnasium(id: str, horizon: int, render_mode: str | None, kwargs: dict[str, Any]) -> gymnasium.Env:
