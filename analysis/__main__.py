@@ -5,8 +5,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from algd.errors import UsageError
+
+if TYPE_CHECKING:
+    from analysis.runs import Run
 
 Handler = Callable[[argparse.Namespace], int]
 EXIT_USAGE, EXIT_PIPE = 2, 141
@@ -28,11 +32,117 @@ def landscape(arguments: argparse.Namespace) -> int:
 
 def table(arguments: argparse.Namespace) -> int:
     """Print what `table` asks for."""
-    from analysis.table import find_runs, markdown, read_run
+    from analysis.table import render, tables
 
-    print(markdown([read_run(folder, arguments.sampler) for folder in find_runs(arguments.folders)],
-                   arguments.sampler))
+    runs, absent = _chosen(arguments)
+    found = tables(runs, arguments.sampler, _keys(arguments.rows), _keys(arguments.columns), arguments.pool,
+                   arguments.interval, arguments.bootstrap_seed, absent)
+    print(render(found, arguments.format, arguments.each_run))
     return 0
+
+
+def curves(arguments: argparse.Namespace) -> int:
+    """Draw what `curves` asks for: a figure for each family of tasks and quantity."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from analysis.cells import cells
+    from analysis.curves import curvature_columns, draw, draw_curvature, write
+
+    runs, _ = _chosen(arguments)
+    rows, columns = _keys(arguments.rows), _keys(arguments.columns)
+    for family in sorted({run.family for run in runs}):
+        members = [run for run in runs if run.family == family]
+        found = cells(members, rows, columns, arguments.pool, arguments.interval, arguments.bootstrap_seed)
+        for quantity in _keys(arguments.quantities):
+            if quantity == "curvature":
+                levels = sorted({name.split("_")[2] for name in curvature_columns(members)}) or ["raw"]
+                for level in levels:
+                    print(*write(draw_curvature(found, level), f"curvature_{level}_{family}", arguments.out), sep="\n")
+                continue
+            figure = draw(found, columns, quantity, arguments.smooth, arguments.raw, arguments.interval,
+                          arguments.bootstrap_seed)
+            print(*write(figure, f"{quantity}_{family}", arguments.out), sep="\n")
+    return 0
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Print and draw what `compare` asks for."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from analysis.cells import cells
+    from analysis.compare import as_json, draw_pareto, draw_profile, markdown, sides
+    from analysis.compare import compare as compared
+    from analysis.curves import write
+
+    if not arguments.budgets and not (arguments.first and arguments.second):
+        raise UsageError("compare: --first KEY=VALUE and --second KEY=VALUE are needed, or --budgets")
+    runs, _ = _chosen(arguments)
+    if arguments.budgets:
+        columns = tuple(dict.fromkeys([*_keys(arguments.columns), "env.limit"]))
+        for family in sorted({run.family for run in runs}):
+            found = cells([run for run in runs if run.family == family], ("env",), columns, method=arguments.interval,
+                          bootstrap_seed=arguments.bootstrap_seed)
+            for row in dict.fromkeys(cell.row for cell in found):
+                figure = draw_pareto([cell for cell in found if cell.row == row], columns)
+                print(*write(figure, f"budgets_{row[0]}", arguments.out or Path("figures")), sep="\n")
+        return 0
+    comparison = compared(*sides(runs, arguments.first, arguments.second), arguments.interval, arguments.bootstrap_seed)
+    print(as_json(comparison) if arguments.format == "json" else markdown(comparison))
+    if arguments.out:
+        for task in comparison.tasks:
+            files = write(draw_profile(comparison, task, arguments.bootstrap_seed), f"profile_{task}", arguments.out)
+            print(*files, sep="\n", file=sys.stderr)
+    return 0
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Write the page that `report` asks for."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from analysis.report import landscapes, page
+    from analysis.runs import sweep_content
+    from analysis.table import tables
+
+    runs, absent = _chosen(arguments)
+    found = tables(runs, arguments.sampler, _keys(arguments.rows), _keys(arguments.columns), arguments.pool,
+                   arguments.interval, arguments.bootstrap_seed, absent)
+    sweep = sweep_content(arguments.folders, arguments.runs_dir)
+    title = arguments.title or " ".join([*arguments.folders, *filter(None, [arguments.wandb])])
+    text = page(title, runs, found, absent, list(landscapes(found, arguments.landscapes)), sweep, arguments.smooth)
+    try:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--out {arguments.out}: it cannot be written ({error.strerror})") from error
+    print(arguments.out)
+    return 0
+
+
+def _chosen(arguments: argparse.Namespace) -> "tuple[list[Run], list[Path]]":
+    """The runs that the arguments name and do not filter out, and members of sweeps that have no folder yet."""
+    from analysis.runs import find_runs, read_run, where
+
+    if not arguments.folders and not arguments.wandb:
+        raise UsageError("name runs, folders or sweeps to read, or --wandb ENTITY/PROJECT")
+    found = find_runs(arguments.folders, arguments.runs_dir)
+    if arguments.folders and not found.folders:
+        raise UsageError(f"{' '.join(arguments.folders)}: none of the {len(found.absent)} runs has started")
+    runs = [read_run(folder, arguments.sampler) for folder in found.folders]
+    if arguments.wandb:
+        from analysis.wandb_source import read_project
+
+        mirrored, others = read_project(arguments.wandb, arguments.sampler)
+        runs += mirrored
+        if others:
+            print(f"not this project's, and left out: {', '.join(others)}", file=sys.stderr)
+    return where(runs, arguments.where), found.absent
+
+
+def _keys(text: str) -> tuple[str, ...]:
+    return tuple(key for key in text.split(",") if key)
 
 
 def _count(text: str) -> int:
@@ -79,13 +189,87 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR",
                          help="where the PNG and the PDF go (default figures)")
 
-    command = add("table", table, "print return, cost and feasibility of runs as Markdown",
-                  "python -m analysis table runs --sampler stochastic")
-    command.add_argument("folders", nargs="+", metavar="FOLDERS",
-                         help="runs, folders with runs in them, or patterns such as 'runs/toy/*'")
+    command = add("table", table, "print return, cost and safety of runs as a table",
+                  "python -m analysis table runs --where env=point_button1 --format latex\n"
+                  "         python -m analysis table rho_ablation --rows env --columns guidance.rho")
+    _add_choice(command)
+    _add_grouping(command)
+    command.add_argument("--format", choices=("markdown", "latex", "csv", "json"), default="markdown",
+                         help="of the output (default markdown)")
+    command.add_argument("--each-run", action="store_true", help="Markdown: a table of the single runs too")
+
+    command = add("curves", curves, "draw return, cost and metrics against environment steps",
+                  "python -m analysis curves runs --where env=point_button1 --quantities return,cost,lam --raw")
+    _add_choice(command)
+    _add_grouping(command)
+    command.add_argument("--quantities", default="return,cost", metavar="NAMES",
+                         help="return, cost, curvature, or columns of metrics.csv such as lam, constraint "
+                              "(default return,cost)")
+    command.add_argument("--smooth", type=_count, default=1, metavar="N",
+                         help="average the last N values of each run, and say so in the figure (default 1: do not)")
+    command.add_argument("--raw", action="store_true", help="draw each seed too")
+    command.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR",
+                         help="where the PNG and the PDF go (default figures)")
+
+    command = add("compare", compare, "compare two algorithms over seeds and tasks, or returns over budgets",
+                  "python -m analysis compare runs --first guidance=augmented --second guidance=plain --out figures\n"
+                  "         python -m analysis compare runs --where env=point_button1 --budgets")
+    _add_choice(command)
+    _add_intervals(command)
+    command.add_argument("--first", metavar="KEY=VALUE", help="the runs of one side; several conditions: one text")
+    command.add_argument("--second", metavar="KEY=VALUE", help="the runs of the other")
+    command.add_argument("--budgets", action="store_true",
+                         help="instead: draw return against cost over the values of env.limit")
+    command.add_argument("--columns", default="agent,guidance", metavar="KEYS",
+                         help="--budgets: what tells points apart beside env.limit (default agent,guidance)")
+    command.add_argument("--format", choices=("markdown", "json"), default="markdown",
+                         help="of the output (default markdown)")
+    command.add_argument("--out", type=Path, metavar="DIR",
+                         help="draw performance profiles into this folder (--budgets: default figures)")
+
+    command = add("report", report, "write one HTML file with the runs' state, tables, curves and landscapes",
+                  "python -m analysis report guidance_ablation --out guidance_ablation.html")
+    _add_choice(command)
+    _add_grouping(command)
+    command.add_argument("--title", help="of the page (default: the runs as named)")
+    command.add_argument("--landscapes", type=int, default=2, metavar="N",
+                         help="algorithms whose landscape is drawn, with one state each; 0: none (default 2)")
+    command.add_argument("--smooth", type=_count, default=1, metavar="N",
+                         help="curves average the last N values of each run, and say so (default 1: they do not)")
+    command.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE",
+                         help="the page (default report.html)")
+    return parser
+
+
+def _add_choice(command: argparse.ArgumentParser) -> None:
+    """Which runs."""
+    command.add_argument("folders", nargs="*", metavar="RUNS",
+                         help="runs, folders with runs in them, patterns such as 'runs/toy/*', sweeps' files, or names "
+                              "of sweeps or their experiments")
+    command.add_argument("--wandb", metavar="ENTITY/PROJECT", help="runs of a W&B project, instead or beside")
+    command.add_argument("--where", action="append", default=[], metavar="KEY=VALUE[,VALUE]",
+                         help="only runs with this configuration; can be repeated")
+    command.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR",
+                         help="where sweeps are looked up by name (default runs)")
     command.add_argument("--sampler", choices=("deterministic", "stochastic"), default="deterministic",
                          help="of the evaluation episodes (default deterministic)")
-    return parser
+
+
+def _add_grouping(command: argparse.ArgumentParser) -> None:
+    """What stands together, and the intervals over it."""
+    command.add_argument("--rows", default="env", metavar="KEYS", help="configuration keys of the rows (default env)")
+    command.add_argument("--columns", default="agent,guidance", metavar="KEYS",
+                         help="configuration keys of the columns (default agent,guidance)")
+    command.add_argument("--pool", action="store_true",
+                         help="put runs together that differ in more than the keys of rows and columns")
+    _add_intervals(command)
+
+
+def _add_intervals(command: argparse.ArgumentParser) -> None:
+    """How intervals are made."""
+    command.add_argument("--interval", choices=("t", "percentile"), default="t",
+                         help="bootstrap interval: with Student's t for few seeds, or of percentiles (default t)")
+    command.add_argument("--bootstrap-seed", type=int, default=0, metavar="N", help="of the resampling (default 0)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,423 @@
+"""Runs as they lie in their folders: which there are, and what each came to.
+
+A run is read once and boiled down to a few numbers: what is kept of it does not grow with its length, except for the
+means of its evaluations. A run is judged by the episodes of its last complete evaluation during training. Its cost is
+of the kind that the task's limit applies to, and it is feasible (safe) when its mean cost is at most the limit.
+"""
+
+import csv
+import glob
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from algd.config import NOT_IDENTITY
+from algd.errors import UsageError
+from analysis.statistics import StayTime, cvar, time_to_stay_feasible
+
+Floats = NDArray[np.float64]
+Row = Mapping[str, str]
+EPISODE = ("return", "cost", "discounted_cost", "length")
+COST = {"episode": "cost", "discounted": "discounted_cost"}
+SWEEPS = "sweeps"
+# What a configuration must say for a run to be tabled.
+NEEDED = ("seed", "eval.episodes", "env.name", "env.family", "env.limit", "env.limit_kind", "agent.name",
+          "guidance.name")
+# The pure Python reader takes eight times as long, which is most of the time that a table of many runs takes.
+YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# Keys in which the runs of one cell may differ. How long a run trained is no part of its identity, but matters here.
+MAY_DIFFER = (NOT_IDENTITY - {"total_steps"}) | {"seed"}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A run's last complete evaluation; costs in the limit's own kind.
+
+    Attributes:
+        mean_return, mean_cost: over its different episodes.
+        violation: max(0, mean_cost − limit).
+        over: the share of its different episodes over the limit; None where single episodes are not known.
+        cvar: mean of the worst tenth of the costs; None likewise.
+        different, episodes: how many different ones there were, of how many.
+    """
+
+    step: int
+    mean_return: float
+    mean_cost: float
+    violation: float
+    over: float | None
+    cvar: float | None
+    different: int
+    episodes: int
+
+
+@dataclass(frozen=True)
+class Training:
+    """What training itself cost, in episodes that ended after the initial steps.
+
+    Attributes:
+        total_cost: undiscounted, of all episodes.
+        cost_rate: per environment step.
+        over: the share of episodes over the limit, in the limit's own kind.
+    """
+
+    episodes: int
+    total_cost: float
+    cost_rate: float
+    over: float | None
+
+
+@dataclass(frozen=True)
+class Series:
+    """Values of a quantity of one run: steps (n,), increasing, and values (n,)."""
+
+    steps: Floats
+    values: Floats
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, boiled down.
+
+    Attributes:
+        folder: where it is, for messages.
+        config: the resolved configuration by dotted keys.
+        state: what status.json says; "unknown" without one.
+        reason: of a failure, if there was one.
+        step: that training had reached, as status.json says.
+        last: its last complete evaluation; None: there is none yet.
+        steps, returns, costs: of all complete evaluations, (n,) each.
+        stay: when it became feasible for good; None without evaluations.
+        training: None without training episodes.
+        updates_per_second, hours: over all its starts; None where not recorded.
+        source: "" for a folder of this project; else where it was imported from, and what it lacks.
+        foreign: whether another framework trained it, so that its configuration cannot be compared with this one's.
+        metrics: training scalars of runs without a folder.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    state: str
+    reason: str | None
+    step: int | None
+    last: Evaluation | None
+    steps: NDArray[np.int64]
+    returns: Floats
+    costs: Floats
+    stay: StayTime | None
+    training: Training | None
+    updates_per_second: float | None
+    hours: float | None
+    source: str = ""
+    foreign: bool = False
+    metrics: Mapping[str, Series] = field(default_factory=dict)
+
+    @property
+    def limit(self) -> float:
+        return float(self.config["env.limit"])
+
+    @property
+    def env(self) -> str:
+        return str(self.config["env.name"])
+
+    @property
+    def family(self) -> str:
+        return str(self.config["env.family"])
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"])
+
+    @property
+    def feasible(self) -> bool | None:
+        """Whether the mean cost is at most the limit; None without an evaluation."""
+        return None if self.last is None else self.last.mean_cost <= self.limit
+
+
+# --- which runs there are ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Found:
+    """Run folders, and the members of sweeps that have none yet."""
+
+    folders: list[Path]
+    absent: list[Path]
+
+
+def find_runs(names: Iterable[str], runs_dir: Path = Path("runs")) -> Found:
+    """All runs that the names stand for, each once, sorted.
+
+    Args:
+        names: runs, folders with runs in them at any depth, patterns, sweeps' files (runs/sweeps/NAME.json), or the
+            names of sweeps or of their experiments. Below a folder, runs that were moved aside (<name>.old-<n>) do not
+            count, nor what lies in sweeps/.
+        runs_dir: where sweeps are looked up by name.
+
+    Raises:
+        UsageError: a name stands for no run, or for several sweeps.
+    """
+    found: dict[Path, Path] = {}
+    absent: dict[Path, Path] = {}
+    for name in names:
+        paths = [Path(path) for path in sorted(glob.glob(name)) or [name]]
+        here: list[Path] = []
+        for path in paths:
+            if not path.exists() and (sweep := _sweep_called(name, runs_dir)):
+                path = sweep
+            if path.is_file():
+                members = sweep_members(path)
+                here += members
+                absent |= {one.resolve(): one for one in members if not (one / "config.yaml").exists()}
+            else:
+                here += _runs_below(path)
+        if not here:
+            raise UsageError(f"{name}: there is no run (a folder with config.yaml and evals.csv) here or below, and no "
+                             f"sweep of that name in {runs_dir / SWEEPS}")
+        for one in here:
+            if one.resolve() not in absent:
+                found.setdefault(one.resolve(), one)
+    return Found(sorted(found.values()), sorted(absent.values()))
+
+
+def sweep_members(file: Path) -> list[Path]:
+    """The folders of a sweep's members, whether they exist or not, in the sweep's order.
+
+    Raises:
+        UsageError: the file is not a sweep's, or lists folders outside its own runs_dir.
+    """
+    top = file.parent.parent
+    try:
+        members = [top / run for run in json.loads(file.read_bytes())["runs"]]
+        # The file may come from somebody else: its members are below the folder that it is for.
+        inside = all(top.resolve() in one.resolve().parents for one in members)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{file} is not a sweep's list of members ({type(error).__name__}: {error})") from error
+    if not inside:
+        raise UsageError(f"{file} lists runs outside {top}")
+    return members
+
+
+def sweep_content(names: Sequence[str], runs_dir: Path = Path("runs")) -> dict[str, Any] | None:
+    """What the sweep's file says, if a sweep is all that the names stand for."""
+    if len(names) != 1:
+        return None
+    file = Path(names[0]) if Path(names[0]).is_file() else _sweep_called(names[0], runs_dir)
+    return None if file is None or Path(names[0]).is_dir() else json.loads(file.read_bytes())
+
+
+def _sweep_called(name: str, runs_dir: Path) -> Path | None:
+    """The file of the sweep with this name, or of the only sweep of the experiment with this name."""
+    if Path(name).name != name:
+        return None
+    if (exact := runs_dir / SWEEPS / f"{name}.json").is_file():
+        return exact
+    of_experiment = []
+    for file in sorted((runs_dir / SWEEPS).glob("*.json")):
+        try:
+            content = json.loads(file.read_bytes())
+        except (OSError, ValueError):
+            continue
+        if isinstance(content, dict) and content.get("experiment") == name:
+            of_experiment.append(file)
+    if len(of_experiment) > 1:
+        raise UsageError(f"{name}: there are several sweeps of this experiment; name one of "
+                         + ", ".join(file.stem for file in of_experiment))
+    return of_experiment[0] if of_experiment else None
+
+
+def _runs_below(top: Path) -> Iterable[Path]:
+    for name, folders, files in os.walk(top):
+        if ("config.yaml" in files and ("evals.csv" in files or "status.json" in files)) or (
+                "progress.csv" in files and "config.json" in files):
+            folders.clear()  # what else is in a run's folder is its own
+            yield Path(name)
+        # A sweep keeps a copy of the code, whose tests may have runs of their own.
+        folders[:] = [folder for folder in folders if folder != SWEEPS and not re.search(r"\.old-\d+$", folder)]
+
+
+# --- one run -------------------------------------------------------------------------------------------------------
+
+
+def read_run(folder: Path, sampler: str = "deterministic") -> Run:
+    """A run with its evaluations by one sampler.
+
+    Raises:
+        UsageError: a file of the run cannot be understood.
+    """
+    try:
+        if not (folder / "config.yaml").exists() and (folder / "progress.csv").exists():
+            from analysis.omnisafe import read_progress
+
+            return read_progress(folder)
+        return _read(folder, sampler)
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else type(error).__name__
+        raise UsageError(f"{folder} cannot be read as a run ({reason})") from error
+
+
+def _read(folder: Path, sampler: str) -> Run:
+    nested = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), Loader=YAML)
+    config = flat(nested)
+    if lacking := [key for key in NEEDED if key not in config]:
+        raise KeyError(lacking[0])
+    wanted, limit, cost = config["eval.episodes"], float(config["env.limit"]), COST[config["env.limit_kind"]]
+    file = folder / "status.json"
+    status: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"state": "unknown"}
+    by_step = complete_evaluations(rows(folder / "evals.csv"), sampler, wanted)
+    steps = sorted(by_step)
+    means = np.array([_means(distinct(by_step[step]), cost) for step in steps]).reshape(-1, 2)
+    seconds = status.get("seconds")
+    return Run(
+        folder, config, status["state"], status.get("reason"), status.get("step"),
+        _last(steps[-1], by_step[steps[-1]], cost, limit) if steps else None, np.array(steps, dtype=np.int64),
+        means[:, 0], means[:, 1], time_to_stay_feasible(steps, [bool(one <= limit) for one in means[:, 1]]),
+        training(rows(folder / "episodes.csv"), cost, limit), status.get("updates_per_second"),
+        None if seconds is None else seconds / 3600)
+
+
+def _means(episodes: Sequence[Row], cost: str) -> tuple[float, float]:
+    return (float(np.mean([float(row["return"]) for row in episodes])),
+            float(np.mean([float(row[cost]) for row in episodes])))
+
+
+def _last(step: int, episodes: Sequence[Row], cost: str, limit: float) -> Evaluation:
+    different = distinct(episodes)
+    costs = np.array([float(row[cost]) for row in different])
+    gain, spent = _means(different, cost)
+    return Evaluation(step, gain, spent, max(0.0, spent - limit), float((costs > limit).mean()), cvar(costs),
+                      len(different), len(episodes))
+
+
+def training(episodes: Iterable[Row], cost: str, limit: float) -> Training | None:
+    """What the training episodes cost; those that ended in the initial steps (step ≤ 0) are the untrained policy's."""
+    total, length, over, count = 0.0, 0, 0, 0
+    for row in episodes:
+        if int(row["step"]) > 0:
+            total, length, count = total + float(row["cost"]), length + int(float(row["length"])), count + 1
+            over += float(row[cost]) > limit
+    return Training(count, total, total / length, over / count) if count else None
+
+
+def rows(path: Path) -> list[Row]:
+    """The whole rows of a CSV file; a last line without its end was torn, and does not count."""
+    if not path.exists():
+        return []
+    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    return list(csv.DictReader(whole.splitlines()))
+
+
+def complete_evaluations(evals: Iterable[Row], sampler: str, episodes: int) -> dict[int, list[Row]]:
+    """The rows of every evaluation during training that has all its episodes, by step.
+
+    Args:
+        evals: rows of evals.csv.
+        sampler: "deterministic" or "stochastic".
+        episodes: how many rows an evaluation has for each sampler.
+    """
+    by_step: dict[int, list[Row]] = {}
+    for row in evals:
+        if row["source"] == "train" and row["sampler"] == sampler:
+            by_step.setdefault(int(row["step"]), []).append(row)
+    return {step: of_step for step, of_step in by_step.items() if len(of_step) >= episodes}
+
+
+def distinct(episodes: Sequence[Row]) -> list[Row]:
+    """One of each group of identical episodes, in order: same return, costs and length, to the last digit.
+
+    A deterministic policy in an environment without randomness plays one and the same episode again and again; that
+    is one measurement, however often it is written down.
+    """
+    return list({tuple(row[column] for column in EPISODE): row for row in reversed(episodes)}.values())[::-1]
+
+
+# --- configurations ------------------------------------------------------------------------------------------------
+
+
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested configuration by dotted keys; lists are values."""
+    return {sys.intern(key): value for key, value in _flat(config, "")}
+
+
+def _flat(node: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def value_at(config: Mapping[str, Any], key: str) -> Any:
+    """The value at a dotted key; a group (env, agent, guidance) stands for its name. None without one."""
+    return config[key] if key in config else config.get(f"{key}.name")
+
+
+def differing_keys(configs: Sequence[Mapping[str, Any]], covered: Sequence[str] = ()) -> list[str]:
+    """The dotted keys that do not have the same value in all configurations, sorted.
+
+    Args:
+        configs: by dotted keys.
+        covered: keys, or groups of them, that may differ beside MAY_DIFFER.
+    """
+    keys = {key for config in configs for key in config if not may_differ(key, covered)}
+    return sorted(key for key in keys if len({canonical(config.get(key)) for config in configs}) > 1)
+
+
+def canonical(value: Any) -> str:
+    """A value as text that is the same for 4 and 4.0, which are one setting written by two programs."""
+    return repr(float(value) if isinstance(value, int) and not isinstance(value, bool) else value)
+
+
+def may_differ(key: str, covered: Sequence[str] = ()) -> bool:
+    """Whether a dotted key is among MAY_DIFFER or the covered keys and groups."""
+    return any(key == one or key.startswith(f"{one}.") for one in (*MAY_DIFFER, *covered))
+
+
+def check_key(runs: Sequence[Run], key: str) -> None:
+    """Raises UsageError where no run has a key, with the keys that look alike."""
+    if any(key in run.config or f"{key}.name" in run.config for run in runs):
+        return
+    known = {one for run in runs for one in run.config}
+    last = key.rsplit(".", 1)[-1]
+    close = sorted(one for one in known if one.rsplit(".", 1)[-1] == last or key in one)[:5]
+    raise UsageError(f"{key}: no run has this key" + (f"; did you mean {' or '.join(close)}?" if close else
+                                                      "; keys are those of a run's config.yaml, such as guidance.rho"))
+
+
+def where(runs: Sequence[Run], conditions: Iterable[str]) -> list[Run]:
+    """The runs that fit all conditions, "KEY=VALUE" or "KEY=VALUE,VALUE".
+
+    Raises:
+        UsageError: a condition is not of that form, no run has its key, or none is left.
+    """
+    left = list(runs)
+    for condition in conditions:
+        key, equals, wanted = condition.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--where {condition}: KEY=VALUE is needed, such as env=point_button1")
+        check_key(runs, key)
+        # As YAML reads them, so that 1 and 1.0 are one number, and true is no text.
+        values = [yaml.safe_load(one) for one in wanted.split(",")]
+        left = [run for run in left if any(_same(value_at(run.config, key), value) for value in values)]
+        if not left:
+            there = sorted({str(value_at(run.config, key)) for run in runs})
+            raise UsageError(f"--where {condition}: no run is left; {key} is {', '.join(there)}")
+    return left
+
+
+def _same(value: Any, wanted: Any) -> bool:
+    if not isinstance(value, bool) and not isinstance(wanted, bool):
+        try:
+            return float(value) == float(wanted)  # 1e-05 is a text to YAML 1.1, and a number to whoever wrote it
+        except (TypeError, ValueError):
+            pass
+    return str(value) == str(wanted)
