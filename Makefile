@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo demo-plain demo-augmented test bench lint clean
+.PHONY: help setup demo test bench lint clean
 
 help:
 	@echo "make setup   install everything into $(VENV)"
@@ -24,25 +24,24 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps safety-gymnasium==1.0.0
 	touch $@
 
-# Plain against augmented ALGD-VE-SDE on the toy, three seeds each, two runs side by side; then a short stretch of a real
-# task with a video; then the table of both and the toy's energy landscape.
+# Plain against augmented ALGD-VE-SDE on the toy, three seeds each, two runs at once; then a short stretch of a real task
+# with a video; then what the runs say: table, curves, the toy's energy landscape, and one page with everything.
 RUNS ?= runs/demo
 TRAIN := OMP_NUM_THREADS=1 $(BIN)/python run.py runs_dir=$(RUNS) logger=none
 demo: setup
-	$(MAKE) --no-print-directory -j2 demo-plain demo-augmented
+	$(TRAIN) experiment=toy_guidance total_steps=2500 hydra.launcher.jobs=2
 	$(TRAIN) env=point_button1 initial_steps=400 total_steps=800 updates_per_step=1 log_every=100 \
 	    eval.every=800 eval.episodes=2 eval.video=true
 	@echo
-	$(BIN)/python -m analysis table $(RUNS)
+	$(BIN)/python -m analysis table $(RUNS)/toy
+	$(BIN)/python -m analysis curves $(RUNS)/toy --out $(RUNS)/figures
 	$(BIN)/python -m analysis landscape $(RUNS)/toy/vesde-augmented/seed=0-* --at 7 \
 	    --against $(RUNS)/toy/vesde-plain/seed=0-* --out $(RUNS)/figures
+	$(BIN)/python -m analysis report $(RUNS) --out $(RUNS)/report.html
 	@echo
-	@echo "Runs: $(RUNS)/toy, $(RUNS)/point_button1    pictures: $(RUNS)/figures"
-	@ls $(RUNS)/point_button1/*/*/videos/*.mp4
-	@echo "Next: python run.py agent=vesde guidance=augmented env=point_button1 seed=0"
-
-demo-plain demo-augmented: demo-%:
-	$(TRAIN) experiment=toy_guidance guidance=$* total_steps=2500
+	@echo "Everything on one page: $(RUNS)/report.html"
+	@echo "Pictures: $(RUNS)/figures   video: $$(ls $(RUNS)/point_button1/*/*/videos/*.mp4)"
+	@echo "Next: . $(VENV)/bin/activate && python run.py agent=vesde guidance=augmented env=point_button1 seed=0"
 
 # One process a core; a file's tests stay together, since some share what they trained.
 test: setup

@@ -10,7 +10,7 @@ import algd
 from algd.build import build_agent, build_task
 from algd.run_folder import RunFolder
 from algd.seeding import stream
-from tests.command import TINY, compose, only_run, status, train_here
+from tests.command import TINY, only_run, status, train_here
 
 SHORT = [*TINY, "initial_steps=30", "total_steps=60", "eval.every=40", "eval.episodes=1", "log_every=20", "snapshots=2",
          "checkpoint.every=50"]
