@@ -101,6 +101,8 @@ def _unknown_key(key: str) -> str:
     """A key that the configuration has not, with those that it may have been meant to be."""
     from hydra.core.global_hydra import GlobalHydra
 
+    if key.startswith("hydra.launcher."):
+        return f"{key} is not a key of the launcher; its keys are in {CONF / 'hydra' / 'launcher'}"
     keys = _known_keys() if GlobalHydra.instance() is not None else []
     close = difflib.get_close_matches(key, keys, n=3, cutoff=0.6)
     close = close or [k for k in keys if k.rpartition(".")[2] == key.rpartition(".")[2]][:3]

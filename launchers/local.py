@@ -1,0 +1,195 @@
+"""hydra/launcher=local: a few runs at once on this machine, each a process of its own.
+
+One run's end, however it comes, never touches the others. Ctrl-C, SIGTERM and a closed terminal stop all of them with
+a checkpoint, and the same command goes on from there. If this process is killed, the runs that it started go on.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from launchers.grid import begin_afresh, is_done
+from launchers.processes import LOG, freeze, how_it_ended, start_process, tail, with_threads
+from launchers.settings import LocalSettings
+from launchers.states import RunState, Speeds, is_held, read_state
+from launchers.sweeps import Member, Sweep
+from launchers.table import Board, Line, say, shown_path, summarise
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+POLL_SECONDS = 0.1
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+class StopRequests:
+    """The signals that ask this process to stop, counted."""
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator["StopRequests"]:
+        """Receive signals inside this context."""
+        def receive(number: int, frame: FrameType | None) -> None:
+            self.received.append(number)
+
+        before = {number: signal.signal(number, receive) for number in STOPPING}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@dataclass
+class Pool:
+    """The members of a sweep by what they are waiting for.
+
+    Attributes:
+        todo: those to start.
+        elsewhere: those that another process trains right now.
+        running: the processes of those that run.
+        states: how those that are through with ended, or what they are.
+    """
+
+    todo: deque[Member] = field(default_factory=deque)
+    elsewhere: list[Member] = field(default_factory=list)
+    running: dict[Path, tuple[Member, subprocess.Popen[bytes]]] = field(default_factory=dict)
+    states: dict[Path, str] = field(default_factory=dict)
+
+
+def run_here(sweep: Sweep, members: Sequence[Member], settings: LocalSettings, code: Path) -> int:
+    """Run what is not finished of a sweep.
+
+    Args:
+        sweep: the sweep, already written.
+        members: its members.
+        settings: the launcher's keys.
+        code: the snapshot that the runs use.
+
+    Returns:
+        0: all are finished; 1: one failed or was stopped; 130, 143 or 129: this process was asked to stop.
+    """
+    pool, skipped = sort_out([begin_afresh(member) for member in members], settings.retry_failed)
+    at_once = min(settings.jobs or cores(), max(len(pool.todo) + len(pool.elsewhere), 1))
+    threads = max(1, cores() // at_once)
+    say(f"{sweep.name}: {len(members)} runs, {skipped} finished before, {at_once} at once with {threads} "
+        f"thread{'s' * (threads != 1)} each; list of members: {shown_path(sweep.file)}")
+    with StopRequests().listening() as stop, Board(sweep.name) as board:
+        speeds = Speeds()
+        speeds.learn_neighbours(sweep.folders)
+        told = 0
+        while pool.running or (not stop.received and (pool.todo or pool.elsewhere)):
+            if len(stop.received) > told:
+                told = len(stop.received)
+                pass_on(pool, stop.received)
+            if not stop.received:
+                start_what_can_be(pool, at_once, threads, code)
+            collect(pool, settings.tail)
+            if board.due:
+                show(board, members, pool, speeds, at_once)
+            time.sleep(POLL_SECONDS)
+    for member in (*pool.todo, *pool.elsewhere):
+        pool.states[member.folder] = read_state(member.folder).state
+    states = {member.folder: pool.states[member.folder] for member in members}
+    summarise(sweep.name, states, {folder: read_state(folder).reason for folder in states}, skipped, LOG)
+    if stop.received:
+        say("stopped; the same command goes on from here")
+        return 128 + stop.received[0]
+    return 0 if all(state == "finished" for state in states.values()) else 1
+
+
+def sort_out(members: Sequence[Member], retry_failed: bool) -> tuple[Pool, int]:
+    """What there is to do, and how many members were finished before."""
+    pool, skipped = Pool(), 0
+    for member in members:
+        state = read_state(member.folder)
+        if is_done(member, state):
+            pool.states[member.folder] = "finished"
+            skipped += 1
+            say(f"already finished at step {state.step}: {shown_path(member.folder)}")
+        elif state.state == "failed" and not retry_failed:
+            pool.states[member.folder] = "failed"
+            say(f"failed before, and left so by retry_failed=false: {shown_path(member.folder)}")
+        elif state.held:
+            pool.elsewhere.append(member)
+            say(f"trained by another process right now, and waited for: {shown_path(member.folder)}")
+        else:
+            if state.state == "failed":
+                say(f"failed before, and tried again: {shown_path(member.folder)}: {state.reason}")
+            pool.todo.append(member)
+    return pool, skipped
+
+
+def start_what_can_be(pool: Pool, at_once: int, threads: int, code: Path) -> None:
+    """Start as many as there is room for; those that another process has let go of take their turn again."""
+    for member in [member for member in pool.elsewhere if not is_held(member.folder)]:
+        pool.elsewhere.remove(member)
+        if is_done(member, read_state(member.folder)):
+            pool.states[member.folder] = "finished"
+        else:
+            pool.todo.append(member)
+    while pool.todo and len(pool.running) < at_once:
+        member = pool.todo.popleft()
+        if is_held(member.folder):
+            pool.elsewhere.append(member)
+            continue
+        freeze(member.folder, with_threads(member.config, member.folder, threads))
+        pool.running[member.folder] = member, start_process(member.folder, code, threads)
+
+
+def collect(pool: Pool, lines: int) -> None:
+    """Take note of the runs that have ended, and say so."""
+    for folder, (member, process) in list(pool.running.items()):
+        code = process.poll()
+        if code is None:
+            continue
+        del pool.running[folder]
+        state = how_it_ended(folder, code, member.config)
+        if state == "busy":
+            pool.elsewhere.append(member)
+            continue
+        pool.states[folder] = state
+        reason = read_state(folder).reason
+        say(f"{state}: {shown_path(folder)}" + (f": {reason}" if state == "failed" else ""))
+        if state == "failed":
+            for line in tail(folder / LOG, lines):
+                say(f"    | {line}")
+
+
+def pass_on(pool: Pool, received: Sequence[int]) -> None:
+    """Hand a stop on to the runs: the first asks for a checkpoint, the second does not wait for it."""
+    if len(received) == 1:
+        say(f"{signal.Signals(received[0]).name}: {len(pool.running)} runs write a checkpoint and stop "
+            "(again: they are ended at once)")
+    for _, process in pool.running.values():
+        # SIGTERM for all: to a run a second SIGINT would mean more than the first.
+        process.send_signal(signal.SIGTERM if len(received) == 1 else signal.SIGKILL)
+
+
+def show(board: Board, members: Sequence[Member], pool: Pool, speeds: Speeds, at_once: int) -> None:
+    """Draw the sweep."""
+    lines, rest = [], {}
+    for member in members:
+        folder = member.folder
+        if folder in pool.running or folder not in pool.states:
+            found = read_state(folder)
+            state = "running" if folder in pool.running else "queued"
+            if member in pool.elsewhere:
+                state = "elsewhere"
+            speeds.learn(folder, found)
+            rest[folder] = member.config["total_steps"] - max(found.step, 0)
+        else:
+            found, state = RunState(pool.states[folder]), pool.states[folder]
+        lines.append(Line(folder, state, found))
+    board.show(lines, speeds.seconds_left(rest, at_once))

@@ -1,0 +1,93 @@
+"""One run as a process of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from algd.run_folder import RunFolder
+from launchers.states import read_state, record_failure
+
+EXIT_FINISHED, EXIT_FAILED, EXIT_BUSY, EXIT_STOPPED = 0, 1, 75, 143
+LOG = "log.txt"
+# Blocked until the run can answer them: a checkpoint can be asked for from its first instruction on.
+REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def with_threads(config: Mapping[str, Any], folder: Path, threads: int) -> dict[str, Any]:
+    """The configuration with this many threads, unless the user or an earlier start has settled the number."""
+    begun = any(path.name.isdigit() for path in (folder / "checkpoints").glob("*"))
+    return dict(config) | ({"threads": threads} if config["threads"] == "auto" and not begun else {})
+
+
+def freeze(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write the run's resolved configuration into its folder: this is what its process will read.
+
+    A run that failed before is from now on one that was interrupted: should its process die without a word, the old
+    reason must not pass for the new one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    run = RunFolder(folder)
+    run.write_config(config)
+    status = run.status()
+    if status.get("state") == "failed":
+        run.write_status(status | {"state": "interrupted", "reason": None})
+
+
+def start_process(folder: Path, code: Path, threads: int, bound: bool = False) -> subprocess.Popen[bytes]:
+    """Start the run of this folder, from its frozen configuration.
+
+    Args:
+        folder: the run's folder; what the process says is appended to its log.txt.
+        code: the snapshot that it runs.
+        threads: CPU threads that its libraries may use.
+        bound: whether it stops, with a checkpoint, when this process dies.
+    """
+    path = os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads)) | {"PYTHONPATH": path}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
+    try:
+        with (folder / LOG).open("ab") as log:
+            # A session of its own: what is typed at the terminal reaches the launcher, which passes it on.
+            command = [sys.executable, "-P", "-m", "launchers.worker", str(folder), *["--bound"] * bound]
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                    start_new_session=True, env=environment)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def how_it_ended(folder: Path, code: int, config: Mapping[str, Any] | None = None) -> str:
+    """The state of a run whose process ended with this exit code, or by this signal if it is negative.
+
+    A run that was killed could not say so itself: it is marked as failed here.
+
+    Returns:
+        "finished", "interrupted", "busy" (another process trains it) or "failed".
+    """
+    if code in (EXIT_FINISHED, EXIT_STOPPED, EXIT_BUSY):
+        return {EXIT_FINISHED: "finished", EXIT_STOPPED: "interrupted", EXIT_BUSY: "busy"}[code]
+    if read_state(folder).state != "failed" or code < 0:
+        record_failure(folder, death(code), config)
+    return "failed"
+
+
+def death(code: int) -> str:
+    """How a process ended, in words."""
+    if code >= 0:
+        return f"its process ended with exit code {code}"
+    memory = " (the kernel does that when memory runs out)" if code == -signal.SIGKILL else ""
+    return f"its process was ended by {signal.Signals(-code).name}{memory}"
+
+
+def tail(path: Path, lines: int) -> list[str]:
+    """The last lines of a file, however long it is."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 400 * lines))
+            return file.read().decode(errors="replace").splitlines()[-lines:]
+    except OSError:
+        return []

@@ -1,0 +1,158 @@
+"""A sweep's file, runs/sweeps/<name>.json: the list of its members, and what was done to run them.
+
+    name, experiment, time, command      who asked for what
+    runs          the members' folders, relative to the folder that holds sweeps/, in the grid's order
+    overrides     what each was asked for with, as far as it is its own, on the command line's terms
+    code          the newest snapshot of the code that was kept for it, relative to sweeps/ (`launchers.snapshot`)
+    commit        its git commit
+    launcher      "local" or "slurm", and its settings
+    driver        host and process id of the process that started it
+    submissions   on SLURM: [{"job": id of a job array, "tasks": [[run, ...], ...], "code", "commit"}, ...]
+"""
+
+import hashlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from algd.errors import UsageError
+from algd.files import write_atomically
+from algd.run_folder import safe_command
+
+SWEEPS = "sweeps"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a sweep.
+
+    Attributes:
+        folder: its folder, absolute; it need not exist.
+        config: its checked configuration.
+        overrides: what it was asked for with, and not all others were too.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass
+class Sweep:
+    """The content of a sweep's file; see the top of this module."""
+
+    file: Path
+    runs: list[str]
+    overrides: list[list[str]]
+    experiment: str | None = None
+    code: str | None = None
+    commit: str | None = None
+    launcher: dict[str, Any] = field(default_factory=dict)
+    submissions: list[dict[str, Any]] = field(default_factory=list)
+    command: str = ""
+    time: str = ""
+    driver: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.file.stem
+
+    @property
+    def runs_dir(self) -> Path:
+        """The folder that the members' paths start from."""
+        return self.file.parent.parent
+
+    @property
+    def folders(self) -> list[Path]:
+        """The members' folders."""
+        return [self.runs_dir / run for run in self.runs]
+
+    @property
+    def room(self) -> Path:
+        """The folder for what SLURM needs and writes."""
+        return self.file.with_suffix("")
+
+    def save(self) -> None:
+        """Write the file."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        content = {"name": self.name} | {key: value for key, value in vars(self).items() if key != "file"}
+        write_atomically(self.file, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def load_sweep(file: Path) -> Sweep:
+    """Read a sweep's file.
+
+    Raises:
+        UsageError: it is not one.
+    """
+    try:
+        content = json.loads(file.read_bytes())
+        known = {key: value for key, value in content.items() if key in Sweep.__dataclass_fields__ and key != "file"}
+        sweep = Sweep(file.resolve(), **known)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UsageError(f"{file} is not a sweep's list of members: {error}") from error
+    # The file may come from somebody else: its members are below the folder that it is for.
+    if not all(isinstance(run, str) and sweep.runs_dir in (sweep.runs_dir / run).resolve().parents
+               for run in sweep.runs):
+        raise UsageError(f"{file} lists runs outside {sweep.runs_dir}")
+    return sweep
+
+
+def begin_sweep(runs_dir: Path, name: str | None, experiment: str | None, members: Sequence[Member],
+                launcher: Mapping[str, Any]) -> Sweep:
+    """A sweep of these members, not written yet; submissions of an earlier sweep of this name stay known.
+
+    Args:
+        runs_dir: the folder that all members are in.
+        name: the file's name; None: the experiment's name, or "sweep", and a hash of the members.
+        experiment: the study that the members belong to, if it is one.
+        members: the runs.
+        launcher: the launcher and its settings.
+    """
+    runs = [str(member.folder.relative_to(runs_dir)) for member in members]
+    digest = hashlib.sha256("\n".join(sorted(runs)).encode()).hexdigest()[:8]
+    file = runs_dir / SWEEPS / f"{name or f'{experiment or SWEEPS[:-1]}-{digest}'}.json"
+    earlier = load_sweep(file).submissions if file.exists() else []
+    return Sweep(file, runs, [list(member.overrides) for member in members], experiment, launcher=dict(launcher),
+                 submissions=earlier, command=safe_command(sys.argv),
+                 time=datetime.now(UTC).isoformat(timespec="seconds"),
+                 driver={"host": platform.node(), "pid": os.getpid()})
+
+
+def sweeps_of(runs_dir: Path) -> list[Sweep]:
+    """Every sweep of a runs_dir, oldest first."""
+    files = sorted((runs_dir / SWEEPS).glob("*.json"), key=lambda file: file.stat().st_mtime)
+    return [load_sweep(file) for file in files]
+
+
+def run_folders(path: Path) -> list[Path]:
+    """The run folders at or below a folder, sorted; not those that a fresh start has moved aside."""
+    found = []
+    for at, folders, files in os.walk(path):
+        if "config.yaml" in files:
+            found.append(Path(at).resolve())
+            folders.clear()
+        folders[:] = [name for name in folders if name != SWEEPS and ".old-" not in name]
+    return sorted(found)
+
+
+def named_runs(paths: Iterable[Path]) -> list[Path]:
+    """The runs that somebody names: by their own folders, folders above them, or sweeps' files; each once.
+
+    Raises:
+        UsageError: there are none at one of the paths.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        folders = load_sweep(path).folders if path.suffix == ".json" else run_folders(path)
+        if not folders:
+            raise UsageError(f"{path}: there are no runs; name a run's folder, a folder above runs, "
+                             "or a sweep's file such as runs/sweeps/NAME.json")
+        found |= dict.fromkeys(folders)
+    return list(found)

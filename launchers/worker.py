@@ -1,0 +1,72 @@
+"""The process of one run of a sweep: python -m launchers.worker FOLDER [--bound]
+
+It trains the run whose frozen configuration is in the folder, and makes sure that a failure is written there. A bound
+one stops with a checkpoint when the process that started it dies.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from algd.requests import Requests
+from launchers.processes import EXIT_BUSY, EXIT_FAILED, REQUESTS
+
+EXIT_USAGE = 2
+PR_SET_PDEATHSIG = 1
+
+
+def stop_with_parent() -> None:
+    """Get SIGTERM when the parent dies, also if it has died already."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main(folder: Path, bound: bool) -> int:
+    """Train the run of this folder from wherever it stands. Returns the exit code."""
+    requests = Requests()
+    with requests.listening():
+        if bound:
+            stop_with_parent()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, REQUESTS)
+        # When memory runs out, a run is to go before the launcher that looks after all of them.
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("300")
+        print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {os.uname().nodename} process {os.getpid()}", flush=True)
+        from algd.errors import UsageError
+        from launchers.states import is_held, record_failure
+
+        config = None
+        try:
+            from algd.run_folder import RunFolder, run_path
+            from algd.runs import train
+
+            config = RunFolder(folder).config()
+            if run_path(config).resolve() != folder.resolve():
+                config["runs_dir"] = str(folder.resolve().parents[2])
+            return train(config, requests)
+        except UsageError as error:
+            if is_held(folder):
+                print(f"another process trains this run: {error}", file=sys.stderr)
+                return EXIT_BUSY
+            print(f"error: {error}", file=sys.stderr)
+            record_failure(folder, str(error), config)
+            return EXIT_USAGE
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+        except BaseException as error:
+            traceback.print_exc()
+            record_failure(folder, f"{type(error).__name__}: {error}", config)
+            return EXIT_FAILED
+        finally:
+            # The same request may come twice, from SLURM and from the task: it must not kill what has obeyed already.
+            signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), "--bound" in sys.argv[2:]))
