@@ -17,14 +17,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from algd.errors import UsageError
 from algd.run_folder import RunFolder
 from launchers.processes import LOG, tail
 from launchers.queue import Queue, available
-from launchers.slurm import Elements, lines_of, submitted_tasks
+from launchers.slurm import Elements, Readings, lines_of, submitted_tasks
 from launchers.states import is_held
 from launchers.sweeps import SWEEPS, Member, Sweep, begin_sweep, load_sweep, named_runs, sweeps_of
 from launchers.table import Line, as_data, as_text, counted, say, shown_path
@@ -54,7 +56,7 @@ class Inquiry:
         tasks = self.refresh()
         self.refresh = self.queue.refresh
         return lines_of(self.folders, {folder: element for folder, element in self.elements.items()
-                                       if element in tasks}, tasks)
+                                       if element in tasks}, tasks, Readings())
 
     def newest_sweep(self, folder: Path) -> Sweep | None:
         """The sweep that a run was last part of."""
@@ -119,8 +121,10 @@ def cancel(where: Sequence[Path]) -> int:
         for first in range(0, len(names), 500):
             subprocess.run(["scancel", *names[first:first + 500]], check=True)
         say(f"cancelled {len(names)} task{'s' * (len(names) != 1)} of SLURM")
-    stopped = stop_here([load_sweep(path) for path in where if path.suffix == ".json"],
-                        [line.folder for line in lines if line.folder_state.held])
+    files, named = {path.resolve() for path in where}, set(inquiry.folders)
+    whole = [sweep for sweep in inquiry.sweeps if sweep.file in files
+             or {folder for folder in sweep.folders if folder.exists()} <= named]
+    stopped = stop_here(whole, [line.folder for line in lines if line.folder_state.held])
     if not active and not stopped:
         say("nothing runs or waits")
     return 0
@@ -130,13 +134,13 @@ def stop_here(sweeps: Iterable[Sweep], held: Iterable[Path]) -> int:
     """Send SIGTERM to the launchers of these sweeps and the processes of these runs on this machine; how many."""
     count = 0
     for sweep in sweeps:
-        if sweep.launcher.get("kind") == "local" and is_python_here(sweep.driver):
+        if sweep.launcher.get("kind") == "local" and is_ours(sweep.driver | {"time": sweep.time}):
             os.kill(sweep.driver["pid"], signal.SIGTERM)
             say(f"asked the launcher of {sweep.name} to stop")
             count += 1
     for folder in held:
         starts = RunFolder(folder).meta().get("starts") or [{}]
-        if is_python_here(starts[-1]):
+        if is_ours(starts[-1]):
             os.kill(starts[-1]["pid"], signal.SIGTERM)
             say(f"asked to stop: {shown_path(folder)}")
             count += 1
@@ -145,15 +149,19 @@ def stop_here(sweeps: Iterable[Sweep], held: Iterable[Path]) -> int:
     return count
 
 
-def is_python_here(process: dict[str, object]) -> bool:
-    """Whether a process recorded by host and pid is on this machine and is still one of ours."""
+def is_ours(process: Mapping[str, Any]) -> bool:
+    """Whether a process recorded by host, pid and time is on this machine and still the same one."""
     if process.get("host") != platform.node():
         return False
     try:
+        fields = Path(f"/proc/{process['pid']}/stat").read_text().rpartition(")")[2].split()
         command = Path(f"/proc/{process['pid']}/cmdline").read_bytes()
-    except (OSError, KeyError):
+        recorded = datetime.fromisoformat(process["time"]).timestamp()
+    except (OSError, KeyError, ValueError):
         return False
-    return b"run.py" in command or b"launchers" in command
+    # Field 22 of proc(5): when it started, in ticks since the machine did. A later process got the number anew.
+    age = float(Path("/proc/uptime").read_text().split()[0]) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return time.time() - age <= recorded + 2 and (b"run.py" in command or b"launchers" in command)
 
 
 def logs(folder: Path, follow: bool, lines: int) -> int:

@@ -60,12 +60,14 @@ class Pool:
         elsewhere: those that another process trains right now.
         running: the processes of those that run.
         states: how those that are through with ended, or what they are.
+        found: what each folder said when it was last worth a look.
     """
 
     todo: deque[Member] = field(default_factory=deque)
     elsewhere: list[Member] = field(default_factory=list)
     running: dict[Path, tuple[Member, subprocess.Popen[bytes]]] = field(default_factory=dict)
     states: dict[Path, str] = field(default_factory=dict)
+    found: dict[Path, RunState] = field(default_factory=dict)
 
 
 def run_here(sweep: Sweep, members: Sequence[Member], settings: LocalSettings, code: Path) -> int:
@@ -99,6 +101,7 @@ def run_here(sweep: Sweep, members: Sequence[Member], settings: LocalSettings, c
             if board.due:
                 show(board, members, pool, speeds, at_once)
             time.sleep(POLL_SECONDS)
+        show(board, members, pool, speeds, at_once)
     for member in (*pool.todo, *pool.elsewhere):
         pool.states[member.folder] = read_state(member.folder).state
     states = {member.folder: pool.states[member.folder] for member in members}
@@ -113,7 +116,7 @@ def sort_out(members: Sequence[Member], retry_failed: bool) -> tuple[Pool, int]:
     """What there is to do, and how many members were finished before."""
     pool, skipped = Pool(), 0
     for member in members:
-        state = read_state(member.folder)
+        state = pool.found[member.folder] = read_state(member.folder)
         if is_done(member, state):
             pool.states[member.folder] = "finished"
             skipped += 1
@@ -160,7 +163,8 @@ def collect(pool: Pool, lines: int) -> None:
             pool.elsewhere.append(member)
             continue
         pool.states[folder] = state
-        reason = read_state(folder).reason
+        reason = (found := read_state(folder)).reason
+        pool.found[folder] = found
         say(f"{state}: {shown_path(folder)}" + (f": {reason}" if state == "failed" else ""))
         if state == "failed":
             for line in tail(folder / LOG, lines):
@@ -179,17 +183,15 @@ def pass_on(pool: Pool, received: Sequence[int]) -> None:
 
 def show(board: Board, members: Sequence[Member], pool: Pool, speeds: Speeds, at_once: int) -> None:
     """Draw the sweep."""
-    lines, rest = [], {}
+    lines, rest, elsewhere = [], {}, {member.folder for member in pool.elsewhere}
     for member in members:
         folder = member.folder
-        if folder in pool.running or folder not in pool.states:
-            found = read_state(folder)
-            state = "running" if folder in pool.running else "queued"
-            if member in pool.elsewhere:
-                state = "elsewhere"
-            speeds.learn(folder, found)
-            rest[folder] = member.config["total_steps"] - max(found.step, 0)
-        else:
-            found, state = RunState(pool.states[folder]), pool.states[folder]
-        lines.append(Line(folder, state, found))
+        if folder in pool.running:
+            pool.found[folder] = read_state(folder)
+            speeds.learn(folder, pool.found[folder])
+        state = "running" if folder in pool.running else "elsewhere" if folder in elsewhere else \
+            pool.states.get(folder, "queued")
+        if folder not in pool.states:
+            rest[folder] = member.config["total_steps"] - max(pool.found[folder].step, 0)
+        lines.append(Line(folder, state, pool.found[folder]))
     board.show(lines, speeds.seconds_left(rest, at_once))

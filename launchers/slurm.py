@@ -243,16 +243,18 @@ def wait(sweep: Sweep, members: Sequence[Member], elements: Elements, settings: 
     queue = Queue(elements.values(), settings.poll_seconds)
     speeds = Speeds()
     told: set[Path] = set()
+    folders, read = [member.folder for member in members], Readings()
     with Board(sweep.name) as board:
         while True:
             tasks = queue.refresh()
-            lines = lines_of([member.folder for member in members], elements, tasks)
+            lines = lines_of(folders, elements, tasks, read)
             for line in lines:
                 element = elements.get(line.folder)
                 if element and not tasks[element].active and line.folder not in told:
                     told.add(line.folder)
                     tell(line, settings.tail)
             if not any(task.active for task in tasks.values()):
+                board.show(lines, 0.0)
                 break
             if board.due:
                 board.show(lines, seconds_left(lines, members, speeds, settings))
@@ -263,13 +265,30 @@ def wait(sweep: Sweep, members: Sequence[Member], elements: Elements, settings: 
     return 0 if all(state == "finished" for state in states.values()) else 1
 
 
-def lines_of(folders: Iterable[Path], elements: Mapping[Path, tuple[str, int]], tasks: Tasks) -> list[Line]:
+class Readings:
+    """Folders' states, read again only where something may have changed: what waits or is over stays as it is."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[Task | None, RunState]] = {}
+
+    def state(self, folder: Path, task: Task | None) -> RunState:
+        """The run's state, given what SLURM says of its task now."""
+        before, state = self._known.get(folder, (None, None))
+        if state is None or task != before or (task is not None and task.active and task.state != "PENDING"):
+            state = read_state(folder)
+            self._known[folder] = task, state
+        return state
+
+
+def lines_of(folders: Iterable[Path], elements: Mapping[Path, tuple[str, int]], tasks: Tasks,
+             readings: Readings) -> list[Line]:
     """The table's lines: folders joined with what SLURM knows."""
     lines = []
     for folder in folders:
-        found = read_state(folder)
         element = elements.get(folder)
-        state, note = joined(found, tasks.get(element) if element else None)
+        task = tasks.get(element) if element else None
+        found = readings.state(folder, task)
+        state, note = joined(found, task)
         lines.append(Line(folder, state, found, note))
     return lines
 

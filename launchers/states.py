@@ -1,6 +1,7 @@
 """What a run's folder says about the run."""
 
 import fcntl
+import json
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -78,8 +79,6 @@ def record_failure(folder: Path, reason: str, config: Mapping[str, Any] | None =
 
 def progress(folder: Path) -> tuple[int, int]:
     """How far the newest checkpoint is: (transitions seen, evaluations' rows), to be compared only."""
-    import json
-
     newest = max((path for path in (folder / "checkpoints").glob("*/state.json") if path.parent.name.isdigit()),
                  default=None)
     if newest is None:
@@ -97,14 +96,14 @@ class Speeds:
     """Seconds for an environment step, learned from runs that have some behind them."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, ...], list[float]] = {}
+        self._known: dict[tuple[str, ...], dict[Path, float]] = {}
 
     def learn(self, folder: Path, state: RunState) -> None:
-        """Take in what one run shows."""
+        """Take in what one run shows; it counts once, with what it showed last."""
         if (seconds := state.seconds_per_step) is not None:
             environment, method = kind_of(folder)
             for key in ((environment, method), (environment,)):
-                self._known.setdefault(key, []).append(seconds)
+                self._known.setdefault(key, {})[folder] = seconds
 
     def learn_neighbours(self, folders: Iterable[Path]) -> None:
         """Take in the runs that are there beside these: same environment, agent and guidance."""
@@ -116,7 +115,7 @@ class Speeds:
         """The median over runs of the same kind, else of the same environment, else None."""
         environment, method = kind_of(folder)
         known = self._known.get((environment, method)) or self._known.get((environment,))
-        return statistics.median(known) if known else None
+        return statistics.median(known.values()) if known else None
 
     def seconds_left(self, rest: Mapping[Path, int], at_once: int) -> float | None:
         """How long it takes until all are done.

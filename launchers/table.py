@@ -96,7 +96,6 @@ class Board:
         self._live: Any = None
         self._due = 0.0
         self._seconds = REDRAW_SECONDS if is_live(sys.stderr) else PLAIN_SECONDS
-        self._states: dict[Path, str] = {}
 
     def __enter__(self) -> "Board":
         if is_live(sys.stderr):
@@ -106,6 +105,7 @@ class Board:
             self._live = Live(console=Console(file=sys.stderr, highlight=False), auto_refresh=False,
                               redirect_stdout=False, redirect_stderr=True)
             self._live.start()
+            self._live.console.show_cursor(True)  # Live hides it, and a killed launcher would leave it so.
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,

@@ -58,7 +58,7 @@ def test_cancel_retry_and_logs(tmp_path: Path) -> None:
         while "running" not in (shown := launchers("status", tmp_path / "sweeps" / "s.json")):
             assert sweep.poll() is None
         assert "1 new, 1 running" in shown
-        assert "asked the launcher of s to stop" in launchers("cancel", tmp_path / "sweeps" / "s.json")
+        assert "asked the launcher of s to stop" in launchers("cancel", tmp_path)
         _, errors = sweep.communicate()
     finally:
         sweep.kill()
@@ -79,7 +79,7 @@ def test_the_sweep_in_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
                         "WANDB_CACHE_DIR": str(tmp_path / "cache")}.items():
         monkeypatch.setenv(name, value)
     arguments = ["-m", *SMALL, "logger=wandb", "seed=0,1", f"runs_dir={tmp_path / 'runs'}", "experiment=algd_vesde",
-                 "env=toy", "hydra.launcher.jobs=1"]
+                 "env=toy", "hydra.launcher.jobs=2"]
     with WandbServer() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         run(*arguments, "logger.mode=online", f"runs_dir={tmp_path / 'online'}")
@@ -90,14 +90,13 @@ def test_the_sweep_in_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             assert [step for step, _ in stored.rows("train/lam")] == [20, 40]
     with WandbServer() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        run(*arguments)
-        run(*arguments, "total_steps=80")
+        for total_steps in (40, 80):
+            run(*arguments, "seed=0", f"total_steps={total_steps}")
         assert server.runs == {}
-        assert launchers("sync", tmp_path / "runs").count("uploaded: ") == 2
-        assert len(server.runs) == 2
-        for stored in server.runs.values():
-            assert stored.attributes["groupName"] == "algd_vesde"
-            assert [step for step, _ in stored.rows("train/lam")] == [20, 40, 60, 80]
+        assert launchers("sync", tmp_path / "runs").count("uploaded: ") == 1
+        (stored,) = server.runs.values()
+        assert stored.attributes["groupName"] == "algd_vesde"
+        assert [step for step, _ in stored.rows("train/lam")] == [20, 40, 60, 80]
         assert launchers("sync", tmp_path / "runs") == ""
 
 
@@ -120,10 +119,12 @@ def test_states_of_folders(tmp_path: Path) -> None:
 def test_time_left() -> None:
     """Medians of the same kind, else of the same environment; several at once share the work, but not one run."""
     speeds = Speeds()
-    a, b, c, d = (Path("runs") / kind / "seed=0-1" for kind in ("toy/x-y", "toy/x-z", "ring/x-y", "toy/x-y"))
+    a, b, c, d, e = (Path("runs") / run for run in ("toy/x-y/seed=0-1", "toy/x-z/seed=0-1", "ring/x-y/seed=0-1",
+                                                    "toy/x-y/seed=1-1", "toy/x-y/seed=2-1"))
     speeds.learn(a, RunState("running", step=10, seconds=20.0))
     speeds.learn(d, RunState("running", step=10, seconds=40.0))
-    speeds.learn(d, RunState("running", step=10, seconds=90.0))
+    speeds.learn(e, RunState("running", step=10, seconds=10.0))
+    speeds.learn(e, RunState("running", step=10, seconds=90.0))
     assert speeds.seconds_per_step(a) == 4 and speeds.seconds_per_step(b) == 4 and speeds.seconds_per_step(c) is None
     assert speeds.seconds_left({a: 100, b: 50}, 2) == 400
     assert speeds.seconds_left({a: 100, b: 100}, 1) == 800

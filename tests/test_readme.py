@@ -15,9 +15,10 @@ README = PAGES[0].read_text()
 
 def commands(page: Path) -> list[str]:
     """The page's command lines that run something, without the program's name."""
-    lines = re.findall(r"^    (?:\$ )?python run\.py (.*)$", page.read_text(), re.MULTILINE)
+    text = re.sub(r" \\\n +", " ", page.read_text())
+    lines = re.findall(r"^    (?:\$ )?python run\.py (.*)$", text, re.MULTILINE)
     # What a page shows as wrong is followed by its error.
-    shown_wrong = set(re.findall(r"^    \$ python run\.py (.*)\n    error:", page.read_text(), re.MULTILINE))
+    shown_wrong = set(re.findall(r"^    \$ python run\.py (.*)\n    error:", text, re.MULTILINE))
     return [line.split("  #")[0].strip() for line in lines if line not in shown_wrong]
 
 
