@@ -29,6 +29,20 @@ def stop_with_parent() -> None:
 
 def main(folder: Path, bound: bool) -> int:
     """Train the run of this folder from wherever it stands. Returns the exit code."""
+    # The same request may come twice, from SLURM and from the task, or from `cancel` and the launcher: it must not kill
+    # what has obeyed already. A handler first, since ignoring would discard what came before anybody could listen;
+    # ignored in the end, since Python takes its handlers away before it is gone, and not blocked, since that holds
+    # for one thread only.
+    for number in REQUESTS:
+        signal.signal(number, lambda *_: None)
+    try:
+        return _train(folder, bound)
+    finally:
+        for number in REQUESTS:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _train(folder: Path, bound: bool) -> int:
     requests = Requests()
     with requests.listening():
         if bound:
@@ -63,9 +77,6 @@ def main(folder: Path, bound: bool) -> int:
             traceback.print_exc()
             record_failure(folder, f"{type(error).__name__}: {error}", config)
             return EXIT_FAILED
-        finally:
-            # The same request may come twice, from SLURM and from the task: it must not kill what has obeyed already.
-            signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
 
 
 if __name__ == "__main__":
