@@ -113,11 +113,13 @@ def test_stopped_and_typed_again(number: signal.Signals, tmp_path: Path) -> None
 
 def test_two_sweeps_that_share_a_run(tmp_path: Path) -> None:
     """The second one waits for the shared run, and runs the other; killed launchers do not take their runs along."""
-    first = start("-m", *SMALL, "seed=0", f"runs_dir={tmp_path}")
+    # Long enough to be still on its way when the second command has composed its grid.
+    long = [*SMALL, "total_steps=2000"]
+    first = start("-m", *long, "seed=0", f"runs_dir={tmp_path}")
     wait_for(lambda: any(is_held(folder) for folder in runs_in(tmp_path)), first)
     first.kill()
     first.communicate()
-    errors = run("-m", *SMALL, "seed=0,1", f"runs_dir={tmp_path}", "hydra.launcher.jobs=1")
+    errors = run("-m", *long, "seed=0,1", f"runs_dir={tmp_path}", "hydra.launcher.jobs=1")
     assert errors.count("trained by another process right now") == 1 and "2 runs: 2 finished" in errors
     assert [len(json.loads((folder / "meta.json").read_text())["starts"]) for folder in runs_in(tmp_path)] == [1, 1]
 
