@@ -7,7 +7,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from algd.energy import Energy
+from algd.energy import Energy, EnergyAtStates
 from algd.guidance import Guidance
 from algd.networks import CriticEnsemble, Initialisation
 from algd.noise import Noise
@@ -33,6 +33,13 @@ class Batch(NamedTuple):
     def to(self, device: torch.device) -> "Batch":
         """The same transitions on a device."""
         return Batch(*(part.to(device) for part in self))
+
+
+class Draws(NamedTuple):
+    """The random numbers of one update: those of the next states' actions, and those of the policy's loss."""
+
+    next_action: Tensor
+    loss: tuple[Tensor, ...]
 
 
 class Agent(nn.Module):
@@ -83,7 +90,8 @@ class Agent(nn.Module):
         self.target_cost_critics.load_state_dict(self.cost_critics.state_dict())
         self.target_critics.requires_grad_(False)
         self.target_cost_critics.requires_grad_(False)
-        self.energy = Energy(self.critics, self.cost_critics, risk_factor, guidance.lagrangian)
+        self.energy = Energy(self.critics, self.cost_critics, risk_factor, guidance.lagrangian,
+                             guidance.constrained)
         networks: dict[str, tuple[Any, float]] = {
             "policy": (self.policy, policy_learning_rate), "critics": (self.critics, critic_learning_rate),
             "cost_critics": (self.cost_critics, cost_learning_rate)}
@@ -111,57 +119,66 @@ class Agent(nn.Module):
         observation = self.normaliser.observations(observation)
         if noise is None:
             return self.policy.deterministic(observation)
-        return self.policy.sample(observation, noise).action
+        return self.policy.sample(observation, self.policy.draw(len(observation), noise)).action
 
     def update(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """One update from one batch of raw transitions. Returns scalars for the log, detached, on the device."""
-        batch = batch._replace(observation=self.normaliser.observations(batch.observation),
-                               next_observation=self.normaliser.observations(batch.next_observation),
-                               reward=self.normaliser.rewards(batch.reward))
-        metrics = self._update_critics(batch, noise)
-        with torch.no_grad():
-            risk = self.energy.risk(batch.observation, batch.action)
-        self.guidance.observe_batch(risk)
-        metrics |= self._update_policy(batch.observation, noise)
-        metrics |= self.guidance.update(risk)
-        if self.updates % self.target_interval == 0:
-            self._update_targets()
+        metrics = self.step(batch, self.draw(len(batch.reward), noise), self.targets_due)
         self.updates += 1
         return metrics
 
-    def _update_critics(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+    def draw(self, size: int, noise: Noise) -> Draws:
+        """All random numbers of one update from a batch of this size."""
+        return Draws(self.policy.draw(size, noise), self.policy.draw_loss(size, noise))
+
+    @property
+    def targets_due(self) -> bool:
+        """Whether the next update ends with one of the target networks."""
+        return self.updates % self.target_interval == 0
+
+    def step(self, batch: Batch, draws: Draws, update_targets: bool) -> dict[str, Tensor]:
+        """What `update` does, as a function of tensors alone: no draw, no branch on a value, no synchronisation."""
+        batch = batch._replace(observation=self.normaliser.observations(batch.observation),
+                               next_observation=self.normaliser.observations(batch.next_observation),
+                               reward=self.normaliser.rewards(batch.reward))
+        metrics = self._update_critics(batch, draws.next_action)
+        energy = self.energy.at(batch.observation)
+        risk = energy.risk(batch.action)
+        self.guidance.observe_batch(risk)
+        metrics |= self._update_policy(batch.observation, energy, draws.loss)
+        metrics |= self.guidance.update(risk)
+        if update_targets:
+            self._update_targets()
+        return metrics
+
+    def _update_critics(self, batch: Batch, normals: Tensor) -> dict[str, Tensor]:
         """Reward: r + γ (min Q'(s', a') + entropy bonus), summed over the twins; cost: c + γ_c Qc'_i(s', a'), each
         member its own target, averaged."""
         with torch.no_grad():
-            action, bonus = self.policy.sample(batch.next_observation, noise)
+            action, bonus = self.policy.sample(batch.next_observation, normals)
             value = self.target_critics(batch.next_observation, action).amin(0) + bonus
             target = batch.reward + self.discount * (1 - batch.reward_done) * value
             cost_value = self.target_cost_critics(batch.next_observation, action)
             cost_target = batch.cost + self.cost_discount * (1 - batch.cost_done) * cost_value
-        q = self.critics(batch.observation, batch.action)
-        loss = (q - target).square().mean(1).sum()
-        self._descend("critics", loss)
-        qc = self.cost_critics(batch.observation, batch.action)
-        cost_loss = (qc - cost_target).square().mean()
-        self._descend("cost_critics", cost_loss)
-        return {"critic_loss": loss.detach(), "cost_critic_loss": cost_loss.detach(),
-                "q": q.detach().mean(), "qc": qc.detach().mean(), "qc_std": self._spread(qc.detach())}
+        loss, q = self.critics.regress(batch.observation, batch.action, target, 1.0)
+        self.optimizers["critics"].step()
+        cost_loss, qc = self.cost_critics.regress(batch.observation, batch.action, cost_target, 1 / len(cost_target))
+        self.optimizers["cost_critics"].step()
+        return {"critic_loss": loss, "cost_critic_loss": cost_loss, "q": q.mean(), "qc": qc.mean(),
+                "qc_std": self._spread(qc)}
 
     @staticmethod
     def _spread(values: Tensor) -> Tensor:
         """Mean over the batch of the ensemble's standard deviation; values (members, B)."""
         return values.std(0).mean() if len(values) > 1 else values.new_zeros(())
 
-    def _update_policy(self, observation: Tensor, noise: Noise) -> dict[str, Tensor]:
-        loss, metrics = self.policy.loss(observation, self.energy, noise)
-        self._descend("policy", loss)
-        return {"policy_loss": loss.detach(), **metrics}
-
-    def _descend(self, name: str, loss: Tensor) -> None:
-        optimizer = self.optimizers[name]
-        optimizer.zero_grad(set_to_none=True)
+    def _update_policy(self, observation: Tensor, energy: EnergyAtStates,
+                       draws: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        loss, metrics = self.policy.loss(observation, energy, draws)
+        self.optimizers["policy"].zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step()
+        self.optimizers["policy"].step()
+        return {"policy_loss": loss.detach(), **metrics}
 
     @torch.no_grad()
     def _update_targets(self) -> None:

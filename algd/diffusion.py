@@ -13,10 +13,11 @@ from collections.abc import Callable
 from typing import Annotated, Literal, Protocol
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 Predict = Callable[[str, Tensor, Tensor | int], Tensor]
+Steps = Annotated[int, Field(gt=0, le=10_000)]
 
 
 class NoiseProcess(Protocol):
@@ -70,11 +71,16 @@ class VESDE:
     Args:
         steps: number of levels K.
         sigma_min, sigma_max: the least and the largest standard deviation, in latent units.
+
+    Raises:
+        ValueError: sigma_min is the larger of the two.
     """
 
     heads: tuple[str, ...] = ("score",)
 
-    def __init__(self, steps: PositiveInt, sigma_min: PositiveFloat, sigma_max: PositiveFloat):
+    def __init__(self, steps: Steps, sigma_min: PositiveFloat, sigma_max: PositiveFloat):
+        if sigma_min > sigma_max:
+            raise ValueError(f"sigma_min={sigma_min}: it should be at most sigma_max={sigma_max}")
         self.steps = steps
         exponents = torch.linspace(0, 1, steps, dtype=torch.float64) if steps > 1 else torch.ones(1).double()
         sigmas = sigma_min * (sigma_max / sigma_min) ** exponents
@@ -85,8 +91,8 @@ class VESDE:
     def step(self, predict: Predict, x: Tensor, level: int, z: Tensor | None) -> Tensor:
         """x_{k−1} = x_k + Δσ²_k φ(x_k, k) + √Δσ²_k z,  Δσ²_k = σ_k² − σ_{k−1}²."""
         increment = self._increments[level - 1]
-        x = x + increment * predict("score", x, level)
-        return x if z is None else x + math.sqrt(increment) * z
+        x = torch.add(x, predict("score", x, level), alpha=increment)
+        return x if z is None else torch.add(x, z, alpha=math.sqrt(increment))
 
 
 class DDPM:
@@ -102,14 +108,21 @@ class DDPM:
             (arXiv 2112.07804, eq. 2): β_k = 1 − exp(−beta_min/K − (beta_max − beta_min)(2k − 1)/(2K²)).
         beta_min, beta_max: see schedule ("linear" needs them below 1).
         guidance_scale: length of the push along φ/‖φ‖ at every step, in latent units.
+
+    Raises:
+        ValueError: beta_min is larger than beta_max, or too large for the schedule.
     """
 
     heads: tuple[str, ...] = ("noise", "score")
     prior_std = 1.0
 
-    def __init__(self, steps: PositiveInt, schedule: Literal["linear", "variance_preserving"],
+    def __init__(self, steps: Steps, schedule: Literal["linear", "variance_preserving"],
                  beta_min: Annotated[float, Field(gt=0)], beta_max: PositiveFloat,
                  guidance_scale: NonNegativeFloat):
+        if beta_min > beta_max:
+            raise ValueError(f"beta_min={beta_min}: it should be at most beta_max={beta_max}")
+        if schedule == "linear" and beta_max >= 1:
+            raise ValueError(f"beta_max={beta_max}: it should be less than 1 with schedule=linear")
         self.steps, self.guidance_scale = steps, guidance_scale
         # In float32 and with 1e-8 in the mean's denominators, as the authors have it: at 1 − ᾱ_1 = 1e-4 either moves
         # an action by 1e-4.
@@ -131,10 +144,11 @@ class DDPM:
         """x_{k−1} = posterior mean(x̂_0, x_k) + 0.05 φ/‖φ‖ + posterior std · z (0.05: `guidance_scale`)."""
         k = level - 1
         product = self._products[k]
-        noise = predict("noise", x, level)
-        x0 = (x - math.sqrt(1 - product) * noise) / math.sqrt(product)
-        mean = self._of_x0[k] * x0 + self._of_xk[k] * x
+        # With x̂_0 = (x − √(1−ᾱ) ε̂)/√ᾱ put into the mean, x and ε̂ have one factor each.
+        of_x0 = self._of_x0[k] / math.sqrt(product)
+        mean = torch.add((of_x0 + self._of_xk[k]) * x, predict("noise", x, level),
+                         alpha=-of_x0 * math.sqrt(1 - product))
         score = predict("score", x, level)
         # The small constant keeps a zero score, whose direction is undefined, from dividing by zero.
-        mean = mean + self.guidance_scale * score / (score.norm(dim=-1, keepdim=True) + 1e-8)
-        return mean if z is None else mean + self._std[k] * z
+        mean = torch.addcdiv(mean, score, score.norm(dim=-1, keepdim=True) + 1e-8, value=self.guidance_scale)
+        return mean if z is None else torch.add(mean, z, alpha=self._std[k])

@@ -28,13 +28,15 @@ class Guidance(nn.Module):
             w = [λ + ρ (mean over the batch of Qc(s, a_data) − h)]₊; None: the formula, pointwise.
         threshold: h, in the cost critic's units.
         penalty: ρ of the guidance, pointwise or batch, for whoever compares L with L_A; None: it has none.
+        constrained: whether the energy depends on Qc at all.
     """
 
     batch_risk: Tensor
 
     def __init__(self, formula: Callable[[Tensor, Tensor, Tensor], Tensor], dual: DualRule, threshold: float,
-                 rho: float | None = None, penalty: float | None = None):
+                 rho: float | None = None, penalty: float | None = None, constrained: bool = True):
         super().__init__()
+        self.constrained = constrained
         self.formula, self.dual, self.threshold, self.rho, self.penalty = formula, dual, threshold, rho, penalty
         self.register_buffer("batch_risk", torch.tensor(threshold, dtype=torch.float32))
 
@@ -70,7 +72,7 @@ Positive = Annotated[PositiveFloat, Field(allow_inf_nan=False)]
 
 def none(name: str, *, threshold: FiniteFloat, limit: NonNegativeFloat) -> Guidance:
     """No constraint: E = −Q. The cost critics are still trained and logged."""
-    return Guidance(lambda q, qc, lam: -q, Fixed(0.0), threshold)
+    return Guidance(lambda q, qc, lam: -q, Fixed(0.0), threshold, constrained=False)
 
 
 def plain(name: str, initial_multiplier: Positive, learning_rate: Rate, level: Level = "pointwise", *,

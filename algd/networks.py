@@ -1,8 +1,8 @@
 """The networks: an ensemble of critics, the score network of a diffusion policy, and the Gaussian actor's trunk."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +23,25 @@ def _initialise(weight: Tensor, how: Initialisation) -> None:
         nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
+class _Activation(NamedTuple):
+    """An activation: x ↦ y, and (∂/∂y, x) ↦ ∂/∂x."""
+
+    forward: Callable[[Tensor], Tensor]
+    backward: Callable[[Tensor, Tensor], Tensor]
+
+
+ACTIVATIONS = {"relu": _Activation(F.relu, lambda g, x: torch.ops.aten.threshold_backward(g, x, 0)),
+               "silu": _Activation(F.silu, torch.ops.aten.silu_backward)}
+
+
 class CriticEnsemble(nn.Module):
     """`members` independent multilayer perceptrons (s, a) ↦ scalar, evaluated together.
 
-    Each layer's weights are stored stacked, (members, out, in), but multiplied member by member: on a CPU the
-    small products stay in cache where one batched product does not.
+    Each layer's weights are stored stacked, (members, out, in). A GPU multiplies them stacked; a CPU member by
+    member, whose small products stay in cache where one batched product does not.
+
+    `forward` is the definition, differentiable in everything. Training asks for two gradients only, and gets them
+    by hand, at the cost of their matrix products: the action's, from `at`, and the parameters', from `regress`.
 
     Args:
         members: how many networks.
@@ -42,7 +56,7 @@ class CriticEnsemble(nn.Module):
                  activation: Literal["relu", "silu"], initialisation: Initialisation):
         super().__init__()
         self.members, self.observation_size = members, observation_size
-        self.activation: Callable[[Tensor], Tensor] = {"relu": F.relu, "silu": F.silu}[activation]
+        self.activation = ACTIVATIONS[activation]
         sizes = [observation_size + action_size, *hidden_sizes, 1]
         self.weights = nn.ParameterList(nn.Parameter(torch.empty(members, o, i)) for i, o in pairwise(sizes))
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(members, o)) for o in sizes[1:])
@@ -54,26 +68,158 @@ class CriticEnsemble(nn.Module):
     def forward(self, observation: Tensor, action: Tensor, frozen: bool = False) -> Tensor:
         """Values of shape (members, B) for actions (B, d), or (members, B, N) for N actions a state, (B, N, d).
 
-        The state's part of the first layer is computed once per state, whatever N is.
-
         Args:
             observation: (B, s).
             action: (B, d) or (B, N, d).
             frozen: no gradient for the parameters (there still is one for the action).
         """
-        (first, *weights), biases = (
-            [p.detach() if frozen else p for p in parameters] for parameters in (self.weights, self.biases))
-        of_state, of_action = (w.unbind() for w in first.split([self.observation_size, action.shape[-1]], dim=2))
-        # One unbind a layer: its backward is one stack, where indexing each member would fill zeros for the others.
-        weights, biases = [w.unbind() for w in weights], [b.unbind() for b in biases]
+        if action.dim() == 3:
+            observation = observation.unsqueeze(1).expand(-1, action.shape[1], -1)
+        inputs = torch.cat([observation, action], dim=-1).flatten(0, -2)
         values = []
-        for i in range(self.members):
-            from_state = F.linear(observation, of_state[i], biases[0][i])
-            hidden = F.linear(action, of_action[i]) + (from_state if action.dim() == 2 else from_state.unsqueeze(1))
-            for weight, bias in zip(weights, biases[1:], strict=True):
-                hidden = F.linear(self.activation(hidden), weight[i], bias[i])
+        for weights, biases in self._groups(frozen):
+            hidden = inputs.expand(len(weights[0]), -1, -1)
+            for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+                hidden = self.activation.forward(hidden) if layer else hidden
+                hidden = torch.baddbmm(bias, hidden, weight.mT)
             values.append(hidden.squeeze(-1))
-        return torch.stack(values)
+        return torch.cat(values).unflatten(1, action.shape[:-1])
+
+    def at(self, observation: Tensor) -> "CriticsAtStates":
+        """The ensemble at states (B, s), with the parameters that it has now, held fixed."""
+        return CriticsAtStates(self, observation)
+
+    @torch.no_grad()
+    def regress(self, observation: Tensor, action: Tensor, target: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+        """Set the parameters' `grad` to that of a squared error.
+
+        Args:
+            observation: (B, s).
+            action: (B, d).
+            target: (B,) or (members, B), what the values should be.
+            weight: w in the loss, w Σ_members mean_B (value − target)².
+
+        Returns:
+            The loss, a scalar, and the values (members, B).
+        """
+        inputs = torch.cat([observation, action], dim=1)
+        target = target.expand(self.members, -1)
+        for parameter in self.parameters():
+            if parameter.grad is None:
+                parameter.grad = torch.empty_like(parameter)
+        values, at = [], 0
+        for weights, biases in self._groups(frozen=True):
+            group = slice(at, at + len(weights[0]))
+            at = group.stop
+            layers, x = [inputs.expand(len(weights[0]), -1, -1)], []
+            for layer_weight, bias in zip(weights, biases, strict=True):
+                x.append(torch.baddbmm(bias, layers[-1], layer_weight.mT))
+                layers.append(self.activation.forward(x[-1]))
+            values.append(x.pop().squeeze(-1))
+            gradient = (2 * weight / len(inputs)) * (values[-1] - target[group]).unsqueeze(-1)
+            for layer in reversed(range(len(weights))):
+                torch.bmm(gradient.mT, layers[layer], out=self.weights[layer].grad[group])
+                torch.sum(gradient, 1, out=self.biases[layer].grad[group])
+                if layer:
+                    gradient = self.activation.backward(gradient @ weights[layer], x[layer - 1])
+        all_values = torch.cat(values)
+        return weight * (all_values - target).square().mean(1).sum(), all_values
+
+    def _groups(self, frozen: bool) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+        """Weights (m, out, in) and biases (m, 1, out) of members multiplied together: all on a GPU, one on a CPU."""
+        size = self.members if self.weights[0].is_cuda else 1
+        weights, biases = ([p.detach() if frozen else p for p in parameters]
+                           for parameters in (self.weights, self.biases))
+        layers = [p.split(size) for p in (*weights, *(b.unsqueeze(1) for b in biases))]
+        for parts in zip(*layers, strict=True):
+            yield list(parts[:len(weights)]), list(parts[len(weights):])
+
+
+class CriticsAtStates:
+    """An ensemble at B states, with fixed parameters: values of actions and their gradients with respect to actions.
+
+    The states' part of the first layer is computed once, here, for whatever actions follow.
+
+    Args:
+        critics: the ensemble.
+        observation: (B, s).
+    """
+
+    @torch.no_grad()
+    def __init__(self, critics: CriticEnsemble, observation: Tensor):
+        self._activation, self.is_cuda = critics.activation, observation.is_cuda
+        self._groups = []
+        for (first, *weights), biases in critics._groups(frozen=True):
+            of_state, of_action = first.split([observation.shape[1], first.shape[2] - observation.shape[1]], dim=2)
+            inputs = observation.expand(len(first), -1, -1)
+            from_state = torch.baddbmm(biases[0], inputs, of_state.mT)
+            # A product with so few columns is several times faster over rows that lie together.
+            self._groups.append((from_state, of_action.mT.contiguous(), weights, biases[1:]))
+
+    @torch.no_grad()
+    def values(self, states: slice, action: Tensor) -> tuple[Tensor, "Pullback"]:
+        """Values of n actions at each of some of the states.
+
+        Args:
+            states: which b of the B states.
+            action: (b, n, d).
+
+        Returns:
+            (members, b·n), and what takes ∂f/∂values to ∂f/∂actions for any f.
+        """
+        rows = action.flatten(0, 1)
+        values, passes = [], []
+        for from_state, of_action, weights, biases in self._groups:
+            start = from_state[:, states]
+            if action.shape[1] > 1:
+                start = start.repeat_interleave(action.shape[1], dim=1)
+            before = [torch.baddbmm(start, rows.expand(len(start), -1, -1), of_action)]
+            for weight, bias in zip(weights, biases, strict=True):
+                hidden = self._activation.forward(before[-1])
+                before.append(torch.baddbmm(bias, hidden, weight.mT))
+            values.append(before.pop().squeeze(-1))
+            passes.append((before, [of_action.mT, *weights]))
+        return torch.cat(values), Pullback(self._activation, passes)
+
+
+class Pullback:
+    """The gradient of an ensemble's values with respect to the actions, as a linear map of ∂f/∂values.
+
+    Args:
+        activation: the hidden layers'.
+        passes: for every group of members the hidden layers before activation, (m, rows, width) each, and the
+            weights that lead to them and on to the values.
+    """
+
+    def __init__(self, activation: _Activation, passes: list[tuple[list[Tensor], list[Tensor]]]):
+        self._activation, self._passes = activation, passes
+
+    @torch.no_grad()
+    def __call__(self, slopes: Tensor) -> Tensor:
+        """∂f/∂actions, (rows, d), from ∂f/∂values, (members, rows).
+
+        Where a slope is 0, so is its share of the gradient: a CPU leaves such rows out, which halves the work on the
+        lesser of two critics and spares it on costs that a clipped multiplier ignores.
+        """
+        total = slopes.new_zeros(slopes.shape[1], self._passes[0][1][0].shape[2])
+        at = 0
+        for before, weights in self._passes:
+            slope = slopes[at:at + len(weights[0])]
+            at += len(slope)
+            rows = None
+            if not slopes.is_cuda:
+                rows = slope[0].nonzero().squeeze(1)
+                if not len(rows):
+                    continue
+                if len(rows) == slope.shape[1]:
+                    rows = None
+                else:
+                    before, slope = [x.index_select(1, rows) for x in before], slope.index_select(1, rows)
+            gradient = slope.unsqueeze(-1) * weights[-1]
+            for x, weight in zip(reversed(before), reversed(weights[:-1]), strict=True):
+                gradient = self._activation.backward(gradient, x) @ weight
+            total = total + gradient.sum(0) if rows is None else total.index_add(0, rows, gradient[0])
+        return total
 
 
 class ScoreNetwork(nn.Module):
@@ -105,17 +251,22 @@ class ScoreNetwork(nn.Module):
         A level is one integer for all rows, or an integer tensor (B,). The state's and the levels' parts of the
         first layer are computed here, once for all calls.
         """
-        first = self.trunk[0]
-        assert isinstance(first, nn.Linear)
+        first, *trunk = cast(list[nn.Linear], list(self.trunk))
         of_state, of_action, of_level = first.weight.split(self.sizes, dim=1)
-        from_state = F.linear(observation, of_state, first.bias)
-        from_level = F.linear(self.embedding, of_level)
+        starts = F.linear(observation, of_state, first.bias) + F.linear(self.embedding, of_level).unsqueeze(1)
+        start_of_level = starts.unbind()
+        # Calling a module costs as much as multiplying one row by its weights.
+        layers = [(layer.weight.t(), layer.bias) for layer in trunk]
+        heads = {name: (head.weight.t(), head.bias) for name, head in cast(dict[str, nn.Linear], self.heads).items()}
 
         def predict(head: str, action: Tensor, level: Tensor | int) -> Tensor:
-            hidden = from_state + F.linear(action, of_action) + from_level[level - 1]
-            for layer in self.trunk[1:]:
-                hidden = layer(F.relu(hidden))
-            return self.heads[head](F.relu(hidden))
+            start = (start_of_level[level - 1] if isinstance(level, int)
+                     else starts[level - 1, torch.arange(len(level), device=level.device)])
+            hidden = torch.addmm(start, action, of_action.t()).relu_()
+            for weight, bias in layers:
+                hidden = torch.addmm(bias, hidden, weight).relu_()
+            weight, bias = heads[head]
+            return torch.addmm(bias, hidden, weight)
 
         return predict
 

@@ -32,9 +32,9 @@ class RunningMoments(nn.Module):
 
     def std(self) -> Tensor:
         """The standard deviation, at least 1e-4; 1 before two vectors were seen."""
-        if self.count < 2:
-            return torch.ones_like(self.mean)
-        return (self.squares / self.count).sqrt().clamp_min(1e-4)
+        # A branch on the count would wait for the device.
+        std = (self.squares / self.count.clamp_min(1)).sqrt().clamp_min(1e-4)
+        return torch.where(self.count < 2, torch.ones_like(std), std)
 
 
 class Normaliser(nn.Module):
@@ -65,7 +65,11 @@ class Normaliser(nn.Module):
             self.discounted_return.mul_(self.discount).add_(reward)
             self.reward.observe(self.discounted_return)
             if episode_over:
-                self.discounted_return.zero_()
+                self.end_episode()
+
+    def end_episode(self) -> None:
+        """The next observation begins another episode's return."""
+        self.discounted_return.zero_()
 
     def observations(self, observation: Tensor) -> Tensor:
         """Observations (..., s) as the networks see them, float32."""
@@ -73,6 +77,10 @@ class Normaliser(nn.Module):
             return observation
         centred = (observation - self.observation.mean.float()) / self.observation.std().float()
         return centred.clamp(-CLIP, CLIP)
+
+    def reward_unit(self) -> float:
+        """What rewards are divided by."""
+        return 1.0 if self.reward is None else self.reward.std().item()
 
     def rewards(self, reward: Tensor) -> Tensor:
         """Rewards (B,) as the critics see them."""

@@ -89,14 +89,6 @@ class Landscape:
     guide: str | None
 
 
-class Still:
-    """Noise that is zero: it makes the stochastic reverse process the deterministic one."""
-
-    def normal(self, *shape: int) -> Tensor:
-        """Zeros of this shape."""
-        return torch.zeros(shape)
-
-
 def episode(loaded: LoadedAgent, number: int = 0) -> Floats:
     """The raw observations (T, s) at which the deterministic policy acts in one whole episode.
 
@@ -130,11 +122,12 @@ def denoising_paths(agent: Agent, observation: Tensor, count: int, seed: int) ->
     policy, many = agent.policy, observation.expand(count, -1)
     with torch.no_grad():
         if isinstance(policy, DiffusionPolicy):
-            stochastic = torch.stack([policy.squash(x) for x in policy.chain(many, Noise(seed))], dim=1)
-            chain = policy.chain(observation, Still())  # type: ignore[arg-type]
-            mean = torch.cat([policy.squash(x) for x in chain])
+            normals = policy.draw(count, Noise(seed))
+            stochastic = torch.stack([policy.squash(x) for x in policy.chain(many, normals)], dim=1)
+            # Without noise the stochastic process is the deterministic one.
+            mean = torch.cat([policy.squash(x) for x in policy.chain(observation, torch.zeros_like(normals[:, :1]))])
         else:
-            stochastic = policy.sample(many, Noise(seed)).action.unsqueeze(1)
+            stochastic = policy.sample(many, policy.draw(count, Noise(seed))).action.unsqueeze(1)
             mean = policy.deterministic(observation)
     return stochastic.double().numpy(), mean.double().numpy()
 

@@ -19,24 +19,30 @@ from torch import Tensor
 from algd.build import build_agent, build_task
 from algd.config import resolve
 from algd.curvature import curvature, draw, smallest_eigenvalue, smoothed_hessian
-from algd.energy import Energy
 from algd.noise import Noise
 
 REPETITIONS = 2000
 Function = Callable[[Tensor], Tensor]
 
 
-def energy_of(function: Function) -> Energy:
+class FormulaEnergy:
     """A function of actions (B, N, d) as an energy."""
-    return Energy(lambda s, a, frozen: -function(a)[None], lambda s, a, frozen: function(a)[None],  # type: ignore
-                  0.0, lambda q, qc: -q)
+
+    def __init__(self, function: Function):
+        self._function = function
+
+    def value_and_gradient(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """E (B, N) and ∇E (B, N, d)."""
+        action = action.detach().requires_grad_()
+        energy = self._function(action)
+        return energy.detach(), torch.autograd.grad(energy.sum(), action)[0]
 
 
 def antithetic(function: Function, at: Tensor, sigma: float, count: int, noise: Noise) -> tuple[Tensor, Tensor]:
     """E[(εεᵀ − I) E(a + σε)]/σ² and E[∇E(a + σε) εᵀ]/σ from count/2 pairs ±ε, (B, d, d) each."""
     size = at.shape[1]
     normals = noise.normal(len(at), count // 2, size)
-    energy = energy_of(function)
+    energy = FormulaEnergy(function)
     sides = [energy.value_and_gradient(at, at[:, None] + sign * sigma * normals) for sign in (1, -1)]
     (up, slope_up), (down, slope_down) = sides
     centred = (up + down) / 2 - function(at[:, None])
@@ -73,7 +79,7 @@ def estimators(samples: int = 16) -> None:
             peak = 2 / math.sqrt(2 * math.pi) / sigma * torch.outer(direction, direction)
             for name, function, truth in (("quadratic", quadratic, matrix), ("kink", kink, peak)):
                 others = antithetic(function, at, sigma, 2 * size * samples, noise)
-                rule = smoothed_hessian(energy_of(function), at, at, sigma, draw(samples, len(at), size, noise))
+                rule = smoothed_hessian(FormulaEnergy(function), at, at, sigma, draw(samples, len(at), size, noise))
                 print(f"| {name}, d = {size} | {sigma} | " + " | ".join(errors(e, truth) for e in (*others, rule)),
                       "|", flush=True)
 

@@ -151,9 +151,8 @@ class PlainAgent:
         first, second = self.critic(state, action)
         self.step(self.critic_adam, F.mse_loss(first, target) + F.mse_loss(second, target))
         self.step(self.cost_adam, F.mse_loss(self.cost(state, action), cost_target))
-        start = self.start(state)
         level = torch.randint(self.process.steps, (len(state),)) + 1
-        path = self.chain(state, start)
+        path = self.chain(state, self.start(state))
         latent = torch.stack(path)[self.process.steps - level + 1, torch.arange(len(state))]
         point = self.squash(latent)
         matching = F.mse_loss(self.head("score", state, point, level), self.score_target(state, point, level))

@@ -356,7 +356,7 @@ def test_latent_score_target_tends_to_the_latents_score(low: float, high: float,
     for level, sigma in ((1, 0.3), (2, 1.0)):
         for x in (-1.2, 0.0, 0.9):
             points, at = torch.full((rows, 1), x), torch.full((rows,), level)
-            values = policy.score_target(torch.zeros(rows, 1), energy, points, at, Noise(0)).double()
+            values = policy.score_target(energy, points, at, Noise(0).normal(rows, samples, 1)).double()
             score, square = latent_by_hand(target, (high - low) / 2, (high + low) / 2, x, sigma)
             allowed = LIMIT / math.sqrt(rows) + math.sqrt((square - 1) / samples)
             assert abs(float(values.mean()) - score) < allowed * float(values.std())
@@ -369,11 +369,11 @@ def test_flat_energy_leaves_the_jacobians_slope() -> None:
     x = torch.tensor([[-1.0, 0.3], [2.5, 0.0]])
 
     class Flat:
-        def value_and_gradient(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        def value_and_gradient(self, action: Tensor) -> tuple[Tensor, Tensor]:
             return torch.zeros(action.shape[:-1]), torch.zeros_like(action)
 
     flat: Any = Flat()
-    value = policy.score_target(torch.zeros(2, 1), flat, x, torch.ones(2, dtype=torch.long), Noise(0))
+    value = policy.score_target(flat, x, torch.ones(2, dtype=torch.long), Noise(0).normal(2, 4, 2))
     torch.testing.assert_close(value, -2 * torch.tanh(x), atol=1e-3, rtol=0)  # the spread is 1e-4, slopes are below 2
 
 
@@ -383,7 +383,8 @@ def test_action_score_target_tends_to_the_actions_score() -> None:
     policy = squashing.policy(VESDE(1, sigma, sigma), 1, "action", samples, 1.0)
     energy: Any = squashing.TargetEnergy(target, 1.0)
     a = torch.full((rows, 1), 0.7)
-    values = policy.score_target(torch.zeros(rows, 1), energy, a, torch.ones(rows, dtype=torch.long), Noise(0)).double()
+    values = policy.score_target(energy, a, torch.ones(rows, dtype=torch.long),
+                                 Noise(0).normal(rows, samples, 1)).double()
     here = torch.tensor([0.7], dtype=torch.float64)
     law = estimator.laws(target, here, sigma)
     allowed = LIMIT / math.sqrt(rows) + math.sqrt((law.weight_square - 1) / samples)

@@ -35,9 +35,18 @@ def formula(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     return lambda observation, action, frozen=False: function(action).unsqueeze(0)
 
 
+class FormulaEnergy(Energy):
+    """An energy whose critics are formulas, which have no gradient by hand."""
+
+    def value_and_gradient(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        action = action.detach().requires_grad_()
+        energy = self(observation, action)
+        return energy.detach(), torch.autograd.grad(energy.sum(), action)[0]
+
+
 def energy_of(reward: Callable[[Tensor], Tensor], cost: Callable[[Tensor], Tensor] = lambda a: a @ SLOPE,
               lagrange: Callable[[Tensor, Tensor], Tensor] = lambda q, qc: -q) -> Energy:
-    return Energy(formula(reward), formula(cost), 0.0, lagrange)  # type: ignore[arg-type]
+    return FormulaEnergy(formula(reward), formula(cost), 0.0, lagrange)  # type: ignore[arg-type]
 
 
 def average(energy: Energy, sigma: float, draws: int = 40_000, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -23,19 +23,31 @@ PROCESSES = {"vesde": lambda: VESDE(5, 0.01, 1.0), "ddpm": lambda: DDPM(5, "line
 
 
 class Recorded:
-    """The recorded draws, handed out in order; a draw of another kind or shape than was recorded is an error."""
+    """The recorded draws, handed out in order, each kind's of its own; a draw of another shape is an error.
+
+    A draw of K arrays at once takes the next K of the recording.
+    """
 
     def __init__(self, draws: list[np.ndarray]):
-        self.draws = [torch.as_tensor(d) for d in draws]
+        tensors = [torch.as_tensor(d) for d in draws]
+        self.normals = [d for d in tensors if d.dtype == torch.float32]
+        self.whole = [d for d in tensors if d.dtype == torch.int64]
+
+    @property
+    def draws(self) -> list[Tensor]:
+        """What is left."""
+        return self.normals + self.whole
 
     def normal(self, *shape: int) -> Tensor:
-        draw = self.draws.pop(0)
-        assert draw.shape == shape and draw.dtype == torch.float32
+        if self.normals[0].shape == shape[1:]:
+            return torch.stack([self.normal(*shape[1:]) for _ in range(shape[0])])
+        draw = self.normals.pop(0)
+        assert draw.shape == shape
         return draw
 
     def integers(self, high: int, size: int) -> Tensor:
-        draw = self.draws.pop(0)
-        assert draw.shape == (size,) and draw.dtype == torch.int64 and draw.max() < high
+        draw = self.whole.pop(0)
+        assert draw.shape == (size,) and draw.max() < high
         return draw
 
 
@@ -141,8 +153,8 @@ def test_score_head(golden: Golden) -> None:
 
 def test_monte_carlo_score(golden: Golden) -> None:
     batch, policy = golden.batch(0), golden.agent.policy
-    target = policy.score_target(batch.observation, golden.agent.energy, batch.action,
-                                 golden.expected("score/tau") + 1, golden.draws("mc"))
+    target = policy.score_target(golden.agent.energy.at(batch.observation), batch.action,
+                                 golden.expected("score/tau") + 1, golden.draws("mc").normals[0])
     close(target, golden.expected("mc/phi_star"))
 
 

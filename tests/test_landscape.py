@@ -86,7 +86,7 @@ def test_paths_are_the_policys_own(agent: str) -> None:
     assert one.paths[:, -1] == pytest.approx(loaded.agent.act(states, noise).numpy(), abs=1e-6)
     assert one.mean_path[-1] == pytest.approx(loaded.act(observation), abs=1e-6)
     if agent != "gaussian":
-        start = torch.tanh(Noise(stream(0, "landscape paths", 2)).normal(5, 2))
+        start = torch.tanh(loaded.agent.policy.draw(5, Noise(stream(0, "landscape paths", 2)))[0])
         assert one.paths[:, 0] == pytest.approx(start.numpy(), abs=1e-6)
         assert one.mean_path[0] == pytest.approx([0, 0])
 

@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from algd.energy import Energy
+from algd.energy import EnergyAtStates
 from algd.noise import Noise
 
 
@@ -21,7 +21,15 @@ class Policy(Protocol):
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
-    def sample(self, observation: Tensor, noise: Noise) -> Sample:
+    def draw(self, batch: int, noise: Noise) -> Tensor:
+        """The normals that `sample` turns into actions at `batch` states."""
+        ...
+
+    def draw_loss(self, batch: int, noise: Noise) -> tuple[Tensor, ...]:
+        """The random numbers of one `loss` at `batch` states."""
+        ...
+
+    def sample(self, observation: Tensor, normals: Tensor) -> Sample:
         """Stochastic actions at observations (B, s)."""
         ...
 
@@ -29,6 +37,7 @@ class Policy(Protocol):
         """The noise-free action, (B, d), at observations (B, s)."""
         ...
 
-    def loss(self, observation: Tensor, energy: Energy, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, observation: Tensor, energy: EnergyAtStates,
+             draws: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar loss of an update, and scalars for the log."""
         ...

@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from algd.diffusion import NoiseProcess, Predict, reverse
-from algd.energy import Energy
+from algd.energy import EnergyAtStates
 from algd.networks import ScoreNetwork
 from algd.noise import Noise
 from algd.policies import Sample
@@ -70,7 +70,7 @@ class DiffusionPolicy(nn.Module):
 
     def squash(self, latent: Tensor) -> Tensor:
         """tanh(x)·scale + bias: a latent as an action."""
-        return torch.tanh(latent) * self.scale + self.bias
+        return torch.addcmul(self.bias, torch.tanh(latent), self.scale)
 
     def _predict(self, observation: Tensor) -> Predict:
         """What drives the process at these states."""
@@ -79,61 +79,63 @@ class DiffusionPolicy(nn.Module):
             return network
         return lambda head, x, level: network(head, self.squash(x) if head == "score" else x, level)
 
-    def chain(self, observation: Tensor, noise: Noise) -> list[Tensor]:
-        """The latents [x_K, …, x_0], each (B, d), of one stochastic reverse process a state."""
-        shape = (len(observation), len(self.scale))
-        start = self.process.prior_std * noise.normal(*shape)
-        return reverse(self.process, self._predict(observation), start, lambda: noise.normal(*shape))
+    def draw(self, batch: int, noise: Noise) -> Tensor:
+        """(K, B, d): x_K's normals, and then one reverse step's after the other."""
+        return noise.normal(self.process.steps, batch, len(self.scale))
 
-    def sample(self, observation: Tensor, noise: Noise) -> Sample:
-        return Sample(self.squash(self.chain(observation, noise)[-1]), 0.0)
+    def chain(self, observation: Tensor, normals: Tensor) -> list[Tensor]:
+        """The latents [x_K, …, x_0], each (B, d), of one stochastic reverse process a state."""
+        start, *steps = normals.unbind()
+        return reverse(self.process, self._predict(observation), self.process.prior_std * start, iter(steps).__next__)
+
+    def sample(self, observation: Tensor, normals: Tensor) -> Sample:
+        return Sample(self.squash(self.chain(observation, normals)[-1]), 0.0)
 
     def deterministic(self, observation: Tensor) -> Tensor:
         """The reverse process from x_K = 0 without noise."""
         start = observation.new_zeros(len(observation), len(self.scale))
         return self.squash(reverse(self.process, self._predict(observation), start, None)[-1])
 
-    def loss(self, observation: Tensor, energy: Energy, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
-        """mean E(s, a_0), with the gradient through the whole chain, + score_weight · score-matching loss."""
-        batch, size = len(observation), len(self.scale)
-        start = self.process.prior_std * noise.normal(batch, size)
+    def draw_loss(self, batch: int, noise: Noise) -> tuple[Tensor, ...]:
+        """Levels (B,), the chain's normals (K, B, d), the estimator's (B, N, d)."""
         level = noise.integers(self.process.steps, batch) + 1
-        path = reverse(self.process, self._predict(observation), start, lambda: noise.normal(batch, size))
-        energies = energy(observation, self.squash(path[-1]))
+        return level, self.draw(batch, noise), noise.normal(batch, self.mc_samples, len(self.scale))
+
+    def loss(self, observation: Tensor, energy: EnergyAtStates,
+             draws: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """mean E(s, a_0), with the gradient through the whole chain, + score_weight · score-matching loss."""
+        level, chain_normals, mc_normals = draws
+        path = self.chain(observation, chain_normals)
+        energies = energy(self.squash(path[-1]))
         # path[K − τ] has level τ: step τ starts there and ends at the next entry.
         index = self.process.steps - level + (self.score_level == "after")
-        latent = torch.stack(path)[index, torch.arange(batch, device=index.device)]
+        latent = torch.stack(path)[index, torch.arange(len(level), device=level.device)]
         if self.score_detach:
             latent = latent.detach()
-        matching = self._score_matching(observation, energy, latent, level, noise)
+        # The score network sees the latent or its action; φ* is estimated at the same point.
+        point = latent if self.score_space == "latent" else self.squash(latent)
+        target = self.score_target(energy, point, level, mc_normals)
+        matching = nn.functional.mse_loss(self.network.at(observation)("score", point, level), target)
         loss = energies.mean() + self.score_weight * matching
         return loss, {"energy": energies.detach().mean(), "score_loss": matching.detach()}
 
-    def score_target(self, observation: Tensor, energy: Energy, point: Tensor, level: Tensor, noise: Noise) -> Tensor:
-        """φ* of shape (B, d), at points (B, d) of the score's own space and levels (B,)."""
-        normals = noise.normal(len(point), self.mc_samples, point.shape[-1])
+    def score_target(self, energy: EnergyAtStates, point: Tensor, level: Tensor, normals: Tensor) -> Tensor:
+        """φ* of shape (B, d), at points (B, d) of the score's own space and levels (B,), from normals (B, N, d)."""
         centre = self.mc_factors[level - 1].unsqueeze(-1) * point.detach()
-        return monte_carlo_score(lambda a: self._energy_of_score(observation, energy, a), centre,
-                                 self.mc_spreads[level - 1], normals, self.beta)
+        return monte_carlo_score(lambda a: self._energy_of_score(energy, a), centre, self.mc_spreads[level - 1],
+                                 normals, self.beta)
 
-    def _energy_of_score(self, observation: Tensor, energy: Energy, samples: Tensor) -> tuple[Tensor, Tensor]:
+    def _energy_of_score(self, energy: EnergyAtStates, samples: Tensor) -> tuple[Tensor, Tensor]:
         """Energies (B, N) and gradients (B, N, d) at samples (B, N, d), in the space that the score lives in."""
         if self.score_space == "action":
             if self.mc_clip:
                 samples = samples.clamp(self.bias - self.scale, self.bias + self.scale)
-            return energy.value_and_gradient(observation, samples)
+            return energy.value_and_gradient(samples)
         action = self.squash(samples)
-        energies, gradients = energy.value_and_gradient(observation, action)
+        energies, gradients = energy.value_and_gradient(action)
         # The latent's density is exp(−E(a(x))/β) ∏ |da/dx|, so its energy is E − β Σ log(scale (1 − tanh² x)),
         # with log(1 − tanh² x) = 2 (log 2 − x − softplus(−2x)), which does not underflow.
         tanh = torch.tanh(samples)
         log_slope = self.scale.log() + 2 * (math.log(2) - samples - nn.functional.softplus(-2 * samples))
         gradients = gradients * self.scale * (1 - tanh**2) + 2 * self.beta * tanh
         return energies - self.beta * log_slope.sum(-1), gradients
-
-    def _score_matching(self, observation: Tensor, energy: Energy, latent: Tensor, level: Tensor,
-                        noise: Noise) -> Tensor:
-        """Mean squared error between the score head and φ*."""
-        point = latent if self.score_space == "latent" else self.squash(latent)
-        target = self.score_target(observation, energy, point, level, noise)
-        return nn.functional.mse_loss(self.network.at(observation)("score", point, level), target)

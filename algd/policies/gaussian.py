@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, FiniteFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from algd.energy import Energy
+from algd.energy import EnergyAtStates
 from algd.networks import perceptron
 from algd.noise import Noise
 from algd.policies import Sample
@@ -41,29 +41,36 @@ class GaussianPolicy(nn.Module):
         self.network = perceptron([observation_size, *hidden_sizes, 2 * len(low)])
         self.log_temperature = nn.Parameter(torch.tensor(math.log(initial_temperature)))
 
-    def _sample(self, observation: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+    def draw(self, batch: int, noise: Noise) -> Tensor:
+        """(B, d)."""
+        return noise.normal(batch, len(self.scale))
+
+    def draw_loss(self, batch: int, noise: Noise) -> tuple[Tensor, ...]:
+        return (self.draw(batch, noise),)
+
+    def _sample(self, observation: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Actions (B, d) and log π(a|s) (B,), of actions in units of their half range (arXiv 1812.05905, app. C)."""
         mean, log_std = self.network(observation).chunk(2, dim=-1)
         log_std = log_std.clamp(*LOG_STD_RANGE)
-        z = noise.normal(*mean.shape)
         x = mean + log_std.exp() * z
         # log(1 − tanh² x) = 2 (log 2 − x − softplus(−2x)), which does not underflow.
         log_slope = 2 * (math.log(2) - x - nn.functional.softplus(-2 * x))
         log_prob = (-0.5 * z**2 - log_std - 0.5 * math.log(2 * math.pi) - log_slope).sum(-1)
         return torch.tanh(x) * self.scale + self.bias, log_prob
 
-    def sample(self, observation: Tensor, noise: Noise) -> Sample:
-        action, log_prob = self._sample(observation, noise)
+    def sample(self, observation: Tensor, normals: Tensor) -> Sample:
+        action, log_prob = self._sample(observation, normals)
         return Sample(action, -self.log_temperature.detach().exp() * log_prob)
 
     def deterministic(self, observation: Tensor) -> Tensor:
         mean, _ = self.network(observation).chunk(2, dim=-1)
         return torch.tanh(mean) * self.scale + self.bias
 
-    def loss(self, observation: Tensor, energy: Energy, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, observation: Tensor, energy: EnergyAtStates,
+             draws: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """mean (α log π + E), and for log α the loss −log α · (log π + target entropy)."""
-        action, log_prob = self._sample(observation, noise)
-        energies = energy(observation, action)
+        action, log_prob = self._sample(observation, *draws)
+        energies = energy(action)
         entropy = -log_prob.detach().mean()
         actor = (self.log_temperature.detach().exp() * log_prob + energies).mean()
         temperature = self.log_temperature * (entropy - self.target_entropy)

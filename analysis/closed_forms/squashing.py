@@ -15,7 +15,7 @@ from scipy.ndimage import map_coordinates
 from torch import Tensor
 
 from algd.diffusion import NoiseProcess, Predict
-from algd.energy import Energy
+from algd.energy import EnergyAtStates
 from algd.noise import Noise
 from algd.policies.diffusion import DiffusionPolicy
 from analysis.closed_forms.chains import Truth
@@ -80,12 +80,12 @@ class GridScore:
 
 
 class TargetEnergy:
-    """A mixture's energy as the agent's energy object, the same in every state."""
+    """A mixture's energy as the agent's energy at states, the same in every state."""
 
     def __init__(self, target: Mixture, beta: float):
         self._energy = target.energy(beta)
 
-    def value_and_gradient(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_gradient(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """E and ∇E at actions (B, N, d), in the actions' precision."""
         value, gradient = self._energy(action.double())
         return value.to(action), gradient.to(action)
@@ -104,13 +104,14 @@ def estimated(policy: DiffusionPolicy, target: Mixture, noise: Noise, point: Cal
     Args:
         point: the latent's place in the score's own space: `policy.squash` for score_space=action.
     """
-    energy = cast(Energy, TargetEnergy(target, policy.beta))
+    energy = cast(EnergyAtStates, TargetEnergy(target, policy.beta))
 
     def predict(head: str, x: Tensor, level: Tensor | int) -> Tensor:
         parts = []
         for part in x.split(max(1, 2**20 // (policy.mc_samples * target.size))):
             levels = torch.full((len(part),), int(level))
-            parts.append(policy.score_target(part.new_zeros(len(part), 1), energy, point(part), levels, noise))
+            normals = noise.normal(len(part), policy.mc_samples, target.size)
+            parts.append(policy.score_target(energy, point(part), levels, normals))
         return torch.cat(parts)
 
     return predict
