@@ -42,6 +42,15 @@ class Draws(NamedTuple):
     loss: tuple[Tensor, ...]
 
 
+@torch.no_grad()
+def act(policy: Policy, normaliser: Normaliser, observation: Tensor, noise: Noise | None) -> Tensor:
+    """Actions (B, d) at raw observations (B, s): stochastic with a source of noise, deterministic with None."""
+    observation = normaliser.observations(observation)
+    if noise is None:
+        return policy.deterministic(observation)
+    return policy.sample(observation, policy.draw(len(observation), noise)).action
+
+
 class Agent(nn.Module):
     """A constrained off-policy actor-critic; the energy that its policy descends is the guidance's Lagrangian.
 
@@ -113,13 +122,9 @@ class Agent(nn.Module):
             optimizer.load_state_dict({"param_groups": optimizer.state_dict()["param_groups"],
                                        "state": {int(k): v for k, v in state["optimizers"].get(name, {}).items()}})
 
-    @torch.no_grad()
     def act(self, observation: Tensor, noise: Noise | None) -> Tensor:
         """Actions (B, d) at raw observations (B, s): stochastic with a source of noise, deterministic with None."""
-        observation = self.normaliser.observations(observation)
-        if noise is None:
-            return self.policy.deterministic(observation)
-        return self.policy.sample(observation, self.policy.draw(len(observation), noise)).action
+        return act(self.policy, self.normaliser, observation, noise)
 
     def update(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """One update from one batch of raw transitions. Returns scalars for the log, detached, on the device."""

@@ -1,20 +1,17 @@
 """The energy over actions that guides the policy: one object for actor loss, score target and pictures."""
 
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from algd.networks import CriticEnsemble, CriticsAtStates, Pullback
+from algd.networks import CriticEnsemble, stacked
 
 Lagrangian = Callable[[Tensor, Tensor], Tensor]
 
-ROWS = 256
-"""Actions that a CPU takes through the critics at a time: a layer's share of them stays in a core's cache."""
-PIECES = 16
-"""So many times ROWS wait at most for their gradient: what they hold of the layers bounds the memory."""
+ROWS = 1024
+"""Actions that a CPU takes through the critics at a time: enough for the products, few enough for the caches."""
 
 
 class Energy:
@@ -78,14 +75,15 @@ class EnergyAtStates:
     """
 
     def __init__(self, energy: Energy, observation: Tensor):
-        self._energy = energy
+        self._energy, self._observation = energy, observation
         self._reward, self._cost = energy.reward_critics.at(observation), energy.cost_critics.at(observation)
 
     @torch.no_grad()
     def risk(self, action: Tensor) -> Tensor:
         """Qc at actions (B, d), detached: (B,)."""
-        values, _ = self._values(self._cost, list(self._pieces(len(action), 1)), action.unsqueeze(1))
-        return risk(values, self._energy.risk_factor)[0]
+        values = [self._cost.values(states, action[states].unsqueeze(1))[0]
+                  for states, _ in self._pieces(len(action), 1)]
+        return risk(torch.cat(values, dim=1), self._energy.risk_factor)[0]
 
     def __call__(self, action: Tensor) -> Tensor:
         """E at actions (B, d), (B,), once differentiable with respect to the actions."""
@@ -97,53 +95,38 @@ class EnergyAtStates:
         """E and ∇_a E at actions (B, d) or (B, N, d), both detached; ∇_a E has the actions' shape."""
         actions = action if action.dim() == 3 else action.unsqueeze(1)
         energies, gradients = actions.new_empty(actions.shape[:2]), torch.empty_like(actions)
-        pieces = self._pieces(*actions.shape[:2])
-        while some := list(islice(pieces, PIECES)):
-            self._of_pieces(some, actions, energies, gradients)
+        for states, columns in self._pieces(*actions.shape[:2]):
+            piece = actions[states, columns]
+            energy, gradient = self._of_piece(states, piece)
+            energies[states, columns] = energy.view(piece.shape[:2])
+            gradients[states, columns] = gradient.view(piece.shape)
         return energies.view(action.shape[:-1]), gradients.view(action.shape)
 
     def _pieces(self, batch: int, count: int) -> Iterator[tuple[slice, slice]]:
         """Blocks of (states, actions) that cover `count` actions at `batch` states each, on a CPU of at most ROWS."""
-        rows = batch * count if self._reward.is_cuda else ROWS
+        rows = batch * count if stacked(self._observation) else ROWS
         tall = min(batch, rows)
         wide = rows // tall
         for left in range(0, count, wide):
             for top in range(0, batch, tall):
                 yield slice(top, top + tall), slice(left, left + wide)
 
-    def _of_pieces(self, pieces: list[tuple[slice, slice]], actions: Tensor, energies: Tensor,
-                   gradients: Tensor) -> None:
-        """Fill energies (B, N) and gradients (B, N, d) at these pieces of the actions (B, N, d)."""
-        rewards, reward_pullbacks = self._values(self._reward, pieces, actions)
+    def _of_piece(self, states: slice, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """E (b·n,) and ∇_a E (b·n, d) at actions (b, n, d) of b states."""
+        rewards, pull_reward = self._reward.values(states, actions)
         q, least = rewards.min(0)
         qc = torch.zeros_like(q)
-        constrained = self._energy.constrained
-        if constrained:
-            costs, cost_pullbacks = self._values(self._cost, pieces, actions)
+        if self._energy.constrained:
+            costs, pull_cost = self._cost.values(states, actions)
             qc, risk_slopes = risk(costs, self._energy.risk_factor)
         with torch.enable_grad():
             energy = self._energy.lagrangian(q.requires_grad_(), qc.requires_grad_())
             by_q, by_qc = torch.autograd.grad(energy.sum(), (q, qc), materialize_grads=True)
-        reward_slopes = torch.zeros_like(rewards).scatter_(0, least.unsqueeze(0), by_q.unsqueeze(0))
-        if constrained:
-            cost_slopes = by_qc * risk_slopes
-        end = 0
-        for i, piece in enumerate(pieces):
-            of_piece = gradients[piece]
-            start, end = end, end + of_piece.shape[0] * of_piece.shape[1]
-            gradient = reward_pullbacks[i](reward_slopes[:, start:end])
-            if constrained:
-                gradient += cost_pullbacks[i](cost_slopes[:, start:end])
-            of_piece.copy_(gradient.view(of_piece.shape))
-            energies[piece] = energy.detach()[start:end].view(of_piece.shape[:2])
-
-    @staticmethod
-    def _values(critics: CriticsAtStates, pieces: list[tuple[slice, slice]],
-                actions: Tensor) -> tuple[Tensor, list[Pullback]]:
-        """Values (members, rows) of all pieces, one after the other, and each piece's pullback."""
-        values, pullbacks = zip(*(critics.values(states, actions[states, columns]) for states, columns in pieces),
-                                strict=True)
-        return torch.cat(values, dim=1), list(pullbacks)
+        # Of the reward critics the least one alone has a slope.
+        gradient = pull_reward(torch.zeros_like(rewards).scatter_(0, least.unsqueeze(0), by_q.unsqueeze(0)))
+        if self._energy.constrained:
+            gradient += pull_cost(by_qc * risk_slopes)
+        return energy.detach(), gradient
 
 
 class _Energies(torch.autograd.Function):

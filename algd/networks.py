@@ -24,14 +24,21 @@ def _initialise(weight: Tensor, how: Initialisation) -> None:
 
 
 class _Activation(NamedTuple):
-    """An activation: x ↦ y, and (∂/∂y, x) ↦ ∂/∂x."""
+    """An activation y of x: the definition, one that may overwrite x, and (∂/∂y, what is then in x) ↦ ∂/∂x."""
 
+    definition: Callable[[Tensor], Tensor]
     forward: Callable[[Tensor], Tensor]
     backward: Callable[[Tensor, Tensor], Tensor]
 
 
-ACTIVATIONS = {"relu": _Activation(F.relu, lambda g, x: torch.ops.aten.threshold_backward(g, x, 0)),
-               "silu": _Activation(F.silu, torch.ops.aten.silu_backward)}
+# A ReLU's slope can be told from its value, so that one buffer does for both.
+ACTIVATIONS = {"relu": _Activation(F.relu, torch.relu_, lambda g, x: torch.ops.aten.threshold_backward(g, x, 0)),
+               "silu": _Activation(F.silu, F.silu, torch.ops.aten.silu_backward)}
+
+
+def stacked(tensor: Tensor) -> bool:
+    """Whether all members and rows are multiplied at once: everywhere but on a CPU, whose caches are small."""
+    return tensor.device.type != "cpu"
 
 
 class CriticEnsemble(nn.Module):
@@ -80,7 +87,7 @@ class CriticEnsemble(nn.Module):
         for weights, biases in self._groups(frozen):
             hidden = inputs.expand(len(weights[0]), -1, -1)
             for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-                hidden = self.activation.forward(hidden) if layer else hidden
+                hidden = self.activation.definition(hidden) if layer else hidden
                 hidden = torch.baddbmm(bias, hidden, weight.mT)
             values.append(hidden.squeeze(-1))
         return torch.cat(values).unflatten(1, action.shape[:-1])
@@ -112,10 +119,10 @@ class CriticEnsemble(nn.Module):
             group = slice(at, at + len(weights[0]))
             at = group.stop
             layers, x = [inputs.expand(len(weights[0]), -1, -1)], []
-            for layer_weight, bias in zip(weights, biases, strict=True):
+            for layer_weight, bias in zip(weights[:-1], biases[:-1], strict=True):
                 x.append(torch.baddbmm(bias, layers[-1], layer_weight.mT))
                 layers.append(self.activation.forward(x[-1]))
-            values.append(x.pop().squeeze(-1))
+            values.append(torch.baddbmm(biases[-1], layers[-1], weights[-1].mT).squeeze(-1))
             gradient = (2 * weight / len(inputs)) * (values[-1] - target[group]).unsqueeze(-1)
             for layer in reversed(range(len(weights))):
                 torch.bmm(gradient.mT, layers[layer], out=self.weights[layer].grad[group])
@@ -127,7 +134,7 @@ class CriticEnsemble(nn.Module):
 
     def _groups(self, frozen: bool) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
         """Weights (m, out, in) and biases (m, 1, out) of members multiplied together: all on a GPU, one on a CPU."""
-        size = self.members if self.weights[0].is_cuda else 1
+        size = self.members if stacked(self.weights[0]) else 1
         weights, biases = ([p.detach() if frozen else p for p in parameters]
                            for parameters in (self.weights, self.biases))
         layers = [p.split(size) for p in (*weights, *(b.unsqueeze(1) for b in biases))]
@@ -147,7 +154,7 @@ class CriticsAtStates:
 
     @torch.no_grad()
     def __init__(self, critics: CriticEnsemble, observation: Tensor):
-        self._activation, self.is_cuda = critics.activation, observation.is_cuda
+        self._activation = critics.activation
         self._groups = []
         for (first, *weights), biases in critics._groups(frozen=True):
             of_state, of_action = first.split([observation.shape[1], first.shape[2] - observation.shape[1]], dim=2)
@@ -170,10 +177,12 @@ class CriticsAtStates:
         rows = action.flatten(0, 1)
         values, passes = [], []
         for from_state, of_action, weights, biases in self._groups:
-            start = from_state[:, states]
-            if action.shape[1] > 1:
-                start = start.repeat_interleave(action.shape[1], dim=1)
-            before = [torch.baddbmm(start, rows.expand(len(start), -1, -1), of_action)]
+            x, inputs = from_state[:, states], rows.expand(len(from_state), -1, -1)
+            if action.shape[1] == 1:
+                x = torch.baddbmm(x, inputs, of_action)
+            else:
+                x = x.repeat_interleave(action.shape[1], dim=1).baddbmm_(inputs, of_action)
+            before = [x]
             for weight, bias in zip(weights, biases, strict=True):
                 hidden = self._activation.forward(before[-1])
                 before.append(torch.baddbmm(bias, hidden, weight.mT))
@@ -207,7 +216,7 @@ class Pullback:
             slope = slopes[at:at + len(weights[0])]
             at += len(slope)
             rows = None
-            if not slopes.is_cuda:
+            if not stacked(slopes) and not torch.compiler.is_compiling():
                 rows = slope[0].nonzero().squeeze(1)
                 if not len(rows):
                     continue
@@ -253,15 +262,14 @@ class ScoreNetwork(nn.Module):
         """
         first, *trunk = cast(list[nn.Linear], list(self.trunk))
         of_state, of_action, of_level = first.weight.split(self.sizes, dim=1)
-        starts = F.linear(observation, of_state, first.bias) + F.linear(self.embedding, of_level).unsqueeze(1)
-        start_of_level = starts.unbind()
+        from_state, from_level = F.linear(observation, of_state, first.bias), F.linear(self.embedding, of_level)
+        from_each_level = from_level.unbind()
         # Calling a module costs as much as multiplying one row by its weights.
         layers = [(layer.weight.t(), layer.bias) for layer in trunk]
         heads = {name: (head.weight.t(), head.bias) for name, head in cast(dict[str, nn.Linear], self.heads).items()}
 
         def predict(head: str, action: Tensor, level: Tensor | int) -> Tensor:
-            start = (start_of_level[level - 1] if isinstance(level, int)
-                     else starts[level - 1, torch.arange(len(level), device=level.device)])
+            start = from_state + (from_each_level[level - 1] if isinstance(level, int) else from_level[level - 1])
             hidden = torch.addmm(start, action, of_action.t()).relu_()
             for weight, bias in layers:
                 hidden = torch.addmm(bias, hidden, weight).relu_()

@@ -12,18 +12,21 @@ class Replay:
     """A ring of transitions, each one float32 row, so that a batch is a single gather.
 
     Columns: observation (s), action (d), reward, cost, next observation (s), reward_done, cost_done. The memory is
-    reserved at once but the operating system commits it only as rows are written.
+    reserved at once but the operating system commits it only as rows are written. For an agent on a GPU the rows lie
+    there too, so that sampling neither transfers nor waits; the checkpoint is of the CPU's.
 
     Args:
         capacity: rows; the oldest is overwritten when full.
         observation_size, action_size: s and d.
+        device: where batches are drawn.
     """
 
-    def __init__(self, capacity: int, observation_size: int, action_size: int):
+    def __init__(self, capacity: int, observation_size: int, action_size: int, device: torch.device | str = "cpu"):
         self.capacity = capacity
         self.widths = [observation_size, action_size, 1, 1, observation_size, 1, 1]
-        self.rows = torch.empty(capacity, sum(self.widths))
-        self._rows = self.rows.numpy()
+        self._host = torch.empty(capacity, sum(self.widths))
+        self._rows = self._host.numpy()
+        self.rows = self._host if torch.device(device).type == "cpu" else self._host.to(device)
         self.added = 0
 
     def __len__(self) -> int:
@@ -32,14 +35,16 @@ class Replay:
     def add(self, observation: np.ndarray, action: np.ndarray, reward: float, cost: float,
             next_observation: np.ndarray, reward_done: bool, cost_done: bool) -> None:
         """Append one transition."""
+        place = self.added % self.capacity
         np.concatenate((observation, action, (reward, cost), next_observation, (reward_done, cost_done)),
-                       out=self._rows[self.added % self.capacity], casting="same_kind")
+                       out=self._rows[place], casting="same_kind")
+        if self.rows is not self._host:
+            self.rows[place].copy_(self._host[place])
         self.added += 1
 
     def sample(self, size: int, noise: Noise) -> Batch:
         """`size` transitions drawn uniformly with replacement."""
-        index = noise.integers(len(self), size).to(self.rows.device)
-        return self.split(self.rows[index])
+        return self.split(self.rows[noise.integers(len(self), size).to(self.rows.device)])
 
     def split(self, rows: Tensor) -> Batch:
         """Rows (B, width) as a batch of views."""
@@ -64,4 +69,6 @@ class Replay:
         head = min(len(rows), self.capacity - start)
         self._rows[start:start + head] = rows[:head]
         self._rows[:len(rows) - head] = rows[head:]
+        if self.rows is not self._host:
+            self.rows.copy_(self._host)
         self.added = first + len(rows)

@@ -1,161 +1,191 @@
 """Updates a second of every agent and guidance, against a straightforward implementation of the same update.
 
-    python -m benchmarks.updates [--rounds 5] [--updates 20]
+    python -m benchmarks.updates [--rounds 9] [--updates 10] [--sizes 76x2 ...] [--parts] [--compiled]
 
-Each variant runs in a process of its own on one thread, after a burn-in, and the processes take turns, so that a busy
-machine slows all alike; medians over the rounds. Ratios are to `benchmarks/plain_update.py` at the same sizes. The
-share is that of the machine's own matrix-product rate, 1024³, measured in the same rounds.
+Ratios are to `benchmarks/plain_update.py` at the same sizes. A CPU leaves out the costs that a clipped multiplier
+ignores, so that `augmented` is measured twice: at the start of training, with λ = 0.69 and costs below the threshold
+(nothing active), and with λ = 20 (all active); `plain` is always active. The share is that of the machine's own rate
+of matrix products, 1024³, in the same rounds, that the products which an update does make reach.
+
+--parts times the parts of one update; --compiled adds torch.compile, whose compiling takes minutes.
 """
 
 import argparse
-import os
-import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 
-SIZES = [(76, 2), (27, 8), (45, 17)]
-AGENTS, GUIDANCES = ("vesde", "ddpm", "gaussian"), ("augmented", "plain", "none")
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from algd.agent import Agent
+from algd.execution import Updates, keep_freed_memory
+from algd.noise import Noise
+from benchmarks.plain_update import PlainAgent
+from benchmarks.setting import default_agent, random_replay
+from benchmarks.turns import serve, take_turns
+
+SIZES = ["76x2", "27x8", "45x17"]
+AGENTS, GUIDANCES = ("vesde", "ddpm", "gaussian"), ("augmented", "augmented-active", "plain", "none")
+ACTIVE_MULTIPLIER = 20.0
 
 
-class Worker:
-    """A process that times what it is asked for. `name`: "products", or agent/guidance/states/actions[/plain]."""
+class Counter(TorchDispatchMode):
+    """Counts the floating-point operations of matrix products.
 
-    def __init__(self, name: str):
-        self.name = name
-        self._process = subprocess.Popen([sys.executable, "-m", "benchmarks.updates", "--worker", name], text=True,
-                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                         env={**os.environ, "OMP_NUM_THREADS": "1"})
-        self.seconds: list[float] = []
-        self.operations = float(self._answer())
+    torch's own counter follows modules with hooks, which a gradient taken inside a module does not survive.
+    """
 
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline()
+    total = 0
 
-    def time(self, count: int) -> None:
-        """Take one more measurement, of `count` repetitions."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{count}\n")
-        self._process.stdin.flush()
-        self.seconds.append(float(self._answer()) / count)
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.seconds)
-
-    def stop(self) -> None:
-        """End the process."""
-        self._process.communicate()
-
-
-def work(name: str) -> None:
-    """Serve as a `Worker`'s process: the number of operations, then seconds for each count that comes in."""
-    import torch
-
-    torch.set_num_threads(1)
-    once = products() if name == "products" else updates(name)
-    once()
-    print(operations(once), flush=True)
-    for line in sys.stdin:
-        start = time.perf_counter()
-        for _ in range(int(line)):
-            once()
-        print(time.perf_counter() - start, flush=True)
-
-
-def operations(once: Callable[[], object]) -> int:
-    """Floating-point operations of the matrix products in one call."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils.flop_counter import flop_registry
-
-    class Counter(TorchDispatchMode):
-        # torch's own counter follows modules with hooks, which autograd.grad inside a module does not survive.
-        total = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-            result = func(*args, **(kwargs or {}))
-            if func._overloadpacket in flop_registry:
-                self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=result)
-            return result
-
-    with Counter() as counter:
-        once()
-    return counter.total
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        if func._overloadpacket in flop_registry:
+            self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=result)
+        return result
 
 
 def products() -> Callable[[], object]:
     """The machine's own matrix product, 1024³."""
-    import torch
-
     left, right = torch.randn(1024, 1024), torch.randn(1024, 1024)
     return lambda: left @ right
 
 
+def subject(name: str) -> tuple[Agent, dict[str, object]]:
+    """The agent of a variant, agent/guidance/sizes[/…], and its configuration."""
+    agent_name, guidance, sizes = name.split("/")[:3]
+    states, actions = map(int, sizes.split("x"))
+    agent, config = default_agent(agent_name, guidance.removesuffix("-active"), states, actions)
+    if guidance.endswith("-active"):
+        with torch.no_grad():
+            agent.guidance.dual.log_multiplier.fill_(ACTIVE_MULTIPLIER).log_()
+    return agent, config
+
+
 def updates(name: str) -> Callable[[], object]:
-    """One update of the default agent of this name, sampling included."""
-    import numpy as np
-    import torch
-    from hydra import compose, initialize_config_dir
-
-    from algd.build import build
-    from algd.cli import CONF
-    from algd.config import resolve
-    from algd.noise import Noise
-    from algd.replay import Replay
-    from benchmarks.plain_update import PlainAgent
-
-    agent_name, guidance_name, states, actions, *plain = name.split("/")
-    s, d = int(states), int(actions)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = resolve(compose("config", overrides=[f"agent={agent_name}", f"guidance={guidance_name}", "env=toy"]))
-    torch.manual_seed(0)
-    guidance = build(config["guidance"], threshold=2.455, limit=10.0)
-    agent = build(config["agent"], observation_size=s, action_low=[-1.0] * d, action_high=[1.0] * d, guidance=guidance)
-    rng, replay = np.random.default_rng(0), Replay(20_000, s, d)
-    straightforward = PlainAgent(agent, config["batch_size"]) if plain else None
-    for _ in range(10_000):
-        row = (rng.normal(size=s), rng.uniform(-1, 1, d), rng.normal(), rng.random(), rng.normal(size=s))
-        replay.add(*row, False, False)
-        if straightforward:
-            straightforward.replay.append((*row, False))
-    if straightforward:
-        return straightforward.update
+    """One update of a variant, agent/guidance/sizes[/plain|/compiled], sampling included."""
+    agent, config = subject(name)
+    states, actions = map(int, name.split("/")[2].split("x"))
+    replay, size = random_replay(20_000, 10_000, states, actions), config["batch_size"]
+    if name.endswith("/plain"):
+        plain = PlainAgent(agent, size)
+        batch = replay.split(replay.rows[:10_000])
+        columns = [column.numpy() for column in batch[:6]]
+        plain.replay.extend(zip(*columns, strict=True))
+        return plain.update
+    keep_freed_memory()
     noise = Noise(0)
-    return lambda: agent.update(replay.sample(config["batch_size"], noise), noise)
+    update = Updates(agent, "compiled" if name.endswith("/compiled") else "eager")
+    return lambda: update(replay.sample(size, noise), noise)
 
 
-def main(rounds: int, count: int) -> None:
-    """Measure every variant and print the table."""
+def parts(name: str) -> dict[str, Callable[[], object]]:
+    """The parts of a variant's update, in its order."""
+    agent, config = subject(name)
+    states, actions = map(int, name.split("/")[2].split("x"))
+    keep_freed_memory()
+    replay, noise, size = random_replay(20_000, 10_000, states, actions), Noise(0), config["batch_size"]
+    batch, draws = replay.sample(size, noise), agent.draw(size, noise)
+    for _ in range(5):
+        agent.update(batch, noise)
+    policy, energy = agent.policy, agent.energy.at(batch.observation)
+
+    def next_action() -> Tensor:
+        with torch.no_grad():
+            return policy.sample(batch.next_observation, draws.next_action).action
+
+    def targets() -> None:
+        with torch.no_grad():
+            agent.target_critics(batch.next_observation, batch.action)
+            agent.target_cost_critics(batch.next_observation, batch.action)
+
+    level, chain, normals = draws.loss
+    samples = batch.action.unsqueeze(1) + normals
+
+    def policy_gradient() -> None:
+        policy.zero_grad()
+        latents = policy.chain(batch.observation, chain)
+        score = policy.network.at(batch.observation)("score", batch.action, level)
+        (policy.squash(latents[-1]).sum() + score.sum()).backward()
+
+    return {
+        "sampling and random numbers": lambda: (replay.sample(size, noise), agent.draw(size, noise)),
+        "next actions": next_action,
+        "target critics": targets,
+        "regression of the reward critics": lambda: agent.critics.regress(
+            batch.observation, batch.action, batch.reward, 1.0),
+        "regression of the cost critics": lambda: agent.cost_critics.regress(
+            batch.observation, batch.action, batch.cost, 0.25),
+        "states' part of the first layers": lambda: agent.energy.at(batch.observation),
+        "risk of the batch": lambda: energy.risk(batch.action),
+        "energy and gradient at the policy's actions": lambda: energy.value_and_gradient(batch.action),
+        "energy and gradient at the estimator's samples": lambda: energy.value_and_gradient(samples),
+        "the policy's chain and score, both ways": policy_gradient,
+        "optimisers": lambda: [optimizer.step() for optimizer in agent.optimizers.values()],
+        "target networks, every second update": agent._update_targets,
+    }
+
+
+def report_parts(name: str, repetitions: int = 30) -> None:
+    """Print the medians of an update's parts."""
+    found = parts(name)
+    times: dict[str, list[float]] = {part: [] for part in found}
+    for _ in range(repetitions):
+        for part, once in found.items():
+            begin = time.perf_counter()
+            once()
+            times[part].append(time.perf_counter() - begin)
+    medians = {part: sorted(seconds)[len(seconds) // 2] for part, seconds in times.items()}
+    print(f"\n{name}\n")
+    for part, seconds in medians.items():
+        print(f"{part:<50} {1e3 * seconds:>6.2f} ms  {seconds / sum(medians.values()):>4.0%}")
+
+
+def report(sizes: str, rounds: int, count: int, compiled: bool) -> None:
+    """Measure every variant at these sizes and print the table."""
+    cells = [f"{agent}/{guidance}/{sizes}" for agent in AGENTS for guidance in GUIDANCES]
+    plain = [f"{agent}/augmented/{sizes}/plain" for agent in ("vesde", "ddpm")]
+    extra = [f"vesde/{guidance}/{sizes}/compiled" for guidance in ("augmented", "plain")] if compiled else []
+    workers = take_turns(__spec__.name, ["products", *plain, *cells, *extra], rounds, count, 5)
+    rate = int(workers["products"].said) / workers["products"].median
+    print(f"{'matrix product 1024³':<34} {rate / 1e9:>32.0f} GFLOP/s")
+    for name in [*plain, *cells, *extra]:
+        worker = workers[name]
+        reference = workers.get(f"{name.split('/')[0]}/augmented/{sizes}/plain")
+        # Neighbours in time are compared, so that what slows the machine for a while slows both.
+        ratio = f"{worker.ratio_to(reference):.2f}" if reference else ""
+        operations = int(worker.said)
+        print(f"{name:<34} {1e3 * worker.median:>10.1f} {1 / worker.median:>10.1f} {ratio:>11} "
+              f"{operations / 1e9:>7.2f} {operations / worker.median / rate:>6.0%}", flush=True)
+
+
+def main() -> None:
+    """Measure what the command line asks for, or be a worker."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--updates", type=int, default=10)
+    parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="STATESxACTIONS")
+    parser.add_argument("--parts", action="store_true")
+    parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.worker:
+        once = products() if given.worker == "products" else updates(given.worker)
+        once()
+        with Counter() as counter:
+            once()
+        serve(once, str(counter.total))
+        return
+    if given.parts:
+        for guidance in ("augmented", "augmented-active"):
+            report_parts(f"vesde/{guidance}/{given.sizes[0]}")
+        return
     print(f"{'variant':<34} {'ms/update':>10} {'updates/s':>10} {'plain/ours':>11} {'GFLOP':>7} {'share':>6}")
-    for s, d in SIZES:
-        cells = [f"{agent}/{guidance}/{s}/{d}" for agent in AGENTS for guidance in GUIDANCES]
-        plain = [f"{agent}/augmented/{s}/{d}/plain" for agent in ("vesde", "ddpm")]
-        workers = {name: Worker(name) for name in ["products", *cells, *plain]}
-        for worker in workers.values():
-            worker.time(5)
-            worker.seconds.clear()
-        for _ in range(rounds):
-            for worker in workers.values():
-                worker.time(count)
-        rate = workers["products"].operations / workers["products"].median
-        for name, worker in workers.items():
-            worker.stop()
-            if name == "products":
-                print(f"{'matrix product 1024³':<34} {rate / 1e9:>32.0f} GFLOP/s")
-                continue
-            reference = workers.get(f"{name}/plain")
-            ratio = f"{reference.median / worker.median:.2f}" if reference else ""
-            share = worker.operations / worker.median / rate
-            print(f"{name:<34} {1e3 * worker.median:>10.1f} {1 / worker.median:>10.1f} {ratio:>11} "
-                  f"{worker.operations / 1e9:>7.2f} {share:>6.0%}")
+    for sizes in given.sizes:
+        report(sizes, given.rounds, given.updates, given.compiled)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--updates", type=int, default=20)
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    work(given.worker) if given.worker else main(given.rounds, given.updates)
+    main()

@@ -73,7 +73,7 @@ class DiffusionPolicy(nn.Module):
         return torch.addcmul(self.bias, torch.tanh(latent), self.scale)
 
     def _predict(self, observation: Tensor) -> Predict:
-        """What drives the process at these states."""
+        """What drives the process at these states: the network, at latents (B, d)."""
         network = self.network.at(observation)
         if self.score_space == "latent":
             return network
@@ -85,8 +85,11 @@ class DiffusionPolicy(nn.Module):
 
     def chain(self, observation: Tensor, normals: Tensor) -> list[Tensor]:
         """The latents [x_K, …, x_0], each (B, d), of one stochastic reverse process a state."""
+        return self._reverse(self._predict(observation), normals)
+
+    def _reverse(self, predict: Predict, normals: Tensor) -> list[Tensor]:
         start, *steps = normals.unbind()
-        return reverse(self.process, self._predict(observation), self.process.prior_std * start, iter(steps).__next__)
+        return reverse(self.process, predict, self.process.prior_std * start, iter(steps).__next__)
 
     def sample(self, observation: Tensor, normals: Tensor) -> Sample:
         return Sample(self.squash(self.chain(observation, normals)[-1]), 0.0)
@@ -105,17 +108,18 @@ class DiffusionPolicy(nn.Module):
              draws: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """mean E(s, a_0), with the gradient through the whole chain, + score_weight · score-matching loss."""
         level, chain_normals, mc_normals = draws
-        path = self.chain(observation, chain_normals)
+        predict = self._predict(observation)
+        path = self._reverse(predict, chain_normals)
         energies = energy(self.squash(path[-1]))
         # path[K − τ] has level τ: step τ starts there and ends at the next entry.
         index = self.process.steps - level + (self.score_level == "after")
         latent = torch.stack(path)[index, torch.arange(len(level), device=level.device)]
         if self.score_detach:
             latent = latent.detach()
-        # The score network sees the latent or its action; φ* is estimated at the same point.
+        # φ* is estimated where the score network looks.
         point = latent if self.score_space == "latent" else self.squash(latent)
         target = self.score_target(energy, point, level, mc_normals)
-        matching = nn.functional.mse_loss(self.network.at(observation)("score", point, level), target)
+        matching = nn.functional.mse_loss(predict("score", latent, level), target)
         loss = energies.mean() + self.score_weight * matching
         return loss, {"energy": energies.detach().mean(), "score_loss": matching.detach()}
 

@@ -1,0 +1,140 @@
+"""How an agent's update is executed: as it is written, compiled, or captured once as a CUDA graph and replayed."""
+
+import ctypes
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from algd.agent import Agent, Batch, Draws
+from algd.noise import Noise
+
+Execution = Literal["eager", "compiled", "graph", "compiled graph"]
+Step = Callable[[Batch, Draws, bool], Mapping[str, Tensor]]
+Capture = Callable[[Callable[[], Mapping[str, Tensor]]], Callable[[], Mapping[str, Tensor]]]
+
+WARM_UP = 3  # updates before a capture: libraries choose their kernels and optimisers allocate their state
+MALLOC_TRIM, MALLOC_MMAP = -1, -3  # glibc's names for these are M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
+
+
+def resolve_execution(compile: bool | Literal["auto"], device: torch.device) -> Execution:
+    """What `compile` means on a device.
+
+    On a GPU an update is hundreds of launches, and a graph makes them one. On a CPU it is matrix products, which
+    compiling leaves alone; it takes minutes and gains nothing (docs/benchmarks.md), so that `auto` does not.
+    """
+    if device.type == "cuda":
+        return {True: "compiled graph", "auto": "graph", False: "eager"}[compile]  # type: ignore[return-value]
+    return "compiled" if compile is True else "eager"
+
+
+class Updates:
+    """An agent's updates, executed one way or another: called like `Agent.update`, with the same effect.
+
+    Args:
+        agent: the agent, on its device.
+        execution: of `resolve_execution`.
+    """
+
+    def __init__(self, agent: Agent, execution: Execution):
+        self._agent = agent
+        self._step: Step = agent.step
+        if execution.startswith("compiled"):
+            self._step = compiled(agent)
+        if execution.endswith("graph"):
+            for optimizer in agent.optimizers.values():
+                for group in optimizer.param_groups:
+                    group["capturable"] = True
+            self._step = CapturedStep(self._step, cuda_graph)
+
+    def __call__(self, batch: Batch, noise: Noise) -> Mapping[str, Tensor]:
+        """One update. The scalars are valid until the next one."""
+        agent = self._agent
+        metrics = self._step(batch, agent.draw(len(batch.reward), noise), agent.targets_due)
+        agent.updates += 1
+        return metrics
+
+
+def compiled(agent: Agent, backend: str = "inductor") -> Step:
+    """The agent's step, compiled: everything but what moves parameters and multiplier.
+
+    Torch 2.13 loses two things in a compiled region without a word: an optimiser's step on a gradient that was
+    assigned in the same region, and a buffer's new value. λ would stand still, and so would a batch's risk.
+    """
+    guidance: Any = agent.guidance
+    for owner, method in (*((optimizer, "step") for optimizer in agent.optimizers.values()),
+                          (guidance, "observe_batch"), (guidance, "update")):
+        setattr(owner, method, torch.compiler.disable(getattr(owner, method)))
+    return torch.compile(agent.step, dynamic=False, backend=backend)
+
+
+class CapturedStep:
+    """`Agent.step`, captured once with and once without the targets' update, and replayed on copied-in inputs.
+
+    Args:
+        step: the step.
+        capture: turns a function without arguments into one that repeats it on the same memory.
+    """
+
+    def __init__(self, step: Step, capture: Capture):
+        self._step, self._capture = step, capture
+        self._warm_up = WARM_UP
+        self._inputs: tuple[Batch, Draws] | None = None
+        self._replays: dict[bool, Callable[[], Mapping[str, Tensor]]] = {}
+
+    def __call__(self, batch: Batch, draws: Draws, update_targets: bool) -> Mapping[str, Tensor]:
+        if self._warm_up:
+            self._warm_up -= 1
+            return on_side_stream(lambda: self._step(batch, draws, update_targets), batch.reward.device)
+        if self._inputs is None:
+            self._inputs = (Batch(*map(torch.empty_like, batch)),
+                            Draws(torch.empty_like(draws.next_action), tuple(map(torch.empty_like, draws.loss))))
+        static_batch, static_draws = self._inputs
+        for static, given in zip((*static_batch, static_draws.next_action, *static_draws.loss),
+                                 (*batch, draws.next_action, *draws.loss), strict=True):
+            static.copy_(given)
+        if update_targets not in self._replays:
+            self._replays[update_targets] = self._capture(
+                lambda: self._step(static_batch, static_draws, update_targets))
+        return self._replays[update_targets]()
+
+
+def on_side_stream(run: Callable[[], Mapping[str, Tensor]], device: torch.device) -> Mapping[str, Tensor]:
+    """Run on a CUDA stream of its own, as warming up for a capture has to be; on other devices, just run."""
+    if device.type != "cuda":
+        return run()
+    current, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    side.wait_stream(current)
+    with torch.cuda.stream(side):
+        result = run()
+    current.wait_stream(side)
+    return result
+
+
+def cuda_graph(run: Callable[[], Mapping[str, Tensor]]) -> Callable[[], Mapping[str, Tensor]]:
+    """Capture a function as a CUDA graph: nothing runs yet, every call of what is returned replays it."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = run()
+
+    def replay() -> Mapping[str, Tensor]:
+        graph.replay()
+        return result
+
+    return replay
+
+
+def keep_freed_memory() -> None:
+    """Keep what an update frees for the next one, where the C library is glibc.
+
+    By default glibc hands blocks of more than 128 kB back at once, and an update's layers, a quarter of a megabyte
+    each, are mapped and cleared by the kernel anew every time: a sixth of an update on a CPU (docs/benchmarks.md).
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(MALLOC_MMAP, 32 << 20)
+        mallopt(MALLOC_TRIM, 2**31 - 1)

@@ -1,0 +1,39 @@
+"""What is measured: the default agents, and a replay of random transitions."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+
+from algd.agent import Agent
+from algd.build import build
+from algd.cli import CONF
+from algd.config import resolve
+from algd.replay import Replay
+
+
+def configuration(*arguments: str) -> dict[str, Any]:
+    """The checked configuration of a command line."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return resolve(compose("config", overrides=list(arguments)))
+
+
+def default_agent(agent: str, guidance: str, states: int, actions: int) -> tuple[Agent, dict[str, Any]]:
+    """The agent with its default hyper-parameters, for spaces of these sizes, and the configuration that it is of."""
+    config = configuration(f"agent={agent}", f"guidance={guidance}", "env=toy")
+    torch.manual_seed(0)
+    rule = build(config["guidance"], threshold=2.455, limit=10.0)
+    built = build(config["agent"], observation_size=states, action_low=[-1.0] * actions, action_high=[1.0] * actions,
+                  guidance=rule)
+    return built, config
+
+
+def random_replay(capacity: int, count: int, states: int, actions: int) -> Replay:
+    """A replay of so many random transitions, written in blocks."""
+    replay, generator = Replay(capacity, states, actions), np.random.default_rng(0)
+    for first in range(0, count, 50_000):
+        rows = generator.standard_normal((min(50_000, count - first), replay.rows.shape[1]), np.float32)
+        rows[:, -2:] = 0  # No return ends.
+        replay.restore(first, rows)
+    return replay

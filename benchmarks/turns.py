@@ -1,0 +1,86 @@
+"""Variants in processes of their own that take turns, so that a busy machine slows all alike.
+
+A module that is measured so has a function `prepare(name)` that returns what is timed; its main hands the names to
+`take_turns`, and its `--worker NAME` to `serve`.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+
+class Worker:
+    """A process that repeats one variant as often as it is asked to.
+
+    Args:
+        module: run as `python -m module --worker name`.
+        name: the variant.
+
+    Attributes:
+        seconds: of one repetition, measurement by measurement.
+        said: what the variant told about itself when it was ready.
+    """
+
+    def __init__(self, module: str, name: str):
+        self.name, self.seconds = name, list[float]()
+        self._process = subprocess.Popen([sys.executable, "-m", module, "--worker", name], text=True,
+                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                         env={**os.environ, "OMP_NUM_THREADS": "1"})
+        self.said = self._answer()
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the process of {self.name} ended with exit code {self._process.wait()}")
+        return line.strip()
+
+    def time(self, count: int) -> None:
+        """Take one more measurement, of `count` repetitions."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{count}\n")
+        self._process.stdin.flush()
+        self.seconds.append(float(self._answer()) / count)
+
+    @property
+    def median(self) -> float:
+        """Seconds of one repetition."""
+        return statistics.median(self.seconds)
+
+    def ratio_to(self, reference: "Worker") -> float:
+        """How many times as long the reference takes: the median over the rounds of each round's own ratio."""
+        return statistics.median(theirs / ours for theirs, ours in zip(reference.seconds, self.seconds, strict=True))
+
+    def stop(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+
+def take_turns(module: str, names: Sequence[str], rounds: int, count: int, burn_in: int) -> dict[str, Worker]:
+    """Measure the variants: `burn_in` repetitions each that do not count, then `count` each in every round."""
+    workers: dict[str, Worker] = {}
+    try:
+        for name in names:
+            workers[name] = Worker(module, name)
+            workers[name].time(burn_in)
+            workers[name].seconds.clear()
+        for _ in range(rounds):
+            for worker in workers.values():
+                worker.time(count)
+    finally:
+        for worker in workers.values():
+            worker.stop()
+    return workers
+
+
+def serve(once: Callable[[], object], said: str = "") -> None:
+    """Be a `Worker`'s process: seconds of as many repetitions as each line of standard input says."""
+    print(said, flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        for _ in range(int(line)):
+            once()
+        print(time.perf_counter() - start, flush=True)

@@ -1,0 +1,162 @@
+"""Ways to execute an update: each has the effect of the eager one."""
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from algd import energy, networks
+from algd.agent import Agent, Batch
+from algd.execution import WARM_UP, CapturedStep, Step, Updates, compiled, resolve_execution
+from algd.run_folder import RunFolder
+from algd.runs import _record_start
+from tests.command import TINY, compose, only_run, train_here
+from tests.test_update import AGENTS, GUIDANCES, Draws64, batch_of, small_agent
+
+EXACT = {"rtol": 0, "atol": 1e-12, "equal_nan": True}
+
+
+def assert_same_updates(step: Step, agent: Agent, twin: Agent, count: int, **tolerances: Any) -> None:
+    """So many updates by this step of `agent`, and the twin's own, end in the same state and say the same."""
+    draws: Any = Draws64(1)
+    twins: Any = Draws64(1)
+    for number in range(count):
+        found = step(batch_of(number), agent.draw(16, draws), agent.targets_due)
+        agent.updates += 1
+        expected = twin.update(batch_of(number), twins)
+        torch.testing.assert_close(dict(found), expected, **tolerances)
+    torch.testing.assert_close(agent.state_dict(), twin.state_dict(), **tolerances)
+
+
+def few_levels(agent: str) -> list[str]:
+    """The compiler's time goes with the number of operations."""
+    if agent == "gaussian":
+        return [f"agent={agent}"]
+    return [f"agent={agent}", "agent.policy.process.steps=2", "agent.policy.hidden_sizes=[4]",
+            "agent.critic_hidden_sizes=[4]", "agent.cost_hidden_sizes=[4]", "agent.cost_members=2"]
+
+
+@pytest.mark.parametrize(("agent", "guidance", "level"), [
+    ("vesde", "augmented", "pointwise"), ("ddpm", "plain", "pointwise"), ("gaussian", "augmented", "batch")])
+def test_compiling_loses_nothing(agent: str, guidance: str, level: str) -> None:
+    """λ, the batch's risk and all parameters, through everything of the compiler but its code generator."""
+    overrides = [*few_levels(agent), f"guidance={guidance}", f"guidance.level={level}"]
+    torch.compiler.reset()
+    one = small_agent(*overrides)
+    assert_same_updates(compiled(one, "aot_eager"), one, small_agent(*overrides), 12, **EXACT)
+
+
+@pytest.mark.parametrize("guidance", GUIDANCES)
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_step_reads_no_value_and_touches_one_device(agent: str, guidance: str) -> None:
+    """On the meta device there are no values: a branch on one, a transfer or a draw from elsewhere raises."""
+    one = small_agent(f"agent={agent}", f"guidance={guidance}").to("meta")
+    for optimizer in one.optimizers.values():
+        for group in optimizer.param_groups:
+            group["capturable"] = True
+    batch = Batch(*(part.to("meta") for part in batch_of(0)))
+    draws: Any = Draws64(0)
+    for update_targets in (True, False):
+        on_cpu = one.draw(16, draws)
+        on_meta = on_cpu._replace(next_action=on_cpu.next_action.to("meta"),
+                                  loss=tuple(part.to("meta") for part in on_cpu.loss))
+        assert {value.device.type for value in one.step(batch, on_meta, update_targets).values()} == {"meta"}
+    with pytest.raises((NotImplementedError, RuntimeError)):
+        bool(batch.reward[0] > 0)
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_members_multiplied_together_are_members_one_by_one(agent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What every device but a CPU does, on a CPU."""
+    one, twin = small_agent(f"agent={agent}"), small_agent(f"agent={agent}")
+    cases = [(batch_of(number), one.draw(16, Draws64(number))) for number in range(20)]  # type: ignore[arg-type]
+    expected = [twin.step(batch, draws, True) for batch, draws in cases]
+    for module in (networks, energy):
+        monkeypatch.setattr(module, "stacked", lambda tensor: True)
+    found = [one.step(batch, draws, True) for batch, draws in cases]
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(one.state_dict(), twin.state_dict(), rtol=1e-9, atol=1e-9)
+
+
+def test_a_captured_step_is_the_step() -> None:
+    """Everything of it but CUDA's own capture: the fixed inputs, and one recording with targets and one without."""
+    overrides = ["agent=ddpm", "guidance=augmented", "agent.target_interval=3"]
+    one = small_agent(*overrides)
+    recorded, addresses = [], set()
+
+    def capture(repeat: Any) -> Any:
+        recorded.append(repeat)
+        return repeat
+
+    def step(batch: Batch, draws: Any, update_targets: bool) -> dict[str, Tensor]:
+        addresses.add((batch.reward.data_ptr(), draws.next_action.data_ptr()))
+        return one.step(batch, draws, update_targets)
+
+    captured = CapturedStep(step, capture)
+    assert_same_updates(captured, one, small_agent(*overrides), WARM_UP, **EXACT)
+    assert not recorded
+    addresses.clear()
+    twin = small_agent(*overrides)
+    twin.restore(copy.deepcopy(one.checkpoint()))
+    assert_same_updates(captured, one, twin, 20, **EXACT)
+    assert len(recorded) == 2 and len(addresses) == 1
+
+
+def test_what_compile_means() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 1)
+    assert [resolve_execution(how, cpu) for how in ("auto", False, True)] == ["eager", "eager", "compiled"]
+    assert [resolve_execution(how, gpu) for how in ("auto", False, True)] == ["graph", "eager", "compiled graph"]
+
+
+def test_an_updates_object_counts() -> None:
+    one, twin = small_agent(), small_agent()
+    updates, draws = Updates(one, "eager"), (Draws64(3), Draws64(3))
+    for number in range(5):
+        torch.testing.assert_close(updates(batch_of(number), draws[0]),  # type: ignore[arg-type]
+                                   twin.update(batch_of(number), draws[1]), rtol=0, atol=0)  # type: ignore[arg-type]
+    assert one.updates == twin.updates == 5
+
+
+def test_the_first_starts_choice_is_recorded_and_kept(tmp_path: Path) -> None:
+    arguments = [*TINY, "env=toy", f"runs_dir={tmp_path}", "initial_steps=16", "total_steps=4", "checkpoint.every=4",
+                 "eval.episodes=1"]
+    assert train_here(*arguments) == 0
+    folder, config, cpu = RunFolder(only_run(tmp_path)), compose(*arguments), torch.device("cpu")
+    assert json.loads(folder.meta_file.read_text())["starts"][0]["execution"] == "eager"
+    start, notes = _record_start(folder, config | {"compile": True}, cpu)
+    assert start["execution"] == "compiled" and not start["exact"]
+    assert any("execution was eager and is compiled now" in note for note in notes)
+    start, _ = _record_start(folder, config, cpu)
+    assert start["execution"] == "eager"
+
+
+FAULTS = """
+import resource, sys, torch
+from algd.execution import keep_freed_memory
+if sys.argv[1] == "keep": keep_freed_memory()
+torch.set_num_threads(1)
+def pass_over() -> None:
+    for _ in range(50):
+        layers = [torch.empty(1 << 18).fill_(1.0) for _ in range(8)]
+        del layers
+pass_over()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+pass_over()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_freed_memory_is_kept() -> None:
+    """Eight layers of a megabyte, freed and asked for again, cost 2,048 page faults otherwise."""
+    def faults(how: str) -> int:
+        return int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True,
+                                  check=True).stdout)
+
+    assert faults("keep") < 50 * 2048 / 10 < faults("default")
