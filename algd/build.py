@@ -20,7 +20,39 @@ def build(node: Mapping[str, Any], **supplied: Any) -> Any:
     except InstantiationException as error:
         if isinstance(error.__cause__, UsageError):
             raise error.__cause__ from error
+        if is_out_of_memory(error.__cause__):
+            sizes = {key: value for key, value in [*node.items(), *dict(node.get("policy", {})).items()]
+                     if key in ("critic_hidden_sizes", "cost_hidden_sizes", "cost_members", "hidden_sizes")}
+            raise UsageError(", ".join(f"{key}={value}" for key, value in sizes.items())
+                             + ": networks of these sizes cannot be allocated here; smaller ones are needed") from error
         raise
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an allocation failed; on a CPU torch says so in words alone."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError | TypeError)
+        and any(word in str(error).lower() for word in ("allocate memory", "overflow")))
+
+
+def check_room(config: Mapping[str, Any], task: Task) -> None:
+    """Whether the replay and a batch's largest intermediate can be allocated; nothing of it is kept.
+
+    Raises:
+        UsageError: one of them cannot.
+    """
+    observation_size, action_size = task.observation_space.shape[0], task.action_space.shape[0]
+    agent = config["agent"]
+    widest = max(*agent["critic_hidden_sizes"], *agent["cost_hidden_sizes"], observation_size + action_size)
+    samples = agent["policy"].get("mc_samples", 1)
+    for key, numbers in (("buffer_size", 2 * observation_size + action_size + 4), ("batch_size", widest * samples)):
+        try:
+            torch.empty(config[key] * numbers)
+        except (RuntimeError, TypeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UsageError(f"{key}={config[key]}: it would take {4e-9 * config[key] * numbers:.3g} GB of memory, "
+                             "more than can be allocated here; it should be smaller") from error
 
 
 def build_task(config: Mapping[str, Any], render_mode: str | None = None) -> Task:

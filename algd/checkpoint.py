@@ -4,7 +4,7 @@
       000003/               one checkpoint; its number only grows
         state.json          numbers and texts
         state.safetensors   tensors
-        manifest.json       SHA-256 of the two, and of the replay's segments that belong to it
+        manifest.json       whose it is; SHA-256 of the two, of the replay's segments that belong to it, and of itself
       replay/
         000000000000-000000005000.rows    transitions number 0 … 4999 of all ever added, float32, row after row
 
@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from algd.files import sha256, sync_directory, write_atomically
+from algd.files import free_name, sealed, sha256, sync_directory, unsealed, write_atomically
 from algd.replay import Replay
 
 KEPT = 2
@@ -65,17 +65,19 @@ class Checkpoints:
 
     Args:
         folder: their directory; made when the first is saved.
+        run: the identity of the run (`algd.config.identity`): a checkpoint of another run counts as damaged. None:
+            whoever's they are.
     """
 
-    def __init__(self, folder: Path):
-        self.folder, self.replay_folder = folder, folder / "replay"
+    def __init__(self, folder: Path, run: str | None = None):
+        self.folder, self.replay_folder, self.run = folder, folder / "replay", run
         self._segments: list[dict[str, Any]] = []
 
     def numbers(self) -> list[int]:
         """The numbers of the checkpoints that are there, oldest first."""
         if not self.folder.is_dir():
             return []
-        return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit())
+        return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isascii() and p.name.isdigit())
 
     def save(self, state: Mapping[str, Any], replay: Replay | None) -> Path:
         """Write a checkpoint, then remove what is no longer needed.
@@ -98,9 +100,9 @@ class Checkpoints:
             temporary.mkdir()
             for file, content in files.items():
                 write_atomically(temporary / file, content)
-            manifest = {"files": {file: sha256(temporary / file) for file in files},
+            manifest = {"run": self.run, "files": {file: sha256(temporary / file) for file in files},
                         "replay": None if replay is None else {"added": replay.added, "segments": segments}}
-            write_atomically(temporary / "manifest.json", json.dumps(manifest, indent=1).encode())
+            write_atomically(temporary / "manifest.json", sealed(manifest))
             os.rename(temporary, final)
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -148,42 +150,54 @@ class Checkpoints:
     def set_aside(self, number: int) -> None:
         """Rename a damaged checkpoint, so that it neither counts nor is lost."""
         path = self.folder / f"{number:06d}"
-        os.rename(path, path.with_name(f"{path.name}.damaged-{os.getpid()}"))
+        os.rename(path, free_name(path, "damaged"))
 
     def _manifest(self, number: int) -> dict[str, Any]:
         path = self.folder / f"{number:06d}" / "manifest.json"
         try:
-            manifest = json.loads(path.read_bytes())
+            manifest = unsealed(path.read_bytes(), strict=True)
             if not isinstance(manifest["files"], dict) or "replay" not in manifest:
                 raise ValueError("it is not a manifest")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DamagedCheckpoint(f"{path} cannot be read ({error})") from error
+        except OSError as error:
+            raise DamagedCheckpoint(f"{path} cannot be read ({error.strerror})") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedCheckpoint(f"{path} is damaged ({error})") from error
+        if self.run is not None and manifest.get("run") != self.run:
+            raise DamagedCheckpoint(f"{path} is of another run ({manifest.get('run')} instead of {self.run})")
         return manifest
 
     def load(self, number: int, replay: Replay | None = None) -> dict[str, Any]:
         """A checkpoint's state, with every checksum verified; the transitions go into `replay`, if one is given.
 
-        The result's "replay" tells whether the checkpoint had one.
+        The result's "replay" tells whether the checkpoint had one; without one the given replay is emptied.
 
         Raises:
-            DamagedCheckpoint: a file is missing or not what was written. The replay's rows may have changed then.
+            DamagedCheckpoint: a file is missing, not what was written, or another run's. The replay may have changed
+                then.
         """
         folder, manifest = self.folder / f"{number:06d}", self._manifest(number)
+        if replay is not None:
+            replay.added = 0
         for file in ("state.json", "state.safetensors"):
             self._verify(folder / file, manifest["files"].get(file))
         try:
             tensors = load_file(folder / "state.safetensors")
             state = _join(json.loads((folder / "state.json").read_bytes()), tensors)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
             raise DamagedCheckpoint(f"{folder} cannot be read ({error})") from error
+        if not isinstance(state, dict):
+            raise DamagedCheckpoint(f"{folder / 'state.json'} is not a checkpoint's state")
         if replay is not None and manifest["replay"]:
             for segment in manifest["replay"]["segments"]:
-                path = self.replay_folder / Path(segment["file"]).name
-                self._verify(path, segment["sha256"])
-                rows = np.fromfile(path, np.float32).reshape(-1, replay.rows.shape[1])
-                # A segment may begin before the oldest row that is still in the ring.
-                skip = max(0, manifest["replay"]["added"] - replay.capacity - segment["first"])
-                replay.restore(segment["first"] + skip, rows[skip:])
+                try:
+                    path = self.replay_folder / Path(segment["file"]).name
+                    self._verify(path, segment["sha256"])
+                    rows = np.fromfile(path, np.float32).reshape(-1, replay.rows.shape[1])
+                    # A segment may begin before the oldest row that is still in the ring.
+                    skip = max(0, manifest["replay"]["added"] - replay.capacity - segment["first"])
+                    replay.restore(segment["first"] + skip, rows[skip:])
+                except (KeyError, TypeError, ValueError) as error:
+                    raise DamagedCheckpoint(f"{folder}: a segment of its replay is not one ({error!r})") from error
             self._segments = manifest["replay"]["segments"]
         return state | {"replay": manifest["replay"] is not None}
 

@@ -9,18 +9,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from algd.errors import UsageError
+from algd.build import build_task
+from algd.envs.task import Task
+from algd.errors import SimulatorError, UsageError
 from algd.evaluation import SAMPLERS, evaluate
 from algd.files import Lock, Table
 from algd.loading import load
 from algd.run_folder import EVALUATION_COLUMNS
+from algd.simulator_errors import SimulatorErrors
 
 
 def reevaluate(config: Mapping[str, Any]) -> int:
     """mode=eval: append `eval.episodes` rows for each sampler to the run's evals.csv, under a source of their own.
 
-    Of the configuration only `run`, `eval`, `device` and `threads` count; all else is the run's own. Every call has
-    new episode seeds: its source, eval-1, eval-2, …, is part of them.
+    Of the configuration only `run`, `eval`, `device`, `threads` and `simulator_errors` count, and `env.id` as trust
+    in its module; all else is the run's own. Every call has new episode seeds: its source, eval-1, eval-2, …, is part
+    of them.
 
     Returns:
         The exit code.
@@ -31,14 +35,27 @@ def reevaluate(config: Mapping[str, Any]) -> int:
     if config["run"] is None:
         raise UsageError("mode=eval: name the run's folder, or one of its snapshots, with run=...")
     torch.set_num_threads(1 if config["threads"] == "auto" else config["threads"])
-    loaded = load(Path(config["run"]), config["device"], "rgb_array" if config["eval"]["video"] else None)
+    try:
+        # Who names the environment's module on the command line wants it to be imported.
+        loaded = load(Path(config["run"]), config["device"], "rgb_array" if config["eval"]["video"] else None,
+                      trusted=[str(config["env"].get("id", "")).rpartition(":")[0]])
+    except UsageError as error:
+        raise UsageError(f"run={config['run']}: {error}") from error
     lock = Lock(loaded.folder.path / "lock")
     try:
         source = _free_source(loaded.folder.evals)
         table = Table(loaded.folder.evals, EVALUATION_COLUMNS)
         spent: dict[str, list[tuple[float, float]]] = {sampler: [] for sampler in SAMPLERS}
+        errors = SimulatorErrors(config["simulator_errors"], loaded.folder.path / "simulator-errors.log",
+                                 lambda sentence: print(f"warning: {sentence}", file=sys.stderr))
+
+        def renewed(error: SimulatorError) -> Task:
+            errors.take(error)
+            return build_task(loaded.config)
+
         for row in evaluate(loaded.agent, loaded.task, loaded.config["seed"], loaded.step,
-                            config["eval"]["episodes"], loaded.config["agent"]["cost_discount"], source):
+                            config["eval"]["episodes"], loaded.config["agent"]["cost_discount"], source,
+                            failed=renewed):
             table.append(row)
             spent[row["sampler"]].append((row["return"],
                                           loaded.task.budget.spent(row["cost"], row["discounted_cost"])))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,17 @@ import yaml
 
 from algd.config import check, identity
 from algd.errors import UsageError
-from algd.files import write_atomically
+from algd.files import free_name, sealed, unsealed, write_atomically
+from algd.plain_yaml import read_yaml
+from algd.secret_values import redacted
 
-EPISODE_COLUMNS = ["step", "episode", "seed", "return", "cost", "discounted_cost", "length"]
-EVALUATION_COLUMNS = ["step", "sampler", "source", "episode", "seed", "return", "cost", "discounted_cost", "length"]
+SUMS = ["return", "cost", "discounted_cost", "length", "simulator_error"]
+EPISODE_COLUMNS = ["step", "episode", "seed", *SUMS]
+EVALUATION_COLUMNS = ["step", "sampler", "source", "episode", "seed", *SUMS, "predicted_cost"]
 PACKAGES = ["torch", "numpy", "gymnasium", "mujoco", "safety-gymnasium", "hydra-core", "omegaconf", "wandb",
             "submitit", "safetensors"]
 STATES = ("starting", "running", "interrupted", "finished", "failed")
+UNKNOWN = "unknown"  # the state of a run whose status.json is damaged
 
 
 def run_path(config: Mapping[str, Any]) -> Path:
@@ -55,11 +60,12 @@ class RunFolder:
         Raises:
             UsageError: there is none, or it does not fit this version of the code.
         """
+        refuse_links(self.path)
         try:
-            content = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
+            content = read_yaml(self.config_file)
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise UsageError(f"{self.path} is not a run's folder: it has no config.yaml") from error
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError) as error:
             raise UsageError(f"{self.config_file} cannot be read: {str(error).splitlines()[0]}") from error
         if not isinstance(content, dict):
             raise UsageError(f"{self.config_file} is not a configuration")
@@ -74,20 +80,59 @@ class RunFolder:
         write_atomically(self.config_file, text.encode())
 
     def status(self) -> dict[str, Any]:
-        """What status.json says; empty if there is none or it cannot be read."""
-        return _read_json(self.status_file)
+        """What status.json says; empty if there is none. If it is damaged, its state is "unknown", with the reason."""
+        try:
+            return _read_json(self.status_file)
+        except ValueError as error:
+            return {"state": UNKNOWN, "reason": f"{self.status_file.name} is damaged: {error}"}
+
+    def is_own(self, status: Mapping[str, Any]) -> bool:
+        """Whether a status is of the run whose folder bears this name."""
+        return status.get("run", self.path.resolve().name) == self.path.resolve().name
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Write status.json."""
-        write_atomically(self.status_file, (json.dumps(status, indent=1) + "\n").encode())
+        content = {"run": self.path.resolve().name} | dict(status)
+        if isinstance(content.get("reason"), str):
+            content["reason"] = redacted(content["reason"])
+        write_atomically(self.status_file, sealed(content))
 
     def meta(self) -> dict[str, Any]:
-        """What meta.json says; empty if there is none or it cannot be read."""
-        return _read_json(self.meta_file)
+        """What meta.json says; empty if there is none or it is damaged."""
+        try:
+            return _read_json(self.meta_file)
+        except ValueError:
+            return {}
 
     def write_meta(self, meta: Mapping[str, Any]) -> None:
         """Write meta.json."""
-        write_atomically(self.meta_file, (json.dumps(meta, indent=1) + "\n").encode())
+        write_atomically(self.meta_file, sealed(meta))
+
+    def damage(self, run: str) -> list[str]:
+        """What is wrong with the files that tell what this run is and where it stands, a sentence each.
+
+        Args:
+            run: the run's identity (`algd.config.identity`).
+        """
+        found = []
+        if any(file.exists() for file in (self.meta_file, self.status_file)) and not self.config_file.exists():
+            found.append(f"{self.config_file} is missing")
+        elif self.config_file.exists():
+            try:
+                self.config()
+            except UsageError as error:
+                found.append(str(error))
+        for file, key, mine in ((self.meta_file, "identity", run), (self.status_file, "run", self.path.resolve().name)):
+            try:
+                content = _read_json(file)
+            except ValueError as error:
+                found.append(f"{file} is damaged: {error}")
+                continue
+            if not content and self.checkpoints.exists():
+                found.append(f"{file} is missing")
+            elif content.get(key, mine) != mine:
+                found.append(f"{file} is of another run, {content[key]} instead of {mine}")
+        return found
 
     def remove_leftovers(self) -> None:
         """Remove the unfinished files that a killed process left behind; nobody else may be writing."""
@@ -96,23 +141,46 @@ class RunFolder:
 
     def move_aside(self) -> Path:
         """Rename the folder to the first free `<name>.old-<n>`; returns the new path."""
-        number = 1
-        while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
-            number += 1
+        aside = free_name(self.path, "old")
         os.rename(self.path, aside)
         return aside
 
 
+def refuse_links(folder: Path) -> None:
+    """Refuse a run's folder in which a link leads out of it: what is written or shown there would be another's.
+
+    Raises:
+        UsageError: there is such a link.
+    """
+    top = folder.resolve()
+    for at, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(at) / name
+            if path.is_symlink() and top not in path.resolve().parents:
+                raise UsageError(f"{path} is a link out of the run's folder, to {os.readlink(path)}: what a run "
+                                 "consists of must lie in its folder")
+        if "wandb" in folders and Path(at) == folder:
+            folders.remove("wandb")  # its client's own, with links to its logs
+
+
 def _read_json(path: Path) -> dict[str, Any]:
+    """A sealed file's content; empty if there is none.
+
+    Raises:
+        ValueError: it is damaged.
+    """
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return unsealed(path.read_bytes())
+    except FileNotFoundError:
         return {}
-    return content if isinstance(content, dict) else {}
+    except OSError as error:
+        raise ValueError(error.strerror) from error
 
 
+@cache
 def code_version() -> dict[str, str | None]:
-    """The git commit of the code and the uncommitted changes to it; both None outside a checkout.
+    """The git commit of the code and the uncommitted changes to it when the process first asked; both None outside a
+    checkout.
 
     A copy of the code that a sweep has kept says itself what it was copied from.
     """
@@ -129,7 +197,7 @@ def code_version() -> dict[str, str | None]:
 
     commit = git("rev-parse", "HEAD") if (root / ".git").exists() else None
     diff = git("diff", "HEAD", "--no-color", "--no-ext-diff") if commit else None
-    return {"commit": commit.strip() if commit else None, "diff": diff or None}
+    return {"commit": commit.strip() if commit else None, "diff": redacted(diff) if diff else None}
 
 
 def start_record(threads: int, device: str) -> dict[str, Any]:
@@ -141,18 +209,19 @@ def start_record(threads: int, device: str) -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[package] = None
     return {"time": datetime.now(UTC).isoformat(timespec="seconds"), "host": platform.node(),
-            "processor": _processor(), "system": platform.platform(), "python": platform.python_version(),
+            "processor": processor(), "system": platform.platform(), "python": platform.python_version(),
             "versions": versions, "command": safe_command(sys.argv), "threads": threads, "device": device,
             "pid": os.getpid(), "slurm_job": os.environ.get("SLURM_JOB_ID"), **code_version()}
 
 
 def safe_command(arguments: list[str]) -> str:
-    """The command line as typed, without the values of arguments that look like secrets."""
+    """The command line as typed, without the values of arguments that look like secrets, or are the environment's."""
     secret = re.compile(r"(?i)([\w.]*(key|token|secret|password)[\w.]*=).*")
-    return shlex.join(secret.sub(r"\1***", argument) for argument in arguments)
+    return shlex.join(redacted(secret.sub(r"\1***", argument)) for argument in arguments)
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of this machine's CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -15,6 +15,7 @@ from algd.errors import UsageError
 from algd.evaluation import Act, Episode
 from algd.files import write_atomically
 from algd.loading import LoadedAgent
+from algd.run_folder import RunFolder
 from algd.seeding import episode_seed
 
 Frame = NDArray[np.uint8]
@@ -90,9 +91,14 @@ def record_evaluation(loaded: LoadedAgent) -> Path:
     """
     config = loaded.config
     seed = episode_seed(config["seed"], "evaluation video", loaded.step)
-    path = loaded.folder.videos / f"step{loaded.step}.mp4"
+    path = video_path(loaded.folder, loaded.step)
     record(loaded.task, loaded.act, seed, config["agent"]["cost_discount"], path)
     return path
+
+
+def video_path(folder: RunFolder, step: int) -> Path:
+    """Where the video of the agent of an environment step is."""
+    return folder.videos / f"step{step}.mp4"
 
 
 def captioned(frame: Frame, episode: Episode, budget: Budget) -> Frame:

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from algd.checkpoint import Checkpoints, DamagedCheckpoint
-from algd.files import Table
+from algd.files import Table, sealed, unsealed
 from algd.replay import Replay
+from algd.snapshots import DamagedSnapshot, read_snapshot, snapshot_name, write_snapshot
 from tests.command import TINY, only_run, outcome, train_here
 
 
@@ -75,9 +76,7 @@ def test_damage_is_found(tmp_path: Path, file: str, damage: str) -> None:
     if damage == "gone":
         path.unlink()
     elif damage == "flipped":
-        # In a manifest a flipped bit may fall where nothing is stored; in the first checksum it cannot.
-        position = content.index(b": \"") + 5 if file == "manifest.json" else len(content) // 2
-        content[position] ^= 1
+        content[len(content) // 2] ^= 1
         path.write_bytes(content)
     else:
         path.write_bytes(content[:len(content) // 2] if damage == "truncated" else b"")
@@ -88,7 +87,6 @@ def test_damage_is_found(tmp_path: Path, file: str, damage: str) -> None:
 def test_a_pickle_is_not_executed(tmp_path: Path) -> None:
     """A tensor file that is a pickle with a command in it, checksums and all, is refused."""
     import hashlib
-    import json
     import pickle
 
     class Command:
@@ -98,10 +96,10 @@ def test_a_pickle_is_not_executed(tmp_path: Path) -> None:
     folder = Checkpoints(tmp_path).save(STATE, None)
     evil = pickle.dumps(Command())
     (folder / "state.safetensors").write_bytes(evil)
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = unsealed((folder / "manifest.json").read_bytes(), strict=True)
     manifest["files"]["state.safetensors"] = hashlib.sha256(evil).hexdigest()
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(DamagedCheckpoint):
+    (folder / "manifest.json").write_bytes(sealed(manifest))
+    with pytest.raises(DamagedCheckpoint, match="cannot be read"):
         Checkpoints(tmp_path).load(1)
     assert not (tmp_path / "executed").exists()
 
@@ -167,3 +165,118 @@ def test_a_table_cut_back(tmp_path: Path) -> None:
         again.append({"wrong": 1})
     (tmp_path / "t.csv").write_text("step,value,source\n1,0.2,train\n")
     assert not again.holds(position)
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_a_flipped_bit_anywhere_in_a_sealed_file(bit: int) -> None:
+    """Every single bit of it: either it is found, or it changed nothing (1e-05 and 1E-05)."""
+    content = {"added": 12, "rate": 1e-05, "name": "λ", "list": [1, None, True], "nested": {"x": 0.1}}
+    data = sealed(content)
+    assert unsealed(data, strict=True) == content
+    for position in range(len(data)):
+        flipped = bytearray(data)
+        flipped[position] ^= 1 << bit
+        try:
+            assert unsealed(bytes(flipped), strict=True) == content
+        except ValueError:
+            continue
+
+
+def test_a_file_without_a_seal() -> None:
+    assert unsealed(b'{"state": "finished"}') == {"state": "finished"}
+    with pytest.raises(ValueError, match="checksum"):
+        unsealed(b'{"state": "finished"}', strict=True)
+    for data in (b"", b"[]", b"{", b"\xff"):
+        with pytest.raises(ValueError):
+            unsealed(data)
+
+
+def test_a_checkpoint_of_another_run(tmp_path: Path) -> None:
+    Checkpoints(tmp_path, "aaaaaaaa").save(STATE, None)
+    assert Checkpoints(tmp_path, "aaaaaaaa").load(1)["step"] == 7 == Checkpoints(tmp_path).load(1)["step"]
+    with pytest.raises(DamagedCheckpoint, match="is of another run"):
+        Checkpoints(tmp_path, "bbbbbbbb").load(1)
+
+
+def test_an_older_checkpoint_without_a_replay_empties_it(tmp_path: Path) -> None:
+    """What a damaged newer checkpoint has already put into the replay must not stay there."""
+    checkpoints, replay = Checkpoints(tmp_path), filled(Replay(10, 2, 1), 4)
+    checkpoints.save(STATE, None)
+    checkpoints.save(STATE, replay)
+    checkpoints.save(STATE, filled(replay, 4))
+    newest = sorted((tmp_path / "replay").iterdir())[-1]
+    newest.write_bytes(b"x")
+    loaded = Replay(10, 2, 1)
+    with pytest.raises(DamagedCheckpoint, match="rows is damaged"):
+        checkpoints.load(3, loaded)
+    assert checkpoints.load(2, loaded)["replay"] is not None and loaded.added == 4
+
+
+def test_damaged_checkpoints_are_kept_beside(tmp_path: Path) -> None:
+    """Also when the same number is damaged again in a later start with the same process id, as in a container."""
+    for _ in range(2):
+        checkpoints = Checkpoints(tmp_path)
+        checkpoints.save(STATE, None)
+        checkpoints.set_aside(1)
+    assert sorted(path.name for path in tmp_path.iterdir() if "damaged" in path.name) == [
+        "000001.damaged-1", "000001.damaged-2"]
+    assert Checkpoints(tmp_path).numbers() == []
+
+
+def test_a_torn_last_line_is_not_continued(tmp_path: Path) -> None:
+    """A disk that was full in the middle of a row: the next row begins on a line of its own."""
+    path = tmp_path / "t.csv"
+    path.write_text("step,value\n1,2\n3,")
+    table = Table(path)
+    table.append({"step": 5, "value": 6})
+    assert path.read_text() == "step,value\n1,2\n5,6\n"
+    path.write_text("step,va")
+    table = Table(path, ["step", "value"])
+    table.append({"step": 1, "value": 2})
+    assert path.read_text() == "step,value\n1,2\n"
+
+
+def test_rows_that_are_kept_survive_a_cut_to_nothing(tmp_path: Path) -> None:
+    """A checkpoint from before the first evaluation, and rows of a later one that are kept: under the header."""
+    path = tmp_path / "t.csv"
+    table = Table(path, ["step", "source"])
+    position = table.position()
+    table.append({"step": 1, "source": "train"})
+    table.append({"step": 1, "source": "eval-1"})
+    table.cut(position, lambda row: row["source"] != "train")
+    assert path.read_text() == "step,source\n1,eval-1\n"
+    table.append({"step": 2, "source": "train"})
+    assert path.read_text() == "step,source\n1,eval-1\n2,train\n"
+
+
+def test_a_header_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"st\xffp,\x00value\n1,2\n")
+    table = Table(path, ["step", "value"])
+    assert not table.holds({"size": 15, "sha256": "0" * 64})
+    table.cut(None)
+    table.append({"step": 1, "value": 2})
+    assert path.read_text() == "step,value\n1,2\n"
+
+
+def test_snapshots(tmp_path: Path) -> None:
+    """Every bit counts, and so do the run and the step that it is of."""
+    path, tensors = tmp_path / snapshot_name(7), {"b": torch.arange(3.0), "a": torch.tensor(2)}
+    write_snapshot(path, tensors, 7, "aaaaaaaa")
+    content = path.read_bytes()
+    write_snapshot(path, dict(reversed(tensors.items())), 7, "aaaaaaaa")
+    assert path.read_bytes() == content
+    found, step = read_snapshot(path, "aaaaaaaa", 7)
+    assert step == 7 and found["a"] == 2 and found["b"].tolist() == [0, 1, 2]
+    for run, step in (("bbbbbbbb", 7), ("aaaaaaaa", 8)):
+        with pytest.raises(DamagedSnapshot, match=r"is of another run|is of step 7 instead of 8"):
+            read_snapshot(path, run, step)
+    for position in range(0, len(content) * 8, 11):
+        flipped = bytearray(content)
+        flipped[position // 8] ^= 1 << position % 8
+        path.write_bytes(flipped)
+        with pytest.raises(DamagedSnapshot):
+            read_snapshot(path)
+    path.unlink()
+    with pytest.raises(DamagedSnapshot, match="is not a snapshot"):
+        read_snapshot(path)

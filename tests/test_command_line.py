@@ -15,7 +15,7 @@ WRONG = {
     "guidance.rh=2": "guidance.rh is not a key of the configuration; did you mean guidance.rho",
     "guidance=plain,augmented": "guidance=plain,augmented: several values are a sweep, which needs -m",
     "agent.policy.process.steps=0": "agent.policy.process.steps=0: it should be greater than 0",
-    "seed=[": "seed=[ cannot be read: no viable alternative",
+    "seed=[": "seed=[ cannot be read: a value with more in it than letters",
     "device=cuda:7": "device=cuda:7: torch sees",
     "env=gymnasium": "env.id",
     "mode=eval": "mode=eval: name the run's folder",
@@ -56,7 +56,7 @@ def test_a_failing_run_is_marked_failed_and_tried_again(tmp_path: Path) -> None:
                  "agent.policy.beta=1e-38",
                  f"runs_dir={tmp_path}"]
     errors = run(*arguments, code=1)
-    assert "NumericalError" in errors
+    assert "Traceback" not in errors
     found = status(only_run(tmp_path))
     assert found["state"] == "failed" and "score_loss is inf in update 1" in found["reason"]
     assert "this run failed before" in run(*arguments, code=1)

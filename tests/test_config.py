@@ -83,7 +83,7 @@ WRONG = {
     "initial_steps=null": "initial_steps=None: it should be a valid integer",
     "agent.policy.process.steps=0": "agent.policy.process.steps=0: it should be greater than 0",
     "agent.policy.process.sigma_min=-0.1": "sigma_min=-0.1: it should be greater than 0",
-    "agent.policy.hidden_sizes=[]": "agent.policy.hidden_sizes=[]: the list should have at least 1 item",
+    "agent.policy.hidden_sizes=[]": "agent.policy.hidden_sizes=[]: it should have at least 1 item",
     "agent.policy.hidden_sizes=[64,0]": "agent.policy.hidden_sizes.1=0: it should be greater than 0",
     "agent.policy.beta=nan": "agent.policy.beta=nan: it should be a finite number",
     "agent.policy.score_space=both": "score_space='both': it should be 'action' or 'latent'",
@@ -102,8 +102,8 @@ WRONG = {
     "agent._target_=os.system": "only code of this project can be named",
     "agent._target_=algd.agent.os": "agent._target_='algd.agent.os'",
     "agent._target_=algd.nothing.Here": "there is no such function or class",
-    "agent.name=../up": "agent.name='../up': a name of letters, digits",
-    "env.name=/tmp/x": "env.name='/tmp/x': a name of letters, digits",
+    "agent.name=../up": "agent.name='../up': a name of at most 80 letters",
+    "env.name=/tmp/x": "env.name='/tmp/x': a name of at most 80 letters",
 }
 
 

@@ -1,5 +1,6 @@
 """What a mirror reads from a run's folder, and that it hands over each row once."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ class Recorder:
     def __init__(self) -> None:
         self.got: list[tuple[int, dict[str, float]]] = []
         self.videos: list[tuple[int, str]] = []
+        self.warned: list[tuple[int, list[str]]] = []
         self.state = ""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -29,6 +31,9 @@ class Recorder:
 
     def video(self, step: int, path: Path) -> None:
         self.videos.append((step, path.name))
+
+    def warnings(self, step: int, texts: list[str]) -> None:
+        self.warned.append((step, texts))
 
     def flush(self) -> None:
         pass
@@ -213,3 +218,61 @@ def test_second_mirror_of_a_folder_waits_and_then_refuses(folder: Path) -> None:
 def test_folder_without_a_config_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"{tmp_path} is no run's folder"):
         follow_later(tmp_path, tmp_path / "room", lambda *_: Recorder())
+
+
+def test_a_curve_has_a_bounded_number_of_points_over_cuts_and_restarts(folder: Path) -> None:
+    """A million steps are windows of 100: their means, each once, whatever is cut back and written again."""
+    (folder / "config.yaml").write_text(CONFIG + "total_steps: 1000000\n")
+    header = "step,episode,seed,return,cost,discounted_cost,length,simulator_error\n"
+    recorder, sent = Recorder(), Sent(folder / "journal.jsonl")
+    follower = Follower(folder, sent, recorder)
+    for grown, restarted in ((40, False), (37, False), (300, True), (290, True), (1000, False)):
+        # An episode every 16 steps; the return is the number of the episode, the odd ones lack a cost.
+        (folder / "episodes.csv").write_text(header + "".join(
+            f"{16 * n},{n},0,{n},{n if n % 2 == 0 else ''},0,16,0\n" for n in range(1, grown + 1)))
+        follower.send()
+        if restarted:
+            sent.save()
+            sent = Sent(folder / "journal.jsonl")
+            follower = Follower(folder, sent, recorder)
+    follower.send(Ending("finished"))
+    windows: dict[int, list[int]] = {}
+    for n in range(1, 1001):
+        windows.setdefault(16 * n // 100, []).append(n)
+    assert [step for step, _ in recorder.got] == [16 * episodes[-1] for episodes in windows.values()]
+    for (_, values), episodes in zip(recorder.got, windows.values(), strict=True):
+        assert values["episode/return"] == sum(episodes) / len(episodes)
+        even = [n for n in episodes if n % 2 == 0]
+        assert values["episode/cost"] == sum(even) / len(even)
+    assert len(recorder.got) == 161
+
+
+def test_a_hundred_thousand_episodes_are_at_most_ten_thousand_records(folder: Path) -> None:
+    (folder / "config.yaml").write_text(CONFIG + "total_steps: 1600000\n")
+    (folder / "episodes.csv").write_text("step,episode,seed,return,cost,discounted_cost,length\n" + "".join(
+        f"{16 * n},{n},0,1,1,1,16\n" for n in range(1, 100_001)))
+    recorder, sent = Recorder(), Sent(folder / "journal.jsonl")
+    Follower(folder, sent, recorder).send(Ending("finished"))
+    sent.save()
+    assert 9_990 <= len(recorder.got) == len(sent.records) <= 10_001
+    assert (folder / "journal.jsonl").stat().st_size < 500_000
+
+
+def test_warnings_are_handed_over_as_they_change(folder: Path) -> None:
+    recorder = Recorder()
+    follower = Follower(folder, Sent(folder / "journal.jsonl"), recorder)
+    for step, texts in ((0, []), (10, ["λ rises"]), (20, ["λ rises"]), (30, ["λ rises", "Q grows"])):
+        (folder / "status.json").write_text(json.dumps({"state": "running", "step": step, "warnings": texts}))
+        follower.send()
+    assert recorder.warned == [(10, ["λ rises"]), (30, ["λ rises", "Q grows"])]
+
+
+def test_an_evaluation_tells_what_the_simulator_ended_and_what_was_predicted(folder: Path) -> None:
+    header = EVALS.strip() + ",simulator_error,predicted_cost\n"
+    (folder / "evals.csv").write_text(header + "5,stochastic,train,0,0,4,1,1,9,0,2.5\n"
+                                      "5,stochastic,train,1,0,0,0,0,0,1,\n")
+    recorder = Recorder()
+    Follower(folder, Sent(folder / "journal.jsonl"), recorder).send(Ending("finished"))
+    ((step, values),) = recorder.got
+    assert step == 5 and values["eval/stochastic/simulator_error"] == 0.5 and values["eval/stochastic/return"] == 2
+    assert values["eval/stochastic/predicted_cost"] == 2.5 and values["eval/stochastic/episodes"] == 2

@@ -165,7 +165,8 @@ def test_online_mirrors_everything_once(training: Training, server: WandbServer)
     (training.folder / "videos" / "step=100.mp4").write_bytes(b"not a real film")
     eventually(lambda: server.runs)
     training.run(110, 200)
-    (training.folder / "status.json").write_text('{"state": "finished", "step": 200}')
+    (training.folder / "status.json").write_text('{"state": "finished", "step": 200, "simulator_errors": 3, '
+                                                 '"warnings": ["λ rises", "Q grows"], "sha256": "ab"}')
     logger.close("finished")
 
     assert logger.warnings() == []
@@ -189,7 +190,8 @@ def test_online_mirrors_everything_once(training: Training, server: WandbServer)
     assert run.rows("eval/stochastic/feasible") == [(100, 0), (200, 0)]
     assert [step for step, _ in run.rows("eval/video")] == [100]
     assert 15 in run.files.values()  # the film's bytes
-    assert run.summary["status/step"] == 200
+    assert run.summary["status/step"] == 200 and run.summary["status/simulator_errors"] == 3
+    assert run.summary["warnings"] == "λ rises\nQ grows" and "status/sha256" not in run.summary
     assert mirrors(training.folder) == []
     assert files_with(training.folder, KEY) == []
 

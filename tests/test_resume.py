@@ -1,12 +1,16 @@
 """A run that is killed or stopped and started again ends with the same bytes as one that was left alone."""
 
 import contextlib
+import platform
 import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from algd.run_folder import RunFolder
+from algd.runs import SAME_DIFF
+from algd.trainer import Trainer
 from tests.command import TINY, only_run, outcome, run, start, status, train_here
 
 TASKS = {
@@ -140,3 +144,146 @@ def test_one_run_is_trained_once_at_a_time(tmp_path: Path) -> None:
     assert "is being trained by another process" in run(*arguments, code=2)
     process.kill()
     process.communicate()
+
+
+def test_stopped_after_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every life takes one step and stops at its checkpoint: in the initial steps, in the middle of an episode, at its
+    end, before and after evaluations, with a replay that has wrapped, and at the end."""
+    arguments = [*TINY, "env=toy", "env.horizon=7", "agent=gaussian", "initial_steps=11", "total_steps=30",
+                 "buffer_size=25", "eval.every=12", "eval.episodes=1", "log_every=5", "snapshots=3",
+                 "normalise.observation=true", "normalise.reward=true", "guidance=pid"]
+    train_here(*arguments, f"runs_dir={tmp_path / 'twin'}")
+    advance = Trainer._advance
+
+    def one_step(self: Trainer) -> None:
+        advance(self)
+        self.requests.stop = "SIGTERM"
+
+    monkeypatch.setattr(Trainer, "_advance", one_step)
+    codes = [train_here(*arguments, f"runs_dir={tmp_path / 'steps'}")]
+    while codes[-1]:
+        codes.append(train_here(*arguments, f"runs_dir={tmp_path / 'steps'}"))
+    assert codes == [143] * 41 + [0]
+    assert outcome(only_run(tmp_path / "twin")) == outcome(only_run(tmp_path / "steps"))
+
+
+SHORT = [*TINY, *TASKS["toy"], "agent=gaussian", "eval.every=1000", "total_steps=80", "checkpoint.every=50"]
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a run that was stopped at a checkpoint at step 60."""
+    advance = Trainer._advance
+
+    def stops(self: Trainer) -> None:
+        advance(self)
+        if self.step == 60:
+            self.requests.stop = "SIGTERM"
+
+    monkeypatch.setattr(Trainer, "_advance", stops)
+    assert train_here(*SHORT, f"runs_dir={tmp_path}") == 143
+    monkeypatch.undo()
+    return only_run(tmp_path)
+
+
+def pretend(folder: Path, **facts: object) -> None:
+    """Let meta.json say that the starts so far were made elsewhere."""
+    run = RunFolder(folder)
+    meta = run.meta()
+    for start_ in meta["starts"]:
+        versions = start_["versions"] | facts.get("versions", {})
+        start_ |= facts | {"versions": versions}
+    run.write_meta(meta)
+
+
+@pytest.mark.parametrize(("facts", "sentence"), [
+    ({"host": "elsewhere"}, None),
+    ({"processor": "Zilog Z80"}, "processor was Zilog Z80 and is"),
+    ({"cpu_capability": "ALTIVEC"}, "instruction set was ALTIVEC and is"),
+    ({"device": "cuda"}, "device was cuda and is cpu now"),
+    ({"versions": {"torch": "0.4.1"}}, "torch was 0.4.1 and is"),
+    ({"versions": {"wandb": "0.0.1"}}, None),
+    ({"python": "2.7"}, "Python was 2.7 and is"),
+    ({"threads": 3}, None),
+    ({"commit": "0" * 40}, "the code was commit " + "0" * 40),
+])
+def test_resumed_elsewhere(facts: dict, sentence: str | None, stopped: Path,
+                           capsys: pytest.CaptureFixture[str]) -> None:
+    """It goes on, the start is recorded, and what makes it inexact is told once; another host alone does not, and the
+    thread count is the one that the run was begun with."""
+    pretend(stopped, **facts)
+    capsys.readouterr()
+    train_here(*SHORT, f"runs_dir={stopped.parents[2]}")
+    said = capsys.readouterr().err
+    first, last = RunFolder(stopped).meta()["starts"]
+    assert last["exact"] == (sentence is None) and last["goes_on"] and not first["goes_on"]
+    assert said.count("bit for bit as it would have") == (sentence is not None)
+    assert sentence is None or sentence in said
+    assert last["threads"] == facts.get("threads", 1) and last["host"] == platform.node() != facts.get("host")
+    assert set(last) >= {"time", "host", "processor", "versions", "threads", "device", "command", "commit"}
+    assert status(stopped)["state"] == "finished"
+
+
+def test_another_thread_count(stopped: Path, capsys: pytest.CaptureFixture[str],
+                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for, it is used, and told apart; what follows is not called exact either, though it is as it was begun."""
+    advance = Trainer._advance
+
+    def stops(self: Trainer) -> None:
+        advance(self)
+        self.requests.stop = "SIGTERM"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_advance", stops)
+        assert train_here(*SHORT, f"runs_dir={stopped.parents[2]}", "threads=2") == 143
+    assert "thread count was 1 and is 2 now: the run goes on, but not bit for bit" in capsys.readouterr().err
+    train_here(*SHORT, f"runs_dir={stopped.parents[2]}")
+    assert "as it was begun, but an earlier start did not" in capsys.readouterr().err
+    starts = RunFolder(stopped).meta()["starts"]
+    assert [start_["threads"] for start_ in starts] == [1, 2, 1]
+    assert [start_["exact"] for start_ in starts] == [True, False, False]
+
+
+def test_a_start_that_came_to_no_checkpoint_settles_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads at first, but killed before anything was kept: the run begins again as the next start says."""
+    def dies(self: Trainer) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "_resume_or_begin", dies)
+        train_here(*SHORT, f"runs_dir={tmp_path}", "threads=2")
+    train_here(*SHORT, f"runs_dir={tmp_path}", "total_steps=70")
+    train_here(*SHORT, f"runs_dir={tmp_path}")
+    starts = RunFolder(only_run(tmp_path)).meta()["starts"]
+    assert [start_["threads"] for start_ in starts] == [2, 1, 1] and all(start_["exact"] for start_ in starts)
+    assert "bit for bit" not in capsys.readouterr().err
+
+
+def test_without_meta_nothing_is_known(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (stopped / "meta.json").write_text('{"starts": [')
+    train_here(*SHORT, f"runs_dir={stopped.parents[2]}")
+    said = capsys.readouterr().err
+    assert "meta.json is damaged" in said and "is not known without meta.json" in said
+    assert (stopped / "meta.json.damaged-1").read_text() == '{"starts": ['
+    assert [start_["exact"] for start_ in RunFolder(stopped).meta()["starts"]] == [False]
+
+
+def test_meta_does_not_grow_with_every_start(tmp_path: Path) -> None:
+    """The code's uncommitted changes are kept once, not at every start."""
+    for steps in (61, 62, 63, 64):
+        train_here(*SHORT, f"runs_dir={tmp_path}", f"total_steps={steps}", "checkpoint.keep_replay=true")
+    diffs = [start_["diff"] for start_ in RunFolder(only_run(tmp_path)).meta()["starts"]]
+    assert len(diffs) == 4 and all(diff in (None, SAME_DIFF) for diff in diffs[1:])
+
+
+def test_a_video_that_a_kill_prevented(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The run is finished, but what was asked for is not all there: it is made, and the run left alone."""
+    arguments = [*SHORT, f"runs_dir={tmp_path}"]
+    train_here(*arguments)
+    before = outcome(only_run(tmp_path))
+    train_here(*arguments, "eval.video=true")
+    assert (only_run(tmp_path) / "videos" / "step80.mp4").exists() and "video: " in capsys.readouterr().err
+    assert outcome(only_run(tmp_path)) == before
+    train_here(*arguments, "eval.video=true")
+    assert "already finished at step 80" in capsys.readouterr().err

@@ -80,6 +80,8 @@ def _import(module: str, id: str) -> None:
     if module == SAFETY_GYMNASIUM:
         import_safety_gymnasium()
     elif module:
+        if not all(map(str.isidentifier, module.split("."))):
+            raise UsageError(f"env.id={id}: {module!r} is not the name of a module")
         try:
             importlib.import_module(module)
         except ImportError as error:

@@ -1,13 +1,16 @@
 """What every environment looks like to the trainer."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 
 from algd.budget import Budget
-from algd.errors import UsageError
+from algd.envs.instability import instability
+from algd.errors import NumericalError, RunError, SimulatorError, UsageError
 
 Family = Literal["paper", "stock", "toy", "other"]
 
@@ -29,6 +32,11 @@ class Task(gymnasium.Wrapper):
         family: "paper", "stock", "toy" or "other"; tables never mix families.
         budget: the allowed cost.
 
+    `reset` and `step` raise, each with the step and the episode's seed,
+
+        SimulatorError  the environment raised something, or its simulation became unstable
+        NumericalError  an observation, a reward or a cost is not finite
+
     Raises:
         UsageError: the spaces are not a flat finite box of actions and flat observations (at once), or a step
             reports no cost (at that step).
@@ -46,27 +54,67 @@ class Task(gymnasium.Wrapper):
         if not (isinstance(actions, gymnasium.spaces.Box) and len(actions.shape) == 1
                 and np.all(np.isfinite(actions.low)) and np.all(np.isfinite(actions.high))):
             raise UsageError(f"env={name}: actions are {actions}, but a flat Box with finite bounds is needed")
+        self._innermost, self._steps = env.unwrapped, 0
+        self._seed: int | None = None
+
+    def reset(self, *, seed: int | None = None,
+              options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        self._seed, self._steps = seed, 0
+        with self._guarded():
+            observation, info = self.env.reset(seed=seed, options=options)
+        if not np.isfinite(observation).all():
+            raise NumericalError(f"env={self.name} returned observation {np.asarray(observation).tolist()} in "
+                                 f"{self._place()}")
+        return observation, info
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._steps += 1
+        with self._guarded():
+            observation, reward, terminated, truncated, info = self.env.step(action)
+        # Safety-Gymnasium catches what its simulator raises, and says so here.
+        if info.get("cost_exception"):
+            raise SimulatorError(f"env={self.name} reported an exception of its simulator in {self._place()}")
+        if unstable := instability(self._innermost):
+            raise SimulatorError(f"env={self.name}: the simulation became unstable (nan, infinite or huge {unstable}) "
+                                 f"in {self._place()}")
         if "cost" not in info:
             raise UsageError(f'env={self.name} reports no cost: its steps\' info has {sorted(info) or "no keys"}, '
                              'but "cost" is needed')
         info["cost"] = float(info["cost"])
         info.setdefault("reward_done", bool(terminated))
         info.setdefault("cost_done", bool(terminated))
-        return observation, float(reward), bool(terminated), bool(truncated), info
+        reward = float(reward)
+        if not (np.isfinite(observation).all() and math.isfinite(reward) and math.isfinite(info["cost"])):
+            raise NumericalError(f"env={self.name} returned reward {reward}, cost {info['cost']} and observation "
+                                 f"{np.asarray(observation).tolist()} in {self._place()}")
+        return observation, reward, bool(terminated), bool(truncated), info
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """What the environment raises becomes a SimulatorError, save what is not the episode's fault."""
+        try:
+            yield
+        except (UsageError, MemoryError):
+            raise
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise SimulatorError(f"env={self.name} raised {reason} in {self._place()}") from error
+
+    def _place(self) -> str:
+        """Where an episode is."""
+        what = f"step {self._steps}" if self._steps else "the reset"
+        return f"{what} of the episode with seed {self._seed}"
 
 
 def probe(task: Task) -> None:
     """Reset and step once, so that an environment that cannot be trained says so before a run's folder exists.
 
     Raises:
-        UsageError: no cost is reported, or an observation, reward or cost is not finite.
+        UsageError: no cost is reported, or an observation, reward or cost is not finite, or the environment fails.
     """
-    observation, _ = task.reset(seed=0)
     middle = (task.action_space.low + task.action_space.high) / 2
-    next_observation, reward, _, _, info = task.step(middle.astype(task.action_space.dtype))
-    numbers = [*np.ravel(observation), *np.ravel(next_observation), reward, info["cost"]]
-    if not all(map(math.isfinite, numbers)):
-        raise UsageError(f"env={task.name}: its first step returns a value that is not finite")
+    try:
+        task.reset(seed=0)
+        task.step(middle.astype(task.action_space.dtype))
+    except RunError as error:
+        raise UsageError(f"{error}, which was tried before the run: this environment cannot be trained") from error

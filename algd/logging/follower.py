@@ -32,7 +32,9 @@ SETTLED_SECONDS = 2.0
 VIDEO_SUFFIXES = (".mp4", ".gif", ".webm")
 # The files whose rows are handed over one by one: their names' prefix, and the columns that are no values.
 SERIES = {"metrics.csv": ("train", ("step",)), "episodes.csv": ("episode", ("step", "episode", "seed"))}
-EVALUATED = ("return", "cost", "discounted_cost", "length")
+EVALUATED = ("return", "cost", "discounted_cost", "length", "simulator_error", "predicted_cost")
+# A curve of more points than this is no better, and a million episodes would be a million records.
+MOST_POINTS = 10_000
 
 
 class Destination(Protocol):
@@ -43,6 +45,9 @@ class Destination(Protocol):
 
     def video(self, step: int, path: Path) -> None:
         """A finished video file of an episode at an environment step."""
+
+    def warnings(self, step: int, texts: list[str]) -> None:
+        """The warnings of the run as they are now, at an environment step; they replace those before."""
 
     def flush(self) -> None:
         """Called before the rows handed over so far are noted as sent."""
@@ -173,8 +178,9 @@ def numbers(row: Mapping[str, str], prefix: str, without: tuple[str, ...] = ()) 
 
 def summary(rows: list[dict[str, str]], budget: Budget | None) -> dict[str, float]:
     """Means over one evaluation's episodes, and how the episodes stand to the budget in its own kind."""
-    columns = {name: [float(row[name]) for row in rows] for name in EVALUATED}
-    values = {name: math.fsum(column) / len(rows) for name, column in columns.items()} | {"episodes": float(len(rows))}
+    columns = {name: [float(row[name]) for row in rows if row.get(name, "") != ""] for name in EVALUATED}
+    values = {name: math.fsum(column) / len(column) for name, column in columns.items() if column}
+    values["episodes"] = float(len(rows))
     if budget is not None:
         spent = list(map(budget.spent, columns["cost"], columns["discounted_cost"]))
         mean = math.fsum(spent) / len(spent)
@@ -221,25 +227,60 @@ class Follower:
         config = read_config(folder)
         self.budget = budget_of(config)
         self.episodes = (config.get("eval") or {}).get("episodes")
+        self.window = max(1, math.ceil((config.get("total_steps") or 0) / MOST_POINTS))
+        self._waiting: dict[str, list[dict[str, str]]] = {name: [] for name in SERIES}
+        self._warned: list[str] = []
         self._tables = {name: Table(folder / name) for name in (*SERIES, "evals.csv")}
         self._open: dict[tuple[int, str, str], list[dict[str, str]]] = {}
 
     def send(self, ending: Ending | None = None) -> bool:
         """Hand over what is new; with an ending also what was still waiting for more. Whether anything was."""
         before = len(self.sent.records)
-        for name, (prefix, without) in SERIES.items():
-            self._send_series(name, prefix, without)
+        for name in SERIES:
+            self._send_series(name, over=ending is not None)
         self._send_evaluations(complete=ending is not None and ending.state == "finished")
         self._send_videos(settled=ending is not None)
+        self._send_warnings()
         return len(self.sent.records) > before
 
-    def _send_series(self, name: str, prefix: str, without: tuple[str, ...]) -> None:
-        _, rows = self._tables[name].read()
+    def _send_series(self, name: str, over: bool) -> None:
+        """Rows as they are, or, in a run too long for that, their means over windows of steps."""
+        again, rows = self._tables[name].read()
+        waiting = self._waiting[name]
+        if again:
+            waiting.clear()
         for row in rows:
-            step = int(row["step"])
-            if step > self.sent.last_step(name):
-                self.destination.scalars(step, numbers(row, prefix, without))
-                self.sent.add(name, step)
+            if int(row["step"]) <= self.sent.last_step(name):
+                continue
+            if waiting and self._window_of(row) != self._window_of(waiting[-1]):
+                self._send_waiting(name)
+            waiting.append(row)
+            if self.window == 1:
+                self._send_waiting(name)
+        if over and waiting:
+            self._send_waiting(name)
+
+    def _window_of(self, row: Mapping[str, str]) -> int:
+        return int(row["step"]) // self.window
+
+    def _send_waiting(self, name: str) -> None:
+        """Hand over the means of the rows that wait, at the step of the last."""
+        prefix, without = SERIES[name]
+        columns: dict[str, list[float]] = {}
+        for row in self._waiting[name]:
+            for label, value in numbers(row, prefix, without).items():
+                columns.setdefault(label, []).append(value)
+        step = int(self._waiting[name][-1]["step"])
+        self.destination.scalars(step, {label: math.fsum(column) / len(column) for label, column in columns.items()})
+        self.sent.add(name, step)
+        self._waiting[name].clear()
+
+    def _send_warnings(self) -> None:
+        status = read_json(self.folder / "status.json")
+        texts = [str(text) for text in status.get("warnings") or []]
+        if texts and texts != self._warned:
+            self._warned = texts
+            self.destination.warnings(int(status.get("step") or 0), texts)
 
     def _send_evaluations(self, complete: bool) -> None:
         again, rows = self._tables["evals.csv"].read()

@@ -23,7 +23,7 @@ MODULE = "algd.logging.tensorboard"
 ROOM = "tensorboard"
 
 
-class TensorBoard:
+class TensorBoard(Mirror):
     """Mirrors a run's scalars and config to TensorBoard event files; videos stay where they are, in videos/.
 
     Args:
@@ -33,23 +33,7 @@ class TensorBoard:
 
     def __init__(self, finish_seconds: PositiveFloat = 15.0, seconds_between_reads: PositiveFloat = 2.0):
         options = {"finish_seconds": finish_seconds, "seconds_between_reads": seconds_between_reads}
-        self._mirror = Mirror(MODULE, "TensorBoard", ROOM, options, finish_seconds)
-
-    def start(self, folder: Path) -> None:
-        """Start mirroring a run's folder; returns at once. Rows may still be cut, if the same are written again."""
-        self._mirror.start(folder)
-
-    def warnings(self) -> list[str]:
-        """What the user should be told, each text once. Never blocks."""
-        return self._mirror.warnings()
-
-    def close(self, state: str) -> None:
-        """Write the rest in at most `finish_seconds`. Never raises; ask `warnings` how it went.
-
-        Args:
-            state: "finished", "interrupted" or "failed".
-        """
-        self._mirror.close(state)
+        super().__init__(MODULE, "TensorBoard", ROOM, options, finish_seconds)
 
 
 class EventFile:
@@ -60,12 +44,12 @@ class EventFile:
 
         self._writer = EventFileWriter(str(directory))
 
-    def text(self, tag: str, words: str) -> None:
+    def text(self, tag: str, words: str, step: int = 0) -> None:
         """A text, shown in a fixed-width font."""
         from tensorboard.plugins.text.summary_v2 import text_pb
 
         indented = "\n".join("    " + line for line in words.splitlines())
-        self._add(0, text_pb(tag, indented))
+        self._add(step, text_pb(tag, indented))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -74,6 +58,9 @@ class EventFile:
 
     def video(self, step: int, path: Path) -> None:
         """TensorBoard has no place for video files."""
+
+    def warnings(self, step: int, texts: list[str]) -> None:
+        self.text("warnings", "\n".join(texts), step)
 
     def flush(self) -> None:
         self._writer.flush()

@@ -34,7 +34,7 @@ LONGEST_TEXT = 1000
 FLUSH_SECONDS = 1.0
 
 
-class Wandb:
+class Wandb(Mirror):
     """Mirrors a run to Weights & Biases.
 
     Args:
@@ -56,23 +56,7 @@ class Wandb:
         options = {"project": project, "entity": entity, "mode": mode, "group": group, "tags": list(tags),
                    "system_metrics": system_metrics, "start_seconds": start_seconds, "finish_seconds": finish_seconds,
                    "seconds_between_reads": seconds_between_reads}
-        self._mirror = Mirror(MODULE, "W&B", ROOM, options, finish_seconds)
-
-    def start(self, folder: Path) -> None:
-        """Start mirroring a run's folder; returns at once. Rows may still be cut, if the same are written again."""
-        self._mirror.start(folder)
-
-    def warnings(self) -> list[str]:
-        """What the user should be told, each text once. Never blocks."""
-        return self._mirror.warnings()
-
-    def close(self, state: str) -> None:
-        """Hand over the rest in at most `finish_seconds`. Never raises; ask `warnings` how it went.
-
-        Args:
-            state: "finished", "interrupted" or "failed".
-        """
-        self._mirror.close(state)
+        super().__init__(MODULE, "W&B", ROOM, options, finish_seconds)
 
 
 def run_id(folder: Path) -> str:
@@ -130,12 +114,15 @@ class WandbRun:
 
         self._log({"env_step": step, "eval/video": wandb.Video(str(path), caption=path.stem)})
 
+    def warnings(self, step: int, texts: list[str]) -> None:
+        self._run.summary.update({"warnings": "\n".join(texts)})
+
     def flush(self) -> None:
         """The client writes by itself, every `FLUSH_SECONDS`."""
 
     def close(self, state: str, status: Mapping[str, Any]) -> None:
         self._run.summary.update({f"status/{key}": value for key, value in status.items()
-                                  if isinstance(value, int | float | str)})
+                                  if isinstance(value, int | float | str) and key != "sha256"})
         if state == "interrupted":
             self._run.mark_preempting()
         self._run.finish(exit_code=0 if state == "finished" else 1)

@@ -1,0 +1,39 @@
+"""How many exceptions of its simulator a run survives."""
+
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from algd.errors import SimulatorError
+
+
+class SimulatorErrors:
+    """Counts them, tells each in a sentence with its trace in a file, and ends the run beyond the limit.
+
+    Args:
+        limit: how many are survived.
+        log: the file that the traces are appended to.
+        tell: takes a sentence for the user.
+
+    Attributes:
+        count: how many there were.
+    """
+
+    def __init__(self, limit: int, log: Path, tell: Callable[[str], None]):
+        self.limit, self.log, self._tell = limit, log, tell
+        self.count = 0
+
+    def take(self, error: SimulatorError) -> None:
+        """Take in one more.
+
+        Raises:
+            SimulatorError: it is one too many.
+        """
+        self.count += 1
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write("".join(traceback.format_exception(error)) + "\n")
+        if self.count > self.limit:
+            raise SimulatorError(f"{error}; that makes {self.count}, and simulator_errors={self.limit} are survived "
+                                 f"(the traces are in {self.log})") from error
+        self._tell(f"{error}; the episode ends there as if truncated ({self.count} of at most {self.limit}, traces "
+                   f"in {self.log.name})")
