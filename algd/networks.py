@@ -215,20 +215,20 @@ class Pullback:
         for before, weights in self._passes:
             slope = slopes[at:at + len(weights[0])]
             at += len(slope)
-            rows = None
-            if not stacked(slopes) and not torch.compiler.is_compiling():
-                rows = slope[0].nonzero().squeeze(1)
-                if not len(rows):
-                    continue
-                if len(rows) == slope.shape[1]:
-                    rows = None
-                else:
-                    before, slope = [x.index_select(1, rows) for x in before], slope.index_select(1, rows)
-            gradient = slope.unsqueeze(-1) * weights[-1]
-            for x, weight in zip(reversed(before), reversed(weights[:-1]), strict=True):
-                gradient = self._activation.backward(gradient, x) @ weight
-            total = total + gradient.sum(0) if rows is None else total.index_add(0, rows, gradient[0])
+            rows = None if stacked(slopes) or torch.compiler.is_compiling() else slope[0].nonzero().squeeze(1)
+            if rows is None or len(rows) == len(total):
+                total += self._pull(before, weights, slope).sum(0)
+            elif len(rows):
+                chosen = [x.index_select(1, rows) for x in before]
+                total.index_add_(0, rows, self._pull(chosen, weights, slope.index_select(1, rows))[0])
         return total
+
+    def _pull(self, before: list[Tensor], weights: list[Tensor], slope: Tensor) -> Tensor:
+        """One group's part, (m, rows, d)."""
+        gradient = slope.unsqueeze(-1) * weights[-1]
+        for x, weight in zip(reversed(before), reversed(weights[:-1]), strict=True):
+            gradient = self._activation.backward(gradient, x) @ weight
+        return gradient
 
 
 class ScoreNetwork(nn.Module):
