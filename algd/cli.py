@@ -22,7 +22,7 @@ CONF = Path(__file__).parent.parent / "conf"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 UNUSABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EFBIG, errno.EMFILE, errno.ENFILE)
 OPTIONAL = ("experiment", "seeds")  # groups of which none need be chosen
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_PIPE = 1, 2, 130, 141
 
 
 def main() -> int:
@@ -41,6 +41,10 @@ def main() -> int:
     try:
         overrides = check_arguments(sys.argv[1:])
         application()
+    except BrokenPipeError:
+        # Whoever reads along, such as `| head`, has seen enough; nothing more is to be written, not even at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
     except UsageError as error:
         return _usage(str(error))
     except (HydraException, OmegaConfBaseException, ValueError) as error:

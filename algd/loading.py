@@ -14,6 +14,7 @@ from torch import Tensor
 from algd.agent import Agent
 from algd.build import build_agent, build_task, resolve_device
 from algd.checkpoint import Checkpoints, DamagedCheckpoint
+from algd.config import identity
 from algd.energy import Energy
 from algd.envs.registered import SAFETY_GYMNASIUM
 from algd.envs.task import Task
@@ -79,6 +80,10 @@ def load(path: str | Path, device: str = "cpu", render_mode: str | None = None,
     snapshot = path if path.suffix == ".safetensors" else None
     folder = RunFolder(path.parent.parent if snapshot else path)
     config = folder.config()
+    recorded = folder.meta().get("identity")
+    if recorded is not None and recorded != identity(config):
+        raise UsageError(f"{folder.config_file} is damaged or changed: its identity is {identity(config)}, and "
+                         f"meta.json has {recorded}")
     module = str(config["env"].get("id", "")).rpartition(":")[0]
     if module and module not in (SAFETY_GYMNASIUM, *trusted) and module not in sys.modules:
         name = config["env"]["id"]

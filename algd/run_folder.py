@@ -200,6 +200,22 @@ def code_version() -> dict[str, str | None]:
     return {"commit": commit.strip() if commit else None, "diff": redacted(diff) if diff else None}
 
 
+def process_record(pid: int) -> dict[str, Any]:
+    """What tells a process of this machine from every other, whatever the clock says: host, process id, the machine's
+    boot, and the ticks from there to the process's start.
+
+    The last two are None for a process that is not there, and where there is no Linux to ask.
+    """
+    boot = ticks = None
+    try:
+        # Field 22 of proc(5); the second is a name in parentheses that may hold anything.
+        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except (OSError, ValueError, IndexError):
+        pass
+    return {"host": platform.node(), "pid": pid, "boot": boot, "ticks": ticks}
+
+
 def start_record(threads: int, device: str) -> dict[str, Any]:
     """What meta.json keeps about one start of a run: when, where, and with what."""
     versions: dict[str, str | None] = {}
@@ -208,10 +224,10 @@ def start_record(threads: int, device: str) -> dict[str, Any]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = None
-    return {"time": datetime.now(UTC).isoformat(timespec="seconds"), "host": platform.node(),
+    return {"time": datetime.now(UTC).isoformat(timespec="seconds"), **process_record(os.getpid()),
             "processor": processor(), "system": platform.platform(), "python": platform.python_version(),
             "versions": versions, "command": safe_command(sys.argv), "threads": threads, "device": device,
-            "pid": os.getpid(), "slurm_job": os.environ.get("SLURM_JOB_ID"), **code_version()}
+            "slurm_job": os.environ.get("SLURM_JOB_ID"), **code_version()}
 
 
 def safe_command(arguments: list[str]) -> str:

@@ -1,12 +1,14 @@
 """python -m analysis <command>: what run folders say, as tables and pictures."""
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from algd.arguments import Parser
 from algd.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ def curves(arguments: argparse.Namespace) -> int:
 
     runs, _ = _chosen(arguments)
     rows, columns = _keys(arguments.rows), _keys(arguments.columns)
+    if not _keys(arguments.quantities):
+        raise UsageError(f"--quantities {arguments.quantities}: names are needed, such as return,cost,lam")
     for family in sorted({run.family for run in runs}):
         members = [run for run in runs if run.family == family]
         found = cells(members, rows, columns, arguments.pool, arguments.interval, arguments.bootstrap_seed)
@@ -145,22 +149,44 @@ def _keys(text: str) -> tuple[str, ...]:
     return tuple(key for key in text.split(",") if key)
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: at least 1 is needed")
+def _whole(text: str, least: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if not least <= number < 2**31:
+        raise argparse.ArgumentTypeError(f"{text}: a whole number from {least} to {2**31 - 1} is needed")
     return number
 
 
+def _count(text: str) -> int:
+    return _whole(text, 1)
+
+
+def _count_or_none(text: str) -> int:
+    return _whole(text, 0)
+
+
 def _multiplier(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
     if not 0 <= number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text}: a finite number, at least 0, is needed")
     return number
 
 
+def _imported(text: str) -> str:
+    try:
+        importlib.import_module(text)
+    except (ImportError, TypeError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text}: this module cannot be imported ({error})") from error
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m analysis", description="What run folders say.")
+    parser = Parser(prog="python -m analysis", description="What run folders say.")
     commands = parser.add_subparsers(required=True, metavar="command")
 
     def add(name: str, handler: Handler, what: str, example: str) -> argparse.ArgumentParser:
@@ -185,6 +211,7 @@ def _parser() -> argparse.ArgumentParser:
                          help="one or two dimensions of the action, from 0 (default: the first two)")
     command.add_argument("--multiplier", type=_multiplier, metavar="λ",
                          help="λ of all energies (default: each run's own at that step)")
+    _add_import(command)
     command.add_argument("--paths", type=_count, default=12, metavar="P", help="denoising paths drawn (default 12)")
     command.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR",
                          help="where the PNG and the PDF go (default figures)")
@@ -231,8 +258,9 @@ def _parser() -> argparse.ArgumentParser:
                   "python -m analysis report guidance_ablation --out guidance_ablation.html")
     _add_choice(command)
     _add_grouping(command)
+    _add_import(command)
     command.add_argument("--title", help="of the page (default: the runs as named)")
-    command.add_argument("--landscapes", type=int, default=2, metavar="N",
+    command.add_argument("--landscapes", type=_count_or_none, default=2, metavar="N",
                          help="algorithms whose landscape is drawn, with one state each; 0: none (default 2)")
     command.add_argument("--smooth", type=_count, default=1, metavar="N",
                          help="curves average the last N values of each run, and say so (default 1: they do not)")
@@ -265,17 +293,24 @@ def _add_grouping(command: argparse.ArgumentParser) -> None:
     _add_intervals(command)
 
 
+def _add_import(command: argparse.ArgumentParser) -> None:
+    """What may be executed."""
+    command.add_argument("--import", type=_imported, action="append", metavar="MODULE",
+                         help="import this module first, which registers the runs' environment; can be repeated")
+
+
 def _add_intervals(command: argparse.ArgumentParser) -> None:
     """How intervals are made."""
     command.add_argument("--interval", choices=("t", "percentile"), default="t",
                          help="bootstrap interval: with Student's t for few seeds, or of percentiles (default t)")
-    command.add_argument("--bootstrap-seed", type=int, default=0, metavar="N", help="of the resampling (default 0)")
+    command.add_argument("--bootstrap-seed", type=_count_or_none, default=0, metavar="N",
+                         help="of the resampling (default 0)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 2 for what the user can put right."""
-    parsed = _parser().parse_args(arguments)
     try:
+        parsed = _parser().parse_args(arguments)
         code = parsed.handler(parsed)
         sys.stdout.flush()
         return code

@@ -186,6 +186,8 @@ def _videos(runs: Sequence[Run]) -> str:
     parts, total = [], 0
     for run in runs:
         for file in sorted((run.folder / "videos").glob("*.mp4")):
+            if not file.is_file():
+                continue
             size = file.stat().st_size
             caption = _e(f"{_name(run)}: {file.name}")
             if size > VIDEO_BYTES or total + size > VIDEOS_BYTES:
@@ -236,6 +238,8 @@ def _provenance(runs: Sequence[Run], sweep: dict[str, Any] | None) -> str:
 def _starts(run: Run) -> list[dict[str, Any]]:
     try:
         starts = json.loads((run.folder / "meta.json").read_bytes())["starts"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+    if not isinstance(starts, list):
         return []
     return [start for start in starts if isinstance(start, dict)]

@@ -7,7 +7,9 @@ of the kind that the task's limit applies to, and it is feasible (safe) when its
 
 import csv
 import glob
+import hashlib
 import json
+import math
 import os
 import re
 import sys
@@ -20,8 +22,11 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from algd.config import NOT_IDENTITY
+from algd.config import NOT_IDENTITY, UNPRINTABLE, identity
 from algd.errors import UsageError
+from algd.files import unsealed
+from algd.plain_yaml import read_yaml
+from algd.run_folder import STATES, UNKNOWN, RunFolder, refuse_links
 from analysis.statistics import StayTime, cvar, time_to_stay_feasible
 
 Floats = NDArray[np.float64]
@@ -32,8 +37,6 @@ SWEEPS = "sweeps"
 # What a configuration must say for a run to be tabled.
 NEEDED = ("seed", "eval.episodes", "env.name", "env.family", "env.limit", "env.limit_kind", "agent.name",
           "guidance.name")
-# The pure Python reader takes eight times as long, which is most of the time that a table of many runs takes.
-YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Keys in which the runs of one cell may differ. How long a run trained is no part of its identity, but matters here.
 MAY_DIFFER = (NOT_IDENTITY - {"total_steps"}) | {"seed"}
 
@@ -48,6 +51,7 @@ class Evaluation:
         over: the share of its different episodes over the limit; None where single episodes are not known.
         cvar: mean of the worst tenth of the costs; None likewise.
         different, episodes: how many different ones there were, of how many.
+        cut: how many the simulator ended; they count with what they had until then.
     """
 
     step: int
@@ -58,6 +62,7 @@ class Evaluation:
     cvar: float | None
     different: int
     episodes: int
+    cut: int = 0
 
 
 @dataclass(frozen=True)
@@ -197,10 +202,15 @@ def sweep_members(file: Path) -> list[Path]:
     """
     top = file.parent.parent
     try:
-        members = [top / run for run in json.loads(file.read_bytes())["runs"]]
+        listed = json.loads(file.read_bytes())["runs"]
+        if not isinstance(listed, list):
+            raise TypeError("runs is not a list of folders")
+        members = [top / run for run in listed]
+        if unreadable := next((one for one in members if UNPRINTABLE.search(str(one))), None):
+            raise ValueError(f"control characters in {str(unreadable)!a}")
         # The file may come from somebody else: its members are below the folder that it is for.
         inside = all(top.resolve() in one.resolve().parents for one in members)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"{file} is not a sweep's list of members ({type(error).__name__}: {error})") from error
     if not inside:
         raise UsageError(f"{file} lists runs outside {top}")
@@ -225,7 +235,7 @@ def _sweep_called(name: str, runs_dir: Path) -> Path | None:
     for file in sorted((runs_dir / SWEEPS).glob("*.json")):
         try:
             content = json.loads(file.read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
         if isinstance(content, dict) and content.get("experiment") == name:
             of_experiment.append(file)
@@ -254,25 +264,28 @@ def read_run(folder: Path, sampler: str = "deterministic") -> Run:
     Raises:
         UsageError: a file of the run cannot be understood.
     """
+    refuse_links(folder)
     try:
         if not (folder / "config.yaml").exists() and (folder / "progress.csv").exists():
             from analysis.omnisafe import read_progress
 
             return read_progress(folder)
         return _read(folder, sampler)
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else type(error).__name__
         raise UsageError(f"{folder} cannot be read as a run ({reason})") from error
 
 
 def _read(folder: Path, sampler: str) -> Run:
-    nested = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), Loader=YAML)
+    nested = read_yaml(folder / "config.yaml")
     config = flat(nested)
     if lacking := [key for key in NEEDED if key not in config]:
         raise KeyError(lacking[0])
-    wanted, limit, cost = config["eval.episodes"], float(config["env.limit"]), COST[config["env.limit_kind"]]
-    file = folder / "status.json"
-    status: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"state": "unknown"}
+    check_integrity(folder, nested)
+    wanted, limit, cost = int(config["eval.episodes"]), float(config["env.limit"]), COST[config["env.limit_kind"]]
+    if not math.isfinite(limit) or wanted < 1:
+        raise ValueError(f"env.limit={limit}, eval.episodes={wanted}: they cannot be")
+    status = read_status(folder)
     by_step = complete_evaluations(rows(folder / "evals.csv"), sampler, wanted)
     steps = sorted(by_step)
     means = np.array([_means(distinct(by_step[step]), cost) for step in steps]).reshape(-1, 2)
@@ -285,6 +298,55 @@ def _read(folder: Path, sampler: str) -> Run:
         None if seconds is None else seconds / 3600)
 
 
+def read_status(folder: Path) -> dict[str, Any]:
+    """What status.json says; its state is "unknown", with the reason, where there is none or it is damaged."""
+    status = RunFolder(folder).status()
+    kinds = {"state": str, "reason": str | None, "step": int | None, "updates_per_second": float | int | None,
+             "seconds": float | int | None}
+    wrong = [key for key, kind in kinds.items() if not isinstance(status.get(key), kind) and status]
+    if wrong or status.get("state", UNKNOWN) not in (*STATES, UNKNOWN):
+        return {"state": UNKNOWN, "reason": f"status.json is damaged: its {(wrong or ['state'])[0]} cannot be"}
+    return {"state": UNKNOWN} | status
+
+
+def check_integrity(folder: Path, config: Mapping[str, Any]) -> None:
+    """Whether configuration and tables are still what the run itself recorded of them, as far as it did.
+
+    Raises:
+        ValueError: one is not.
+    """
+    recorded = RunFolder(folder).meta().get("identity")
+    if recorded is not None and recorded != identity(config):
+        raise ValueError(f"config.yaml is damaged or changed: its identity is {identity(config)}, and meta.json has "
+                         f"{recorded}")
+    finished = RunFolder(folder).status().get("state") == "finished"
+    for name, position in _recorded_tables(folder).items():
+        content = (folder / f"{name}.csv").read_bytes()
+        known, newer = content[:position["size"]], content[position["size"]:]
+        if len(known) < position["size"] or hashlib.sha256(known).hexdigest() != position["sha256"]:
+            raise ValueError(f"{name}.csv is damaged: it does not begin with what the newest checkpoint recorded of it")
+        if finished and newer and (name != "evals" or b",train," in newer):
+            raise ValueError(f"{name}.csv is damaged: there is more in it than the finished run wrote")
+
+
+def _recorded_tables(folder: Path) -> dict[str, Any]:
+    """Size and checksum of each table in the newest checkpoint; empty where there is none to read."""
+    newest = max((path for path in (folder / "checkpoints").glob("*/state.json") if path.parent.name.isdigit()),
+                 default=None)
+    if newest is None:
+        return {}
+    try:
+        manifest = unsealed((newest.parent / "manifest.json").read_bytes())
+        content = newest.read_bytes()
+        if hashlib.sha256(content).hexdigest() != manifest["files"]["state.json"]:
+            return {}
+        tables = json.loads(content)["tables"]
+        return {name: tables[name] for name in ("episodes", "evals", "metrics")
+                if isinstance(tables[name]["size"], int) and isinstance(tables[name]["sha256"], str)}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}  # damaged or just removed: it is the run's own business, which says so when it goes on
+
+
 def _means(episodes: Sequence[Row], cost: str) -> tuple[float, float]:
     return (float(np.mean([float(row["return"]) for row in episodes])),
             float(np.mean([float(row[cost]) for row in episodes])))
@@ -295,7 +357,7 @@ def _last(step: int, episodes: Sequence[Row], cost: str, limit: float) -> Evalua
     costs = np.array([float(row[cost]) for row in different])
     gain, spent = _means(different, cost)
     return Evaluation(step, gain, spent, max(0.0, spent - limit), float((costs > limit).mean()), cvar(costs),
-                      len(different), len(episodes))
+                      len(different), len(episodes), sum(row.get("simulator_error") == "1" for row in episodes))
 
 
 def training(episodes: Iterable[Row], cost: str, limit: float) -> Training | None:
@@ -303,17 +365,27 @@ def training(episodes: Iterable[Row], cost: str, limit: float) -> Training | Non
     total, length, over, count = 0.0, 0, 0, 0
     for row in episodes:
         if int(row["step"]) > 0:
-            total, length, count = total + float(row["cost"]), length + int(float(row["length"])), count + 1
-            over += float(row[cost]) > limit
+            total, length = total + float(row["cost"]), length + int(float(row["length"]))
+            if row.get("simulator_error", "0") == "0":  # what the simulator cut short is no whole episode
+                count, over = count + 1, over + (float(row[cost]) > limit)
     return Training(count, total, total / length, over / count) if count else None
 
 
 def rows(path: Path) -> list[Row]:
-    """The whole rows of a CSV file; a last line without its end was torn, and does not count."""
+    """The whole rows of a CSV file; a last line without its end was torn, and does not count.
+
+    Raises:
+        ValueError: a row has not as many cells as the header.
+    """
     if not path.exists():
         return []
-    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    return list(csv.DictReader(whole.splitlines()))
+    # In bytes: a row may be torn within a letter.
+    whole = path.read_bytes().rpartition(b"\n")[0].decode()
+    header, *lines = list(csv.reader(whole.split("\n"), strict=True)) or [[]]
+    for number, line in enumerate(lines, start=2):
+        if len(line) != len(header):
+            raise ValueError(f"{path.name}, line {number}: {len(line)} cells where the header has {len(header)}")
+    return [dict(zip(header, line, strict=True)) for line in lines]
 
 
 def complete_evaluations(evals: Iterable[Row], sampler: str, episodes: int) -> dict[int, list[Row]]:
@@ -323,12 +395,18 @@ def complete_evaluations(evals: Iterable[Row], sampler: str, episodes: int) -> d
         evals: rows of evals.csv.
         sampler: "deterministic" or "stochastic".
         episodes: how many rows an evaluation has for each sampler.
+
+    Raises:
+        ValueError: an episode is there twice.
     """
-    by_step: dict[int, list[Row]] = {}
+    by_step: dict[int, dict[str, Row]] = {}
     for row in evals:
         if row["source"] == "train" and row["sampler"] == sampler:
-            by_step.setdefault(int(row["step"]), []).append(row)
-    return {step: of_step for step, of_step in by_step.items() if len(of_step) >= episodes}
+            of_step = by_step.setdefault(int(row["step"]), {})
+            if row["episode"] in of_step:
+                raise ValueError(f"evals.csv has episode {row['episode']} of step {row['step']} twice")
+            of_step[row["episode"]] = row
+    return {step: list(of_step.values()) for step, of_step in by_step.items() if len(of_step) >= episodes}
 
 
 def distinct(episodes: Sequence[Row]) -> list[Row]:
@@ -344,7 +422,13 @@ def distinct(episodes: Sequence[Row]) -> list[Row]:
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A nested configuration by dotted keys; lists are values."""
+    """A nested configuration by dotted keys; lists are values.
+
+    Raises:
+        ValueError: it is none, or holds what would break a line of a table.
+    """
+    if not isinstance(config, Mapping):
+        raise ValueError("its configuration is not a group of keys")
     return {sys.intern(key): value for key, value in _flat(config, "")}
 
 
@@ -352,6 +436,8 @@ def _flat(node: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
     for key, value in node.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
+        elif UNPRINTABLE.search(str(key)) or UNPRINTABLE.search(str(value)):
+            raise ValueError(f"control characters in {prefix + str(key)!a}")
         else:
             yield f"{prefix}{key}", value
 
@@ -406,12 +492,20 @@ def where(runs: Sequence[Run], conditions: Iterable[str]) -> list[Run]:
             raise UsageError(f"--where {condition}: KEY=VALUE is needed, such as env=point_button1")
         check_key(runs, key)
         # As YAML reads them, so that 1 and 1.0 are one number, and true is no text.
-        values = [yaml.safe_load(one) for one in wanted.split(",")]
+        values = [_typed(one) for one in wanted.split(",")]
         left = [run for run in left if any(_same(value_at(run.config, key), value) for value in values)]
         if not left:
             there = sorted({str(value_at(run.config, key)) for run in runs})
             raise UsageError(f"--where {condition}: no run is left; {key} is {', '.join(there)}")
     return left
+
+
+def _typed(text: str) -> Any:
+    """A value as YAML reads it; what YAML cannot read is a text."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        return text
 
 
 def _same(value: Any, wanted: Any) -> bool:

@@ -293,8 +293,20 @@ def as_csv(table: Table) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: "" if value is None else value for key, value in record.items()} for record in records)
+    writer.writerows({key: harmless(value) for key, value in record.items()} for record in records)
     return text.getvalue().rstrip("\n")
+
+
+def harmless(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula, which a name out of somebody's run could be."""
+    if value is None:
+        return ""
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        try:
+            float(value)
+        except ValueError:
+            return f"'{value}"
+    return value
 
 
 # --- notes ---------------------------------------------------------------------------------------------------------
@@ -321,6 +333,10 @@ def _notes(runs: Sequence[Run], of_family: Sequence[Cell], sampler: str, method:
         worst = min(repeated, key=lambda one: one.different)
         notes.append(f"Identical evaluation episodes count once: in {len(repeated)} of {len(runs)} runs there were "
                      f"some (at worst {worst.different} different of {worst.episodes}).")
+    if cut := [run for run in runs if run.last is not None and run.last.cut]:
+        notes.append(f"The simulator ended evaluation episodes early in {len(cut)} of {len(runs)} runs ("
+                     f"{sum(run.last.cut for run in cut if run.last)} in all); they count with what they had until "
+                     "then.")
     if short := [run for run in runs if run.last and run.last.over is not None and run.last.episodes < FEW_EPISODES]:
         notes.append(f"Fewer than {FEW_EPISODES} evaluation episodes in {len(short)} of {len(runs)} runs.")
     if unfinished := [run for run in runs if run.state != "finished"]:

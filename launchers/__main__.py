@@ -12,18 +12,17 @@ WHERE is a run's folder, a folder above runs (default: runs), or a sweep's file,
 import argparse
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from algd.arguments import Parser
 from algd.errors import UsageError
-from algd.run_folder import RunFolder
+from algd.run_folder import RunFolder, process_record
 from launchers.processes import LOG, tail
 from launchers.queue import Queue, available
 from launchers.slurm import Elements, Readings, lines_of, submitted_tasks
@@ -134,7 +133,7 @@ def stop_here(sweeps: Iterable[Sweep], held: Iterable[Path]) -> int:
     """Send SIGTERM to the launchers of these sweeps and the processes of these runs on this machine; how many."""
     count = 0
     for sweep in sweeps:
-        if sweep.launcher.get("kind") == "local" and is_ours(sweep.driver | {"time": sweep.time}):
+        if sweep.launcher.get("kind") == "local" and is_ours(sweep.driver):
             os.kill(sweep.driver["pid"], signal.SIGTERM)
             say(f"asked the launcher of {sweep.name} to stop")
             count += 1
@@ -150,18 +149,11 @@ def stop_here(sweeps: Iterable[Sweep], held: Iterable[Path]) -> int:
 
 
 def is_ours(process: Mapping[str, Any]) -> bool:
-    """Whether a process recorded by host, pid and time is on this machine and still the same one."""
-    if process.get("host") != platform.node():
+    """Whether a process that was recorded (`process_record`) is on this machine and still the same one."""
+    if not isinstance(process.get("pid"), int):
         return False
-    try:
-        fields = Path(f"/proc/{process['pid']}/stat").read_text().rpartition(")")[2].split()
-        command = Path(f"/proc/{process['pid']}/cmdline").read_bytes()
-        recorded = datetime.fromisoformat(process["time"]).timestamp()
-    except (OSError, KeyError, ValueError):
-        return False
-    # Field 22 of proc(5): when it started, in ticks since the machine did. A later process got the number anew.
-    age = float(Path("/proc/uptime").read_text().split()[0]) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    return time.time() - age <= recorded + 2 and (b"run.py" in command or b"launchers" in command)
+    now = process_record(process["pid"])
+    return now["ticks"] is not None and all(process.get(key) == value for key, value in now.items())
 
 
 def logs(folder: Path, follow: bool, lines: int) -> int:
@@ -206,8 +198,8 @@ def sync(where: Sequence[Path]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m launchers", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m launchers", description=__doc__,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     where: dict[str, argparse.ArgumentParser] = {}
     for name, text in (("status", "how runs are"), ("retry", "run again what failed"), ("cancel", "stop runs"),
@@ -221,8 +213,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log.add_argument("run", type=Path, help="the run's folder")
     log.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
     log.add_argument("-n", "--lines", type=int, default=30, help="how many lines from the end")
-    given = parser.parse_args(arguments)
     try:
+        given = parser.parse_args(arguments)
         if given.command == "status":
             return status(given.where, given.watch, given.json)
         if given.command == "logs":

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import setup_globals
+from hydra.errors import HydraException
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
+from algd.cli import explain
 from algd.config import resolve
 from algd.errors import UsageError
 from algd.run_folder import RunFolder, code_version, run_path
@@ -39,6 +41,7 @@ def launch_grid(kind: str, given: Mapping[str, Any], context: HydraContext, mast
     """
     settings = checked(SETTINGS[kind], given)
     members = compose_members(context, master, grid)
+    _check_place(settings, members)
     runs_dirs, experiments = ({str(m.config[key]) for m in members} for key in ("runs_dir", "experiment"))
     if len(runs_dirs) > 1:
         raise UsageError(f"runs_dir={','.join(sorted(runs_dirs))}: the runs of one sweep share one runs_dir")
@@ -49,6 +52,28 @@ def launch_grid(kind: str, given: Mapping[str, Any], context: HydraContext, mast
         list_members(sweep, members, settings)
         return 0
     return launch(sweep, [in_wandb(member, sweep) for member in members], settings)
+
+
+def _check_place(settings: Settings, members: Sequence[Member]) -> None:
+    """Whether the members can run where they are to run, before anything is written.
+
+    Raises:
+        UsageError: a GPU, or SLURM, is not here.
+    """
+    if isinstance(settings, SlurmSettings) and not settings.dry_run:
+        from launchers.slurm import check
+
+        check(settings)
+        # In the names of what a job writes SLURM reads % as the job's number, and a script is made of lines.
+        place = str(Path(members[0].config["runs_dir"]).absolute())
+        if "%" in place or not place.isprintable():
+            raise UsageError(f"runs_dir={place!r}: on SLURM a path without % and line ends is needed")
+    devices = {str(member.config["device"]) for member in members} - {"auto", "cpu"}
+    if isinstance(settings, LocalSettings) and devices:
+        from algd.build import resolve_device
+
+        for device in sorted(devices):
+            resolve_device(device)
 
 
 def compose_members(context: HydraContext, master: DictConfig, grid: Sequence[Sequence[str]]) -> list[Member]:
@@ -62,15 +87,18 @@ def compose_members(context: HydraContext, master: DictConfig, grid: Sequence[Se
     common = set(grid[0]).intersection(*grid) if grid else set()
     for overrides in grid:
         own = tuple(override for override in overrides if override not in common)
-        composed = context.config_loader.load_sweep_config(master, list(overrides))
-        with open_dict(composed):
-            del composed["hydra"]
         try:
+            composed = context.config_loader.load_sweep_config(master, list(overrides))
+            with open_dict(composed):
+                del composed["hydra"]
             config = resolve(composed)
             if config["mode"] != "train":
                 raise UsageError(f"mode={config['mode']}: a sweep is over runs that train (mode=train)")
-        except UsageError as error:
-            raise UsageError(f"{' '.join(own)}: {error}" if own else str(error)) from error
+        except (UsageError, HydraException) as error:
+            said = str(error) if isinstance(error, UsageError) else explain(error, overrides)
+            # What the sentence speaks of itself need not stand before it.
+            others = [override for override in own if override.partition("=")[0] not in said]
+            raise UsageError(f"{' '.join(others)}: {said}" if others else said) from error
         folder = run_path(config).absolute()
         members.setdefault(folder, Member(folder, config, own))
     if not members:

@@ -147,8 +147,12 @@ def start_what_can_be(pool: Pool, at_once: int, threads: int, code: Path) -> Non
         if is_held(member.folder):
             pool.elsewhere.append(member)
             continue
-        freeze(member.folder, with_threads(member.config, member.folder, threads))
-        pool.running[member.folder] = member, start_process(member.folder, code, threads)
+        try:
+            freeze(member.folder, with_threads(member.config, member.folder, threads))
+            pool.running[member.folder] = member, start_process(member.folder, code, threads)
+        except OSError as error:
+            pool.states[member.folder] = "failed"
+            say(f"failed: {shown_path(member.folder)}: {error.filename or 'a file'} cannot be used: {error.strerror}")
 
 
 def collect(pool: Pool, lines: int) -> None:

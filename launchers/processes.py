@@ -1,5 +1,6 @@
 """One run as a process of its own."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -71,7 +72,8 @@ def how_it_ended(folder: Path, code: int, config: Mapping[str, Any] | None = Non
     if code in (EXIT_FINISHED, EXIT_STOPPED, EXIT_BUSY):
         return {EXIT_FINISHED: "finished", EXIT_STOPPED: "interrupted", EXIT_BUSY: "busy"}[code]
     if read_state(folder).state != "failed" or code < 0:
-        record_failure(folder, death(code), config)
+        with contextlib.suppress(OSError):  # its disk may be what it failed for
+            record_failure(folder, death(code), config)
     return "failed"
 
 

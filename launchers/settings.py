@@ -1,13 +1,31 @@
 """The launchers' own keys, `hydra.launcher.*`; conf/hydra/launcher/*.yaml says what each is."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from omegaconf import OmegaConf
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from algd.errors import UsageError
+from algd.config import name, validated
 
-SweepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")]
+
+def _slurm_word(value: str) -> str:
+    # They become lines of a script.
+    if not re.fullmatch(r"[\w.,:@+\-&|*()\[\]=/%]+", value, re.ASCII):
+        raise ValueError("should be letters, digits and . , : @ + - & | * ( ) [ ] = / % without spaces")
+    return value
+
+
+def _option(value: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_\-]*", value):
+        raise ValueError("should be the long name of an option of sbatch, such as reservation")
+    return value
+
+
+SweepName = Annotated[str, AfterValidator(name)]
+Word = Annotated[str, AfterValidator(_slurm_word)]
+Option = Annotated[str, AfterValidator(_option)]
 
 
 class Settings(BaseModel):
@@ -30,15 +48,15 @@ class LocalSettings(Settings):
 class SlurmSettings(Settings):
     """hydra/launcher=slurm."""
 
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
+    partition: Word | None = None
+    account: Word | None = None
+    qos: Word | None = None
+    constraint: Word | None = None
     time: PositiveInt = 240
     memory_gb: PositiveFloat | None = None
     cpus: PositiveInt = 1
     gpus: NonNegativeInt = 0
-    sbatch: dict[str, str | int | float | bool] = {}
+    sbatch: dict[Option, str | int | float | bool] = {}
     setup: list[str] = []
     max_running: PositiveInt | None = None
     runs_per_task: PositiveInt = 1
@@ -49,13 +67,6 @@ class SlurmSettings(Settings):
 
 def checked(model: type[Settings], given: Mapping[str, Any]) -> Any:
     """The settings, or a UsageError that names the first wrong one."""
-    try:
-        return model.model_validate(dict(given))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(["hydra.launcher", *(str(part) for part in first["loc"] if part in model.model_fields)])
-        if first["type"] == "extra_forbidden":
-            raise UsageError(f"{key}.{first['loc'][0]}: there is no such key; "
-                             f"allowed are {', '.join(model.model_fields)}") from error
-        allowed = first["msg"].removeprefix("Input should ").removeprefix("Value error, ")
-        raise UsageError(f"{key}={first['input']!r}: it should {allowed}") from error
+    plain = OmegaConf.to_container(OmegaConf.create(dict(given)), resolve=True)
+    assert isinstance(plain, dict)
+    return model(**validated(model, {str(key): value for key, value in plain.items()}, "hydra.launcher"))

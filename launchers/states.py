@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from algd.run_folder import RunFolder
+from algd.run_folder import STATES, UNKNOWN, RunFolder
 
 # As shown: a folder's own state (`algd.run_folder.STATES`), or one of
 NEW = "new"          # nothing has been started yet
@@ -59,14 +59,29 @@ def is_held(folder: Path) -> bool:
 def read_state(folder: Path) -> RunState:
     """A run's state from its folder, which need not exist."""
     status = RunFolder(folder).status()
-    state = status.get("state", NEW)
+    state = status.get("state", NEW) if status else NEW
+    if state not in (NEW, UNKNOWN, *STATES):
+        state = UNKNOWN
     held = state != "finished" and is_held(folder)
     if held:
         state = state if state == "starting" else "running"
     elif state in ("starting", "running"):
         state = LOST
-    return RunState(state, held, status.get("step") or 0, status.get("total_steps"), status.get("updates_per_second"),
-                    status.get("seconds") or 0.0, status.get("reason"))
+    reason = status.get("reason")
+    return RunState(state, held, int(_number(status, "step") or 0), _whole(_number(status, "total_steps")),
+                    _number(status, "updates_per_second"), _number(status, "seconds") or 0.0,
+                    None if reason is None else "".join(one if one.isprintable() else " " for one in str(reason)))
+
+
+def _number(status: Mapping[str, Any], key: str) -> float | None:
+    """A finite number of status.json; None for anything else."""
+    value = status.get(key)
+    known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18
+    return value if known else None
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)
 
 
 def record_failure(folder: Path, reason: str, config: Mapping[str, Any] | None = None) -> None:

@@ -13,7 +13,7 @@
 import hashlib
 import json
 import os
-import platform
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from typing import Any
 
 from algd.errors import UsageError
 from algd.files import write_atomically
-from algd.run_folder import safe_command
+from algd.run_folder import process_record, safe_command
 
 SWEEPS = "sweeps"
 
@@ -95,13 +95,29 @@ def load_sweep(file: Path) -> Sweep:
         content = json.loads(file.read_bytes())
         known = {key: value for key, value in content.items() if key in Sweep.__dataclass_fields__ and key != "file"}
         sweep = Sweep(file.resolve(), **known)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        _check_types(sweep)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UsageError(f"{file} is not a sweep's list of members: {error}") from error
     # The file may come from somebody else: its members are below the folder that it is for.
     if not all(isinstance(run, str) and sweep.runs_dir in (sweep.runs_dir / run).resolve().parents
                for run in sweep.runs):
         raise UsageError(f"{file} lists runs outside {sweep.runs_dir}")
     return sweep
+
+
+def _check_types(sweep: Sweep) -> None:
+    """Raises TypeError or ValueError where a sweep's file does not hold what `Sweep` says."""
+    if not isinstance(sweep.runs, list) or not all(isinstance(run, str) and run.isprintable() for run in sweep.runs):
+        raise TypeError("runs is not a list of folders")
+    for key, kind in (("launcher", dict), ("driver", dict), ("time", str), ("command", str), ("submissions", list),
+                      ("experiment", str | None), ("code", str | None)):
+        if not isinstance(getattr(sweep, key), kind):
+            raise TypeError(f"{key} is not what it should be")
+    for submission in sweep.submissions:
+        job, tasks = submission["job"], submission["tasks"]
+        # It becomes an argument of scancel and squeue.
+        if not re.fullmatch(r"[0-9]+", str(job)) or not all(isinstance(run, str) for task in tasks for run in task):
+            raise TypeError(f"submission {job!r} is not one")
 
 
 def begin_sweep(runs_dir: Path, name: str | None, experiment: str | None, members: Sequence[Member],
@@ -122,7 +138,7 @@ def begin_sweep(runs_dir: Path, name: str | None, experiment: str | None, member
     return Sweep(file, runs, [list(member.overrides) for member in members], experiment, launcher=dict(launcher),
                  submissions=earlier, command=safe_command(sys.argv),
                  time=datetime.now(UTC).isoformat(timespec="seconds"),
-                 driver={"host": platform.node(), "pid": os.getpid()})
+                 driver=process_record(os.getpid()))
 
 
 def sweeps_of(runs_dir: Path) -> list[Sweep]:

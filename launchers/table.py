@@ -44,8 +44,9 @@ def say(text: str) -> None:
 def shown_path(path: Path) -> str:
     """A path as short as it can be typed from here."""
     with contextlib.suppress(ValueError):
-        return str(path.relative_to(Path.cwd()))
-    return str(path)
+        path = path.relative_to(Path.cwd())
+    # A name may hold what a terminal would obey.
+    return str(path) if str(path).isprintable() else ascii(str(path))
 
 
 def cells(line: Line) -> list[str]:

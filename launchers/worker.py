@@ -52,7 +52,7 @@ def _train(folder: Path, bound: bool) -> int:
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("300")
         print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {os.uname().nodename} process {os.getpid()}", flush=True)
-        from algd.errors import UsageError
+        from algd.errors import RunError, UsageError
         from launchers.states import is_held, record_failure
 
         config = None
@@ -74,8 +74,12 @@ def _train(folder: Path, bound: bool) -> int:
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
         except BaseException as error:
-            traceback.print_exc()
-            record_failure(folder, f"{type(error).__name__}: {error}", config)
+            from algd.cli import refusal
+
+            said = refusal(error) if isinstance(error, OSError) else str(error) if isinstance(error, RunError) else None
+            print(f"error: {said}" if said else traceback.format_exc(), file=sys.stderr)
+            with contextlib.suppress(OSError):  # its disk may be what it failed for
+                record_failure(folder, f"{type(error).__name__}: {error}", config)
             return EXIT_FAILED
 
 

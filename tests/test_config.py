@@ -101,7 +101,8 @@ WRONG = {
     "+guidance.gain=3": "guidance.gain is not a key of guidance=augmented; its keys are initial_multiplier",
     "agent._target_=os.system": "only code of this project can be named",
     "agent._target_=algd.agent.os": "agent._target_='algd.agent.os'",
-    "agent._target_=algd.nothing.Here": "there is no such function or class",
+    "agent._target_=algd.agent.nothing.Here": "there is no such function or class",
+    "agent._target_=algd.nothing.Here": "only code of this project can be named, here that of algd.agent",
     "agent.name=../up": "agent.name='../up': a name of at most 80 letters",
     "env.name=/tmp/x": "env.name='/tmp/x': a name of at most 80 letters",
 }

@@ -128,7 +128,7 @@ def test_packed_failed_and_killed(cluster: Cluster, tmp_path: Path) -> None:
     assert sweep.returncode == 1 and "3 runs: 2 failed, 1 finished" in errors, errors
     assert {beta: status(folder)["state"] for beta, folder in folders.items()} == {
         "1.0": "failed", "2.0": "finished", "1.0e-38": "failed"}
-    assert "SIGKILL" in status(killed)["reason"] and "    | algd.trainer.NumericalError: " in errors
+    assert "SIGKILL" in status(killed)["reason"] and "    | error: " in errors
     (job,) = jobs_of(tmp_path)
     assert until_over(cluster, job) == {f"{job}_0": "FAILED"}
     assert {entry["slurm_job"] for folder in folders.values() for entry in starts(folder)} != {None}

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from algd.config import identity
 from analysis.__main__ import main
 from tests.command import TINY, only_run, train_here
 
@@ -57,6 +58,8 @@ def fixture_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
             config = yaml.safe_load(path.read_text())
             config["env"]["name"] = HOSTILE
             path.write_text(yaml.safe_dump(config))
+            meta = path.with_name("meta.json")
+            meta.write_text(json.dumps(json.loads(meta.read_text()) | {"identity": identity(config)}))
     videos = folder / "runs" / "point_button1" / "vesde-augmented" / "seed=0-aaaa0000" / "videos"
     videos.mkdir()
     (videos / "step300.mp4").write_bytes(b"not really a video")

@@ -394,7 +394,8 @@ def test_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_folder_that_cannot_be_read_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = make_run(tmp_path / "a", config(), "200,deterministic,train,0,1,x,1,1,1\n" * 2)
+    run = make_run(tmp_path / "a", config(), "200,deterministic,train,0,1,x,1,1,1\n",
+                   "200,deterministic,train,1,1,x,1,1,1\n")
     assert refused(capsys, run) == (f"error: {run} cannot be read as a run (ValueError: could not convert string "
                                     "to float: 'x')\n")
     (run / "config.yaml").write_text("seed: 0\n")

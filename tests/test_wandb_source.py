@@ -146,6 +146,7 @@ def test_tables_and_curves_from_wandb(mirrored: tuple[ReadableServer, list[Path]
     shutil.copytree(folders[0], other)
     config = yaml.safe_load((other / "config.yaml").read_text())
     (other / "config.yaml").write_text(yaml.safe_dump(config | {"seed": 9}))
+    (other / "meta.json").unlink()  # which says that it is the run of another seed
     assert main(["table", str(other), "--wandb", "tester/algd"]) == 0
     assert "Imported from W&B (tester/algd)" in capsys.readouterr().out
     assert main(["table", str(folders[0]), "--wandb", "tester/algd"]) == 2
