@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test bench lint clean
+.PHONY: help setup demo test soak bench lint clean
 
 help:
 	@echo "make setup   install everything into $(VENV)"
 	@echo "make demo    set up, then train, tabulate and draw a small study (about 4 minutes on two cores)"
 	@echo "make test    set up, then run all tests"
-	@echo "make bench   measure updates and environment steps a second"
+	@echo "make soak    kill, starve and damage runs for 80 minutes, and write docs/soak.md (MINUTES=20: shorter)"
+	@echo "make bench   measure everything in docs/benchmarks.md"
 	@echo "make lint    style and types"
 
 setup: $(STAMP)
@@ -47,9 +48,13 @@ demo: setup
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 
+# Faults in full: what the tests do to a few runs, for as long as there is time.
+MINUTES ?= 80
+soak: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --minutes $(MINUTES) --out docs/soak.md
+
 bench: setup
-	$(BIN)/python -m benchmarks.updates
-	$(BIN)/python -m benchmarks.environments
+	$(BIN)/python -m benchmarks
 
 lint: setup
 	$(BIN)/ruff check .

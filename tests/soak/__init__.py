@@ -1,0 +1,1 @@
+"""Campaigns of real faults against real runs: python -m tests.soak --help"""

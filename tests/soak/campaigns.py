@@ -1,0 +1,546 @@
+"""The campaigns: each injects one kind of fault many times, and holds what comes of it to the uninterrupted twin.
+
+Every campaign is a generator of trials, so that a test can do a few and `python -m tests.soak` as many as there is time
+for. A trial returns what it injected, where, and in one sentence what went wrong with the promise, if anything did.
+"""
+
+import errno
+import functools
+import hashlib
+import itertools
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from algd.checkpoint import Checkpoints, DamagedCheckpoint
+from algd.config import identity
+from algd.files import unsealed
+from algd.replay import Replay
+from algd.run_folder import RunFolder, run_path
+from tests.command import TINY, compose, outcome
+from tests.soak.faults import NEEDS_ROOM, Fault
+from tests.soak.lives import KILLED, Life, begin, differences, lived, server
+
+# Small enough for half a second, with everything in it that a run does: initial steps, updates, evaluations, snapshots,
+# checkpoints in the middle of episodes and at evaluations, a replay that wraps, episodes that end.
+SMALL = [*TINY, "agent=gaussian", "batch_size=8", "buffer_size=20", "env=toy", "env.horizon=7", "initial_steps=12",
+         "total_steps=24", "checkpoint.every=9", "eval.every=12", "eval.episodes=1", "log_every=8", "snapshots=2"]
+# A diffusion policy, and enough steps to be killed several times between two checkpoints.
+TOY = [*TINY, "agent=vesde", "env=toy", "initial_steps=40", "total_steps=160", "checkpoint.every=45", "eval.every=60",
+       "eval.episodes=2", "log_every=25", "snapshots=3", "buffer_size=120"]
+POINT = [*TINY, "agent=vesde", "env=point_button1", "initial_steps=60", "total_steps=260", "checkpoint.every=70",
+         "eval.every=130", "eval.episodes=1", "log_every=50", "snapshots=2"]
+CLOCK_JUMP = 86400.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one trial injected, and what it found.
+
+    Attributes:
+        place: what was hit, as tables count it.
+        faults: how many faults it took.
+        problem: what went wrong, with what is needed to do it again; None: the promise held.
+        outcome: how it went, as tables count it.
+    """
+
+    place: str
+    faults: int
+    problem: str | None
+    outcome: str = "the twin's bytes"
+
+
+@dataclass
+class Ground:
+    """A command with its twin: what it ends with when nobody interrupts it.
+
+    Attributes:
+        config: the composed configuration; `runs_dir` differs from trial to trial.
+        folder: where the trials take place, and the twin is.
+        start: a run's folder that every trial begins with, as one that is to be extended; None: none.
+        twin: the life of the twin.
+        expected: the bytes that it ended with.
+        seconds: that it took.
+    """
+
+    config: dict[str, Any]
+    folder: Path
+    start: Path | None = None
+    twin: Life = field(init=False)
+    expected: dict[str, bytes] = field(init=False)
+    seconds: float = field(init=False)
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def __post_init__(self) -> None:
+        config, scratch = self.place()
+        warm = server().Process()
+        warm.start()
+        warm.join()
+        begun = time.monotonic()
+        self.twin = lived(config, scratch)
+        self.seconds = time.monotonic() - begun
+        assert self.twin.code == 0, self.twin.said
+        self.expected = outcome(run_path(config))
+
+    @property
+    def twin_folder(self) -> Path:
+        """The twin's run folder."""
+        return run_path(self.config | {"runs_dir": str(self.folder / "1" / "runs")})
+
+    def remove(self) -> None:
+        """Remove everything."""
+        shutil.rmtree(self.folder)
+
+    def place(self) -> tuple[dict[str, Any], Path]:
+        """A fresh runs_dir in a configuration, and a folder for the lives' scratch; both under the ground's."""
+        trial = self.folder / str(next(self._numbers))
+        config = self.config | {"runs_dir": str(trial / "runs")}
+        if self.start is not None:
+            shutil.copytree(self.start, run_path(config))
+        return config, trial / "lives"
+
+    def judge(self, config: Mapping[str, Any], life: Life) -> str | None:
+        """What is wrong with a life that should have ended as the twin did."""
+        if life.code != 0:
+            return f"exit code {life.code}: {life.said[-500:]}"
+        different = differences(self.expected, outcome(run_path(config)))
+        return f"different: {', '.join(different)}" if different else None
+
+
+def ground(arguments: Sequence[str], folder: Path) -> Ground:
+    """The twin of a command, trained."""
+    return Ground(compose(*arguments), folder)
+
+
+def extended(ground: Ground, folder: Path, steps: int) -> Ground:
+    """The same command with more steps, which every trial extends from where the first twin ended."""
+    return Ground(ground.config | {"total_steps": steps}, folder, ground.twin_folder)
+
+
+def finish(ground: Ground, config: Mapping[str, Any], scratch: Path) -> str | None:
+    """Live to the end, undisturbed. Returns what is wrong then; removes the trial's folder if nothing is."""
+    life = lived(config, scratch)
+    problem = ground.judge(config, life)
+    if problem is None:
+        shutil.rmtree(Path(config["runs_dir"]).parent)
+    return problem
+
+
+# --- SIGKILL ----------------------------------------------------------------------------------------------------------
+
+
+def kills_at_operations(ground: Ground) -> list[Fault]:
+    """A kill before every operation on a file, and two in the middle of every write."""
+    points = []
+    for number, operation in enumerate(ground.twin.operations, 1):
+        points.append(Fault(number))
+        if operation.function == "write":
+            points += [Fault(number, share) for share in (0.01, 0.9)]
+    return points
+
+
+def kill_at(ground: Ground, fault: Fault, again: int | None = None) -> Trial:
+    """One life that is killed at an operation, perhaps one more, and one that ends the run.
+
+    Args:
+        again: the operation that the second life is killed at, too, if it comes that far.
+    """
+    config, scratch = ground.place()
+    first = lived(config, scratch / "1", fault)
+    place = f"{first.operations[-1]}{' (in the middle)' * bool(fault.share)}"
+    if first.code != KILLED:
+        return Trial(place, 0, f"{fault} did not kill: exit code {first.code}: {first.said[-500:]}")
+    kills = 1
+    if again is not None:
+        kills += lived(config, scratch / "2", Fault(again)).code == KILLED
+    problem = finish(ground, config, scratch / "3")
+    return Trial(place, kills, problem and f"{fault}, then {again}: {problem}")
+
+
+def kill_at_times(ground: Ground, chance: random.Random, kills: int) -> Trial:
+    """Lives that are killed at random times until there were enough kills, or one has ended before its kill."""
+    config, scratch = ground.place()
+    done = 0
+    for number in range(kills):
+        life = begin(config, scratch / str(number))
+        life.process.join(chance.uniform(0.1, 0.6) * ground.seconds)
+        life.kill()
+        if life.code == 0:
+            break
+        if life.code != KILLED:
+            return Trial("at a random time", done, f"exit code {life.code}: {life.said[-500:]}")
+        done += 1
+    return Trial("at a random time", done, finish(ground, config, scratch / "last"))
+
+
+def kill_at_signs(ground: Ground, chance: random.Random) -> Trial:
+    """A life that is killed when a sign of its work is seen from outside: an unfinished file, or a table that grows."""
+    config, scratch = ground.place()
+    folder = run_path(config)
+    signs: dict[str, Callable[[], bool]] = {
+        "an unfinished checkpoint is there": functools.partial(_is_unfinished, folder / "checkpoints", ".tmp"),
+        "an unfinished file is there": functools.partial(_is_unfinished, folder, "json.tmp"),
+        "a table grows": functools.partial(_has_grown, folder / "episodes.csv", {}),
+    }
+    name = chance.choice(list(signs))
+    life = begin(config, scratch / "1")
+    times = chance.randint(1, 4)
+    while times and life.process.is_alive():
+        times -= signs[name]()
+        time.sleep(0.0002)
+    life.kill()
+    if life.code not in (0, KILLED):
+        return Trial(f"when {name}", 0, f"exit code {life.code}: {life.said[-500:]}")
+    return Trial(f"when {name}", int(life.code == KILLED), finish(ground, config, scratch / "2"))
+
+
+def _is_unfinished(folder: Path, ending: str) -> bool:
+    return any(name.endswith(ending) for _, folders, files in os.walk(folder) for name in (*folders, *files))
+
+
+def _has_grown(file: Path, seen: dict[str, int]) -> bool:
+    try:
+        size = file.stat().st_size
+    except OSError:
+        return False
+    grown, seen["size"] = size > seen.get("size", 0), size
+    return grown
+
+
+# --- no room ----------------------------------------------------------------------------------------------------------
+
+
+def failures(ground: Ground) -> list[Fault]:
+    """An error at every operation that needs room: once, for good, and in the middle of every write; quota, input and
+    output, and a file system that has become read-only, too."""
+    points = []
+    for number, operation in enumerate(ground.twin.operations, 1):
+        if operation.function in NEEDS_ROOM:
+            points += [Fault(number, error=errno.ENOSPC, lasting=True), Fault(number, error=errno.ENOSPC),
+                       Fault(number, error=errno.EDQUOT), Fault(number, error=errno.EIO),
+                       Fault(number, error=errno.EROFS, lasting=True)]
+            if operation.function == "write":
+                points.append(Fault(number, share=0.5, error=errno.ENOSPC, lasting=True))
+    return points
+
+
+def fail_at(ground: Ground, fault: Fault) -> Trial:
+    """A life whose file system refuses something, then one with room: a sentence, a good checkpoint, the twin's end."""
+    config, scratch = ground.place()
+    life = lived(config, scratch / "1", fault)
+    assert fault.error is not None
+    place = f"{errno.errorcode[fault.error]} at {ground.twin.operations[fault.at - 1].function}"
+    problem = _told_once(life) if life.code else None
+    if problem is None and life.code not in (0, 1, 2):
+        problem = f"exit code {life.code}: {life.said[-500:]}"
+    if problem is None:
+        problem = _good_checkpoint(config)
+    told = "carried on" if life.code == 0 else "one sentence"
+    problem = problem or finish(ground, config, scratch / "2")
+    return Trial(place, 1, problem and f"{fault}: {problem}", told + ", then the twin's bytes")
+
+
+def _told_once(life: Life) -> str | None:
+    """What is wrong with how a life told that it could not go on."""
+    if "Traceback" in life.said:
+        return f"a traceback: {life.said[-800:]}"
+    if (count := sum(line.startswith("error: ") for line in life.said.splitlines())) != 1:
+        return f"{count} sentences of error: {life.said[-500:]}"
+    return None
+
+
+def _good_checkpoint(config: Mapping[str, Any]) -> str | None:
+    """What is wrong with the newest checkpoint of a run that ended early; None if it is good, or there is none."""
+    checkpoints = Checkpoints(run_path(config) / "checkpoints", identity(config))
+    if not checkpoints.numbers():
+        return None
+    try:
+        checkpoints.load(checkpoints.numbers()[-1], Replay(config["buffer_size"], 3, 2))
+    except DamagedCheckpoint as error:
+        return f"the newest checkpoint is not good: {error}"
+    return None
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+DAMAGES = ("truncated", "emptied", "flipped", "deleted", "another run's")
+
+
+@dataclass
+class Wreck:
+    """A run's folder to be damaged, and the same files of another run.
+
+    Attributes:
+        ground: the command.
+        folder: the folder as some life left it.
+        other: the folder of the same command with another seed, as the same life left it.
+    """
+
+    ground: Ground
+    folder: Path
+    other: Path
+
+    @property
+    def files(self) -> list[str]:
+        """The files that there are to be damaged."""
+        return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*")
+                      if path.is_file() and path.name != "lock" and ".tmp" not in str(path))
+
+
+def late(ground: Ground) -> int:
+    """The operation before which a run has two good checkpoints, and rows newer than both."""
+    return max(number for number, operation in enumerate(ground.twin.operations, 1) if operation.function == "rename")
+
+
+def wreck(ground: Ground, number: int | None) -> Wreck:
+    """What two runs leave that differ in their seed: killed at an operation, or (None) finished."""
+    folders = []
+    for seed in (ground.config["seed"], ground.config["seed"] + 1):
+        config, scratch = ground.place()
+        config |= {"seed": seed}
+        life = lived(config, scratch / "1", Fault(number) if number else None)
+        assert life.code == (KILLED if number else 0), life.said
+        folders.append(run_path(config))
+    return Wreck(ground, *folders)
+
+
+FOLDERS = ("checkpoints", "checkpoints/replay", "snapshots")
+
+
+def damages(wreck: Wreck, chance: random.Random, flips: int) -> Iterator[tuple[str, str, float]]:
+    """Every file and every folder in the run's with every damage: (name, damage, where in it)."""
+    for name in FOLDERS:
+        yield name, "deleted", 0.0
+        yield name, "another run's", 0.0
+    for file in wreck.files:
+        for damage in DAMAGES:
+            for _ in range(flips if damage == "flipped" else 1):
+                yield file, damage, chance.random()
+
+
+def damage(wreck: Wreck, file: str, kind: str, where: float) -> Trial:
+    """Damage one file, and run the command: the twin's bytes and a warning, or a refusal in one sentence.
+
+    Nothing need be said of damage in what is not used: rows newer than the checkpoint, an older checkpoint, and
+    what is written anew from the command.
+    """
+    ground = wreck.ground
+    config, scratch = ground.place()
+    folder = run_path(config)
+    shutil.copytree(wreck.folder, folder)
+    path = folder / file
+    place = f"{kind_of(file)} {kind}"
+    if file in FOLDERS:
+        shutil.rmtree(path)
+        if kind == "another run's":
+            shutil.copytree(wreck.other / file, path)
+        matters = any((wreck.folder / file).iterdir())
+    else:
+        before = path.read_bytes()
+        if kind == "another run's":
+            path.write_bytes((wreck.other / file).read_bytes())
+        else:
+            inflict(path, kind, where)
+        after = path.read_bytes() if path.exists() else None
+        matters = before != after and is_used(wreck.folder, file, before, after)
+    life = lived(config, scratch / "1")
+    problem, how = None, "the twin's bytes"
+    told = [line for line in life.said.splitlines() if "warning: " in line and "perhaps not bit for bit" not in line]
+    if life.code:
+        problem, how = _told_once(life), "refused in one sentence"
+    elif different := differences(ground.expected, outcome(folder)):
+        snapshots = [path.name for path in (wreck.folder / "snapshots").iterdir() if file.startswith("snapshots")]
+        unsaid = [name for name in different if name not in snapshots or not any(name in line for line in told)]
+        problem = f"silently different: {', '.join(unsaid)}" if unsaid else None
+        how = "told, and the rest is the twin's"
+    if problem is None and matters and not life.code:
+        if not any(Path(file).name in line or file.split("/")[0] in line for line in told):
+            problem = "nothing was said"
+        how += ", with a warning"
+    if problem is None:
+        shutil.rmtree(folder.parents[3])
+    return Trial(place, 1, problem and f"{file} {kind} at {where:.4f}: {problem}: {life.said[-600:]}", how)
+
+
+def kind_of(file: str) -> str:
+    """A file's name without what tells it from others of its kind."""
+    if file.endswith(".rows"):
+        return "replay segment"
+    return "snapshot" if file.startswith("snapshots/") else re.sub(r"\d{6}", "N", file)
+
+
+def inflict(path: Path, kind: str, where: float) -> None:
+    """Damage a file; `where` in [0, 1) says where in it, for the kinds to which it matters."""
+    content = bytearray(path.read_bytes())
+    if kind == "deleted":
+        path.unlink()
+    elif kind == "emptied":
+        path.write_bytes(b"")
+    elif kind == "truncated":
+        path.write_bytes(content[:int(len(content) * where)])
+    elif content:
+        bit = int(len(content) * 8 * where)
+        content[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(content)
+
+
+def is_used(folder: Path, file: str, before: bytes, after: bytes | None) -> bool:
+    """Whether going on depends on the part of a file that has changed."""
+    checkpoints = Checkpoints(folder / "checkpoints")
+    newest = folder / "checkpoints" / f"{checkpoints.numbers()[-1]:06d}"
+    if file.endswith(".csv"):
+        position = json.loads((newest / "state.json").read_bytes())["tables"][Path(file).stem]
+        return after is None or hashlib.sha256(after[:position["size"]]).hexdigest() != position["sha256"]
+    if file.startswith("checkpoints/0"):
+        return Path(file).parts[1] == newest.name and not _same_json(before, after)
+    if file.startswith("checkpoints/replay/"):
+        manifest = json.loads((newest / "manifest.json").read_bytes())
+        return Path(file).name in {s["file"] for s in (manifest["replay"] or {"segments": []})["segments"]}
+    if file.startswith("snapshots/"):
+        taken = json.loads((newest / "state.json").read_bytes())["snapshots"]
+        return int(Path(file).stem.removeprefix("step=")) in taken
+    # The configuration is the command's, and its identity is in the folder's name.
+    return file in ("meta.json", "status.json") and not _same_json(before, after)
+
+
+def _same_json(before: bytes, after: bytes | None) -> bool:
+    """Whether a flipped bit left the content as it was, as in 1e-05 and 1E-05."""
+    try:
+        return after is not None and unsealed(before) == unsealed(after)
+    except ValueError:
+        return False
+
+
+# --- several at once --------------------------------------------------------------------------------------------------
+
+
+def together(ground: Ground, chance: random.Random, count: int) -> Trial:
+    """The same command several times at once: one trains, the others refuse or find it finished."""
+    config, scratch = ground.place()
+    lives = []
+    for number in range(count):
+        lives.append(begin(config, scratch / str(number)))
+        time.sleep(chance.choice((0, 0, 0.02, 0.2)))
+    codes = [life.code for life in lives]
+    said = [life.said for life in lives]
+    trained = sum("  on cpu, " in one for one in said)
+    refused = sum("is being trained by another process" in one and "Traceback" not in one for one in said)
+    found = sum("already finished at step" in one for one in said)
+    problem = None
+    if trained != 1 or trained + refused + found != count or sorted(set(codes)) not in ([0], [0, 2]):
+        problem = f"exit codes {codes}, {trained} trained: {said}"
+    elif different := differences(ground.expected, outcome(run_path(config))):
+        problem = f"different: {', '.join(different)}"
+    elif len(RunFolder(run_path(config)).meta()["starts"]) != 1:
+        problem = "meta.json has several starts"
+    if problem is None:
+        shutil.rmtree(Path(config["runs_dir"]).parent)
+    return Trial(f"{count} at once", count - 1, problem, f"{refused} refused, {found} found it finished")
+
+
+def take_over(ground: Ground, chance: random.Random) -> Trial:
+    """A life that is killed while others of the same command come and go: whoever is next goes on."""
+    config, scratch = ground.place()
+    first = begin(config, scratch / "first")
+    time.sleep(chance.uniform(0.1, 0.8) * ground.seconds)
+    refused = begin(config, scratch / "second")
+    os.kill(first.process.pid or 0, signal.SIGKILL) if first.process.is_alive() else None
+    if refused.code not in (0, 2) or "Traceback" in refused.said:
+        return Trial("the holder is killed", 1, f"exit code {refused.code}: {refused.said[-500:]}")
+    return Trial("the holder is killed", 1, finish(ground, config, scratch / "third"))
+
+
+def watched(ground: Ground, chance: random.Random, lives: int) -> Trial:
+    """Lives that are killed, one after another, while three processes read the folder: `launchers status`, the files
+    row by row, and `analysis` with tables, curves and reports."""
+    config, scratch = ground.place()
+    scratch.mkdir(parents=True)
+    enough = scratch / "enough"
+    readers = [server().Process(target=_read_on, args=(what, config, str(scratch), str(enough)), daemon=True)
+               for what in ("state", "tables", "analysis")]
+    for reader in readers:
+        reader.start()
+    problem, kills = None, 0
+    for number in range(lives):
+        life = begin(config, scratch / str(number))
+        life.process.join(chance.uniform(0.3, 1.2) * ground.seconds)
+        life.kill()
+        kills += life.code == KILLED
+        if life.code not in (0, KILLED):
+            problem = f"exit code {life.code}: {life.said[-500:]}"
+    problem = problem or ground.judge(config, lived(config, scratch / "last"))
+    enough.touch()
+    for reader in readers:
+        reader.join()
+    looks = 0
+    for file in scratch.glob("*.looks"):
+        *counts, said = file.read_text().split("\n", 1)
+        looks += int(counts[0])
+        problem = problem or (f"{file.stem}: {said}" if said else None)
+    return Trial("read while it is written", kills, problem, "the twin's bytes, and no reader stumbled")
+
+
+def _read_on(what: str, config: dict[str, Any], scratch: str, enough: str) -> None:
+    """Read a run's folder again and again, in a process of its own; leave how often, and what went wrong."""
+    import contextlib
+    import io
+    import traceback
+
+    from algd.errors import UsageError
+    from analysis.__main__ import main as analyse
+    from launchers.__main__ import main as launch
+    from launchers.states import is_held, read_state
+
+    folder, looks, problem = run_path(config), 0, ""
+    while not problem and not os.path.exists(enough):
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), contextlib.suppress(UsageError):
+                if what == "state":
+                    is_held(folder)
+                    if (state := read_state(folder).state) == "unknown":
+                        problem = "status.json could not be read"
+                    launch(["status", config["runs_dir"], "--json"])
+                    assert state in ("new", "starting", "running", "lost", "finished"), state
+                elif what == "tables":
+                    problem = "; ".join(filter(None, map(torn, folder.glob("*.csv"))))
+                else:
+                    command = ("table", "table", "curves", "report")[looks % 4]
+                    where = {"curves": ["--out", scratch], "report": ["--out", f"{scratch}/report.html"]}
+                    code = analyse([command, config["runs_dir"], *where.get(command, [])])
+                    problem = "" if code in (0, 2) and "Traceback" not in said.getvalue() else said.getvalue()
+        except BaseException:
+            problem = traceback.format_exc() + said.getvalue()
+        looks += 1
+    Path(scratch, f"{what}.looks").write_text(f"{looks}\n{problem}")
+
+
+def torn(file: Path) -> str | None:
+    """What is wrong with the whole lines of a table."""
+    try:
+        lines = file.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return None
+    widths = {line.count(b",") for line in lines}
+    return f"{file.name}: rows of {sorted(widths)} commas" if len(widths) > 1 else None
+
+
+# --- clocks -----------------------------------------------------------------------------------------------------------
+
+
+def clock_jumps(ground: Ground, fault: Fault) -> Trial:
+    """Two lives under a system clock that jumps a day to and fro, the first of them killed."""
+    config, scratch = ground.place()
+    first = lived(config, scratch / "1", fault, clock=CLOCK_JUMP)
+    if first.code != KILLED:
+        return Trial("the clock jumps", 0, f"exit code {first.code}: {first.said[-500:]}")
+    second = lived(config, scratch / "2", clock=CLOCK_JUMP)
+    return Trial("the clock jumps", 1, ground.judge(config, second))

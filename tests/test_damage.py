@@ -1,0 +1,61 @@
+"""Damaged files: what is used is found to be damaged, said, and the newest good state is used, or the run refused."""
+
+import os
+import random
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.soak import campaigns
+from tests.soak.campaigns import FOLDERS, SMALL, Ground, Wreck, ground
+
+IN_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[Ground]:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
+        yield ground(SMALL, Path(folder))
+
+
+@pytest.fixture(scope="module")
+def killed(small: Ground) -> Wreck:
+    return campaigns.wreck(small, campaigns.late(small))
+
+
+@pytest.fixture(scope="module")
+def finished(small: Ground) -> Wreck:
+    return campaigns.wreck(small, None)
+
+
+def one_of_each_kind(wreck: Wreck) -> list[str]:
+    """The newest file of each kind, and the folders."""
+    return [*FOLDERS, *{campaigns.kind_of(file): file for file in wreck.files}.values()]
+
+
+def test_the_wreck_has_everything(killed: Wreck) -> None:
+    kinds = {campaigns.kind_of(file) for file in killed.files}
+    assert kinds == {"checkpoints/N/manifest.json", "checkpoints/N/state.json", "checkpoints/N/state.safetensors",
+                     "replay segment", "config.yaml", "meta.json", "status.json", "episodes.csv", "evals.csv",
+                     "metrics.csv", "snapshot"}
+
+
+@pytest.mark.parametrize("kind", campaigns.DAMAGES)
+def test_a_damaged_file_of_a_killed_run(kind: str, killed: Wreck) -> None:
+    chance = random.Random(kind)
+    trials = [campaigns.damage(killed, file, kind, chance.random()) for file in one_of_each_kind(killed)
+              if file not in FOLDERS or kind in ("deleted", "another run's")]
+    assert [trial.problem for trial in trials if trial.problem] == []
+    # The rest was unused, or had changed nothing that is read.
+    assert sum("warning" in trial.outcome or "refused" in trial.outcome for trial in trials) >= 6
+
+
+@pytest.mark.parametrize("kind", campaigns.DAMAGES)
+def test_a_damaged_file_of_a_finished_run(kind: str, finished: Wreck) -> None:
+    chance = random.Random(kind)
+    trials = [campaigns.damage(finished, file, kind, chance.random()) for file in one_of_each_kind(finished)
+              if file not in FOLDERS or kind in ("deleted", "another run's")]
+    assert [trial.problem for trial in trials if trial.problem] == []
+    assert sum("refused in one sentence" in trial.outcome for trial in trials) >= 6
