@@ -1,0 +1,62 @@
+"""The replay at (76, 2): microseconds to add a transition and to draw a batch, and its memory.
+
+    python -m benchmarks.replay [--quick]
+
+Each variant is a process of its own on one thread; they take turns; medians over the rounds. Memory is what the
+process's resident memory grows by while the replay is filled, against the bytes of the transitions' numbers.
+"""
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.turns import serve, take_turns
+
+STATES, ACTIONS, BATCH = 76, 2, 256
+
+
+def resident() -> int:
+    """Bytes of memory that this process has in use."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def prepare(name: str) -> tuple[Callable[[], object], str]:
+    """What is timed, and its memory against the raw bytes; name: add or sample, / transitions."""
+    import numpy as np
+    import torch
+
+    from algd.noise import Noise
+    from benchmarks.setting import random_replay
+
+    torch.set_num_threads(1)
+    what, _, count = name.partition("/")
+    before = resident()
+    replay = random_replay(1_000_000, int(count), STATES, ACTIONS)
+    numbers = 2 * STATES + ACTIONS + 4  # reward, cost, and where each return ends
+    said = f"{(resident() - before) / (4 * numbers * int(count)):.4f}"
+    noise, state, action = Noise(0), np.zeros(STATES), np.zeros(ACTIONS)
+    once = {"sample": lambda: replay.sample(BATCH, noise),
+            "add": lambda: replay.add(state, action, 0.0, 0.0, state, False, False)}[what]
+    return once, said
+
+
+def main(rounds: int, count: int, full: int) -> None:
+    """Measure every variant and print the table."""
+    names = [f"{what}/{size}" for size in (10_000, full) for what in ("sample", "add")]
+    workers = take_turns("benchmarks.replay", names, rounds, count, burn_in=count)
+    print(f"| transitions | µs to draw {BATCH} | µs to add one | memory / raw bytes |\n|---:|---:|---:|---:|")
+    for size in (10_000, full):
+        sample, add = workers[f"sample/{size}"], workers[f"add/{size}"]
+        print(f"| {size} | {1e6 * sample.median:.0f} | {1e6 * add.median:.1f} | {float(sample.said):.1%} |")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="see that it runs; the numbers mean nothing")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        serve(*prepare(given.worker))
+    else:
+        main(*(1, 3, 20_000) if given.quick else (9, 1000, 1_000_000))
