@@ -32,20 +32,20 @@ class Group:
 
 
 GROUPS = [
-    Group("the mathematics and the update", 360, (
+    Group("the mathematics and the update", 240, (
         "closed_forms", "invariance", "diffusion", "dual", "lagrangian", "golden", "curvature", "normalisation",
         "replay", "statistics", "update", "execution", "properties")),
-    Group("environments and pictures", 240, (
+    Group("environments and pictures", 140, (
         "navigation*", "velocity", "toy", "registered_env", "video", "landscape")),
-    Group("training and the command line", 540, (
+    Group("training and the command line", 390, (
         "matrix", "learning", "config", "command_line", "readme", "benchmarks", "promises")),
-    Group("kills, damage, full disks, several at once", 480, (
+    Group("kills, damage, full disks, several at once", 460, (
         "kill", "resume", "checkpoint", "damage", "disk_full", "concurrency", "long_run")),
-    Group("failing numbers and simulators, divergence", 120, (
+    Group("failing numbers and simulators, divergence", 80, (
         "numerical_failure", "simulator_failure", "divergence")),
-    Group("bad input, foreign files, secrets", 180, ("bad_input", "untrusted", "secrets", "fuzz_readers")),
-    Group("sweeps, local and on a real SLURM", 300, ("launch_*",)),
-    Group("logging and analysis", 180, (
+    Group("bad input, foreign files, secrets", 160, ("bad_input", "untrusted", "secrets", "fuzz_readers")),
+    Group("sweeps, local and on a real SLURM", 820, ("launch_*",)),
+    Group("logging and analysis", 110, (
         "logging_*", "curves", "table", "report", "latex", "omnisafe", "wandb_source")),
 ]
 

@@ -50,7 +50,7 @@ def train_here(*arguments: str) -> int:
 
 def only_run(runs: Path) -> Path:
     """The folder of the one run under a runs_dir."""
-    (folder,) = [path.parent for path in runs.rglob("config.yaml")]
+    (folder,) = [path.parent for path in runs.glob("*/*/*/config.yaml")]
     return folder
 
 

@@ -37,7 +37,8 @@ def wait_until(condition, process) -> None:
 
 
 def folder_of(runs: Path) -> Path:
-    found = [path.parent for path in runs.rglob("status.json")]
+    # No deeper than run folders lie: below them checkpoints come and go.
+    found = [path.parent for path in runs.glob("*/*/*/status.json")]
     return found[0] if found else runs
 
 
