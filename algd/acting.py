@@ -17,15 +17,20 @@ class ActingCopy:
 
     Args:
         agent: the agent, on its device.
+        apart: whether it acts through a copy; None: where it is not on the CPU.
     """
 
-    def __init__(self, agent: Agent):
+    def __init__(self, agent: Agent, apart: bool | None = None):
         self._agent = agent
         self.policy, self.normaliser = agent.policy, agent.normaliser
         self._pairs: list[tuple[Tensor, Tensor]] = []
         self._updates: int | None = None
+        # Moments move with every step, the policy with every update.
+        self._moments = any(True for _ in agent.normaliser.children())
         modules = torch.nn.ModuleList([agent.policy, agent.normaliser])  # type: ignore[list-item]
-        if any(tensor.device.type != "cpu" for tensor in modules.parameters()):
+        if apart is None:
+            apart = any(parameter.device.type != "cpu" for parameter in modules.parameters())
+        if apart:
             copies = copy.deepcopy(modules).to("cpu")
             self.policy, self.normaliser = copies  # type: ignore[assignment]
             self._pairs = list(zip([*copies.parameters(), *copies.buffers()],
@@ -33,8 +38,7 @@ class ActingCopy:
 
     def __call__(self, observation: Tensor, noise: Noise | None) -> Tensor:
         """Actions (B, d) at raw observations (B, s), all on the CPU: stochastic with a source of noise."""
-        # Moments move with every step, the policy with every update.
-        if self._pairs and (self._updates != self._agent.updates or any(True for _ in self.normaliser.children())):
+        if self._pairs and (self._moments or self._updates != self._agent.updates):
             self._refresh()
         return act(self.policy, self.normaliser, observation, noise)
 

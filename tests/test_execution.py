@@ -13,10 +13,14 @@ import torch
 from torch import Tensor
 
 from algd import energy, networks
+from algd.acting import ActingCopy
 from algd.agent import Agent, Batch
+from algd.build import build_agent, build_task
 from algd.execution import WARM_UP, CapturedStep, Step, Updates, compiled, resolve_execution
+from algd.noise import Noise
 from algd.run_folder import RunFolder
 from algd.runs import _record_start
+from benchmarks.setting import random_replay
 from tests.command import TINY, compose, only_run, train_here
 from tests.test_update import AGENTS, GUIDANCES, Draws64, batch_of, small_agent
 
@@ -135,6 +139,27 @@ def test_the_first_starts_choice_is_recorded_and_kept(tmp_path: Path) -> None:
     assert any("execution was eager and is compiled now" in note for note in notes)
     start, _ = _record_start(folder, config, cpu)
     assert start["execution"] == "eager"
+
+
+@pytest.mark.parametrize("moments", [False, True])
+def test_a_copy_acts_as_its_agent_does(moments: bool) -> None:
+    """Before and after updates, and while the observations' moments move, whatever device the agent is on."""
+    normalise = f"normalise.observation={str(moments).lower()}"
+    agent = build_agent(compose(*TINY, "env=toy", normalise), build_task(compose(*TINY, "env=toy")))
+    acting, observation = ActingCopy(agent, apart=True), torch.tensor([[0.3, -1.0, 0.5]])
+    assert acting.policy is not agent.policy
+    replay = random_replay(100, 100, 3, 2)
+    actions = []
+    for number in range(3):
+        for noise in (Noise(number), None):
+            twin = None if noise is None else Noise(number)
+            actions.append(acting(observation, noise))
+            torch.testing.assert_close(actions[-1], agent.act(observation, twin), rtol=0, atol=0)
+        if moments:
+            agent.normaliser.observe(torch.tensor([1.0 * number, 2.0, -3.0]), 0.0, False)
+            torch.testing.assert_close(acting(observation, None), agent.act(observation, None), rtol=0, atol=0)
+        agent.update(replay.sample(16, Noise(number)), Noise(number))
+    assert not torch.equal(actions[1], actions[-1])
 
 
 FAULTS = """
