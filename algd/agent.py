@@ -30,10 +30,6 @@ class Batch(NamedTuple):
     reward_done: Tensor
     cost_done: Tensor
 
-    def to(self, device: torch.device) -> "Batch":
-        """The same transitions on a device."""
-        return Batch(*(part.to(device) for part in self))
-
 
 class Draws(NamedTuple):
     """The random numbers of one update: those of the next states' actions, and those of the policy's loss."""
