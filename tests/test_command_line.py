@@ -84,7 +84,7 @@ def test_evaluate_again(tmp_path: Path) -> None:
     arguments = [*TINY, "env=toy", "initial_steps=30", "total_steps=100", "eval.episodes=1",
                  f"runs_dir={tmp_path / 'odd = name'}"]
     train_here(*arguments)
-    folder = only_run(tmp_path)
+    folder = only_run(tmp_path / "odd = name")
     before = (folder / "evals.csv").read_text()
     run("mode=eval", f"run={folder}", "eval.episodes=3")
     train = [line.split(",") for line in before.splitlines()[1:]]
