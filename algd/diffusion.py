@@ -150,5 +150,6 @@ class DDPM:
                          alpha=-of_x0 * math.sqrt(1 - product))
         score = predict("score", x, level)
         # The small constant keeps a zero score, whose direction is undefined, from dividing by zero.
-        mean = torch.addcdiv(mean, score, score.norm(dim=-1, keepdim=True) + 1e-8, value=self.guidance_scale)
+        length = torch.linalg.vector_norm(score, dim=-1, keepdim=True) + 1e-8
+        mean = torch.addcdiv(mean, score, length, value=self.guidance_scale)
         return mean if z is None else torch.add(mean, z, alpha=self._std[k])

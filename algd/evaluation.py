@@ -39,13 +39,13 @@ class Actor:
         Raises:
             NumericalError: it is not finite.
         """
-        state = torch.as_tensor(observation, dtype=torch.float32).unsqueeze(0)
+        state = torch.from_numpy(np.asarray(observation, np.float32)[None])
         action = self._act(state, self._noise)[0].numpy().astype(self._space.dtype)
         if not np.isfinite(action).all():
             raise NumericalError(f"the policy's action is {action.tolist()} at observation "
                                  f"{np.asarray(observation).tolist()}")
         # tanh(x)·scale + bias can round to just outside the box.
-        return np.clip(action, self._space.low, self._space.high)
+        return action.clip(self._space.low, self._space.high)
 
 
 class Episode:

@@ -262,6 +262,7 @@ class ScoreNetwork(nn.Module):
         """
         first, *trunk = cast(list[nn.Linear], list(self.trunk))
         of_state, of_action, of_level = first.weight.split(self.sizes, dim=1)
+        of_action = of_action.t()
         from_state, from_level = F.linear(observation, of_state, first.bias), F.linear(self.embedding, of_level)
         from_each_level = from_level.unbind()
         # Calling a module costs as much as multiplying one row by its weights.
@@ -270,7 +271,7 @@ class ScoreNetwork(nn.Module):
 
         def predict(head: str, action: Tensor, level: Tensor | int) -> Tensor:
             start = from_state + (from_each_level[level - 1] if isinstance(level, int) else from_level[level - 1])
-            hidden = torch.addmm(start, action, of_action.t()).relu_()
+            hidden = torch.addmm(start, action, of_action).relu_()
             for weight, bias in layers:
                 hidden = torch.addmm(bias, hidden, weight).relu_()
             weight, bias = heads[head]
