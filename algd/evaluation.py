@@ -33,6 +33,7 @@ class Actor:
     def __init__(self, agent: Agent, task: Task, noise: Noise | None):
         self._act, self._noise, self._space = ActingCopy(agent), noise, task.action_space
 
+    @torch.inference_mode()
     def __call__(self, observation: np.ndarray) -> np.ndarray:
         """An action (d,) in the box, of the environment's type, at an observation (s,).
 
