@@ -128,7 +128,7 @@ class CriticEnsemble(nn.Module):
                 torch.bmm(gradient.mT, layers[layer], out=self.weights[layer].grad[group])
                 torch.sum(gradient, 1, out=self.biases[layer].grad[group])
                 if layer:
-                    gradient = self.activation.backward(gradient @ weights[layer], x[layer - 1])
+                    gradient = self.activation.backward(torch.bmm(gradient, weights[layer]), x[layer - 1])
         all_values = torch.cat(values)
         return weight * (all_values - target).square().mean(1).sum(), all_values
 
@@ -227,7 +227,7 @@ class Pullback:
         """One group's part, (m, rows, d)."""
         gradient = slope.unsqueeze(-1) * weights[-1]
         for x, weight in zip(reversed(before), reversed(weights[:-1]), strict=True):
-            gradient = self._activation.backward(gradient, x) @ weight
+            gradient = torch.bmm(self._activation.backward(gradient, x), weight)
         return gradient
 
 
