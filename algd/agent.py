@@ -1,6 +1,6 @@
 """The agent: reward and cost critics, a policy, a guidance, and one update of all of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -36,6 +36,10 @@ class Draws(NamedTuple):
 
     next_action: Tensor
     loss: tuple[Tensor, ...]
+
+
+Step = Callable[[Batch, Draws, bool], Mapping[str, Tensor]]
+"""One update: the batch, the draws, whether the targets follow ↦ scalars for the log."""
 
 
 @torch.no_grad()
@@ -122,9 +126,16 @@ class Agent(nn.Module):
         """Actions (B, d) at raw observations (B, s): stochastic with a source of noise, deterministic with None."""
         return act(self.policy, self.normaliser, observation, noise)
 
-    def update(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
-        """One update from one batch of raw transitions. Returns scalars for the log, detached, on the device."""
-        metrics = self.step(batch, self.draw(len(batch.reward), noise), self.targets_due)
+    def update(self, batch: Batch, noise: Noise, step: Step | None = None) -> Mapping[str, Tensor]:
+        """One update from one batch of raw transitions.
+
+        Args:
+            step: what carries it out (`algd.execution.step_of`); None: `step` as it is written.
+
+        Returns:
+            Scalars for the log, detached, on the device, valid until the next update.
+        """
+        metrics = (step or self.step)(batch, self.draw(len(batch.reward), noise), self.targets_due)
         self.updates += 1
         return metrics
 

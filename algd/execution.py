@@ -8,11 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from algd.agent import Agent, Batch, Draws
-from algd.noise import Noise
+from algd.agent import Agent, Batch, Draws, Step
 
 Execution = Literal["eager", "compiled", "graph", "compiled graph"]
-Step = Callable[[Batch, Draws, bool], Mapping[str, Tensor]]
 Capture = Callable[[Callable[[], Mapping[str, Tensor]]], Callable[[], Mapping[str, Tensor]]]
 
 WARM_UP = 3  # updates before a capture: libraries choose their kernels and optimisers allocate their state
@@ -30,31 +28,15 @@ def resolve_execution(compile: bool | Literal["auto"], device: torch.device) -> 
     return "compiled" if compile is True else "eager"
 
 
-class Updates:
-    """An agent's updates, executed one way or another: called like `Agent.update`, with the same effect.
-
-    Args:
-        agent: the agent, on its device.
-        execution: of `resolve_execution`.
-    """
-
-    def __init__(self, agent: Agent, execution: Execution):
-        self._agent = agent
-        self._step: Step = agent.step
-        if execution.startswith("compiled"):
-            self._step = compiled(agent)
-        if execution.endswith("graph"):
-            for optimizer in agent.optimizers.values():
-                for group in optimizer.param_groups:
-                    group["capturable"] = True
-            self._step = CapturedStep(self._step, cuda_graph)
-
-    def __call__(self, batch: Batch, noise: Noise) -> Mapping[str, Tensor]:
-        """One update. The scalars are valid until the next one."""
-        agent = self._agent
-        metrics = self._step(batch, agent.draw(len(batch.reward), noise), agent.targets_due)
-        agent.updates += 1
-        return metrics
+def step_of(agent: Agent, execution: Execution) -> Step:
+    """What carries out an agent's updates; the agent is on its device already."""
+    step = compiled(agent) if execution.startswith("compiled") else agent.step
+    if not execution.endswith("graph"):
+        return step
+    for optimizer in agent.optimizers.values():
+        for group in optimizer.param_groups:
+            group["capturable"] = True
+    return CapturedStep(step, cuda_graph)
 
 
 def compiled(agent: Agent, backend: str = "inductor") -> Step:

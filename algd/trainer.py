@@ -19,7 +19,7 @@ from algd.dual import Fixed
 from algd.envs.task import Task
 from algd.errors import NumericalError, SimulatorError
 from algd.evaluation import SAMPLERS, Actor, Episode, Interrupted, evaluate
-from algd.execution import Execution, Updates
+from algd.execution import Execution, step_of
 from algd.files import Table, write_atomically
 from algd.logging.console import Console
 from algd.noise import Noise
@@ -98,7 +98,7 @@ class Trainer:
         self._evaluation_task: Task | None = None
         self.total_steps, seed = config["total_steps"], config["seed"]
         self.device = next(agent.parameters()).device
-        self.update = Updates(agent, execution)
+        self.update_step = step_of(agent, execution)
         self.replay = Replay(config["buffer_size"], task.observation_space.shape[0], task.action_space.shape[0],
                              self.device)
         self.acting_noise = Noise(stream(seed, "acting"))
@@ -199,7 +199,7 @@ class Trainer:
             self._first_update = self.step - 1, time.monotonic()
         for _ in range(self.config["updates_per_step"]):
             batch = self.replay.sample(self.config["batch_size"], self.update_noise)
-            values = self.means.add(self.update(batch, self.update_noise))
+            values = self.means.add(self.agent.update(batch, self.update_noise, self.update_step))
             # On a GPU looking would wait for it: there the means are looked at when they are written.
             if values.device.type == "cpu" and not values.isfinite().all():
                 self._stop_at(batch, values)

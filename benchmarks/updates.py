@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from algd.agent import Agent
-from algd.execution import Updates, keep_freed_memory
+from algd.execution import keep_freed_memory, step_of
 from algd.noise import Noise
 from benchmarks.plain_update import PlainAgent
 from benchmarks.setting import default_agent, random_replay
@@ -76,8 +76,8 @@ def updates(name: str) -> Callable[[], object]:
         return plain.update
     keep_freed_memory()
     noise = Noise(0)
-    update = Updates(agent, "compiled" if name.endswith("/compiled") else "eager")
-    return lambda: update(replay.sample(size, noise), noise)
+    step = step_of(agent, "compiled" if name.endswith("/compiled") else "eager")
+    return lambda: agent.update(replay.sample(size, noise), noise, step)
 
 
 def parts(name: str) -> dict[str, Callable[[], object]]:

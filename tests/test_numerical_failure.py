@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from algd.agent import Agent
 from algd.checkpoint import Checkpoints
 from algd.errors import NumericalError
-from algd.execution import Updates
 from tests.command import TINY, only_run, run, status, train_here
 from tests.test_logging_mirror import tensorboard_scalars
 
@@ -112,17 +112,17 @@ def test_a_policy_that_breaks_is_found_in_an_evaluation(tmp_path: Path, monkeypa
 
 def break_after(updates: int, network: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """From that update on, the network's weights are NaN."""
-    update = Updates.__call__
+    update = Agent.update
 
-    def broken(updates_of: Updates, *arguments: Any) -> Any:
-        scalars, agent = update(updates_of, *arguments), updates_of._agent
+    def broken(agent: Agent, *arguments: Any) -> Any:
+        scalars = update(agent, *arguments)
         if agent.updates == updates:
             with torch.no_grad():
                 for parameter in getattr(agent, network).parameters():
                     parameter.fill_(torch.nan)
         return scalars
 
-    monkeypatch.setattr(Updates, "__call__", broken)
+    monkeypatch.setattr(Agent, "update", broken)
 
 
 def test_the_mirror_gets_what_came_before_and_the_reason(tmp_path: Path) -> None:
