@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from tests.soak import campaigns
 from tests.soak.campaigns import SMALL, TOY, Ground, Trial, ground
 from tests.soak.faults import Fault
-from tests.soak.lives import KILLED, lived, server
+from tests.soak.lives import KILLED, Life, lived, server, start
 
 IN_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
@@ -81,6 +82,17 @@ def test_a_life_repeats_itself(small: Ground) -> None:
     again = lived(config, scratch)
     assert small.judge(config, again) is None
     assert again.operations == small.twin.operations
+
+
+def test_exit_codes_are_told_to_whoever_asks(tmp_path: Path) -> None:
+    """Trials side by side, as in the full campaigns: starting one process takes no other's exit code away."""
+    def code(number: int) -> int:
+        process = server().Process(target=os._exit, args=(number,), daemon=True)
+        start(process)
+        return Life(process, tmp_path).code
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(code, range(200))) == list(range(200))
 
 
 def test_sigkill_at_every_kind_of_operation(small: Ground) -> None:

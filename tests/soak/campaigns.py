@@ -13,7 +13,6 @@ import os
 import random
 import re
 import shutil
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from algd.replay import Replay
 from algd.run_folder import RunFolder, run_path
 from tests.command import TINY, compose, outcome
 from tests.soak.faults import NEEDS_ROOM, Fault
-from tests.soak.lives import KILLED, Life, begin, differences, lived, server
+from tests.soak.lives import KILLED, Life, begin, differences, lived, server, start
 
 # Small enough for half a second, with everything in it that a run does: initial steps, updates, evaluations, snapshots,
 # checkpoints in the middle of episodes and at evaluations, a replay that wraps, episodes that end.
@@ -171,7 +170,7 @@ def kill_at_times(ground: Ground, chance: random.Random, kills: int) -> Trial:
     done = 0
     for number in range(kills):
         life = begin(config, scratch / str(number))
-        life.process.join(chance.uniform(0.1, 0.6) * ground.seconds)
+        life.wait(chance.uniform(0.1, 0.6) * ground.seconds)
         life.kill()
         if life.code == 0:
             break
@@ -193,7 +192,7 @@ def kill_at_signs(ground: Ground, chance: random.Random) -> Trial:
     name = chance.choice(list(signs))
     life = begin(config, scratch / "1")
     times = chance.randint(1, 4)
-    while times and life.process.is_alive():
+    while times and not life.wait(0):
         times -= signs[name]()
         time.sleep(0.0002)
     life.kill()
@@ -452,7 +451,7 @@ def take_over(ground: Ground, chance: random.Random) -> Trial:
     first = begin(config, scratch / "first")
     time.sleep(chance.uniform(0.1, 0.8) * ground.seconds)
     refused = begin(config, scratch / "second")
-    os.kill(first.process.pid or 0, signal.SIGKILL) if first.process.is_alive() else None
+    first.kill()
     if refused.code not in (0, 2) or "Traceback" in refused.said:
         return Trial("the holder is killed", 1, f"exit code {refused.code}: {refused.said[-500:]}")
     return Trial("the holder is killed", 1, finish(ground, config, scratch / "third"))
@@ -467,11 +466,11 @@ def watched(ground: Ground, chance: random.Random, lives: int) -> Trial:
     readers = [server().Process(target=_read_on, args=(what, config, str(scratch), str(enough)), daemon=True)
                for what in ("state", "tables", "analysis")]
     for reader in readers:
-        reader.start()
+        start(reader)
     problem, kills = None, 0
     for number in range(lives):
         life = begin(config, scratch / str(number))
-        life.process.join(chance.uniform(0.3, 1.2) * ground.seconds)
+        life.wait(chance.uniform(0.3, 1.2) * ground.seconds)
         life.kill()
         kills += life.code == KILLED
         if life.code not in (0, KILLED):

@@ -10,10 +10,12 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
+from multiprocessing import connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -22,6 +24,9 @@ from typing import Any
 from tests.soak.faults import Fault, Injector, Operation, inject
 
 KILLED = -signal.SIGKILL
+# Every start of a process asks for the exit codes of all others, and a fork server tells each only once: whoever of
+# two threads that ask at the same time comes second is told 255.
+ASKING = threading.Lock()
 
 
 @dataclass
@@ -35,25 +40,32 @@ class Life:
 
     process: BaseProcess
     folder: Path
-    _ended: int | None = field(default=None)
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait for its end, at most so long. Returns whether it has ended."""
+        if not connection.wait([self.process.sentinel], seconds):
+            return False
+        with ASKING:
+            self.process.join()
+        return True
 
     @property
     def code(self) -> int:
         """The exit code, once it has ended."""
-        self.process.join()
+        self.wait()
         assert self.process.exitcode is not None
         return self.process.exitcode
 
     @property
     def said(self) -> str:
         """What it wrote to standard error and standard output."""
-        self.process.join()
+        self.wait()
         return (self.folder / "said.txt").read_text(errors="replace")
 
     @property
     def operations(self) -> list[Operation]:
         """The operations on files that it began, the last one possibly not carried out."""
-        self.process.join()
+        self.wait()
         lines = (self.folder / "operations.txt").read_text().splitlines()
         return [Operation(*line.split("\t")) for line in lines]
 
@@ -70,6 +82,12 @@ def server() -> ForkServerContext:
     return context
 
 
+def start(process: BaseProcess) -> None:
+    """Start a process of the server's."""
+    with ASKING:
+        process.start()
+
+
 def begin(config: Mapping[str, Any], scratch: Path, fault: Fault | None = None, clock: float = 0.0) -> Life:
     """Start a life.
 
@@ -81,14 +99,14 @@ def begin(config: Mapping[str, Any], scratch: Path, fault: Fault | None = None, 
     """
     scratch.mkdir(parents=True)
     process = server().Process(target=_live, args=(dict(config), str(scratch), fault or Fault(), clock), daemon=True)
-    process.start()
+    start(process)
     return Life(process, scratch)
 
 
 def lived(config: Mapping[str, Any], scratch: Path, fault: Fault | None = None, clock: float = 0.0) -> Life:
     """A life from its beginning to its end."""
     life = begin(config, scratch, fault, clock)
-    life.process.join()
+    life.wait()
     return life
 
 
@@ -145,8 +163,3 @@ def listing(folder: Path) -> dict[str, Any]:
 def differences(expected: Mapping[str, bytes], found: Mapping[str, bytes]) -> list[str]:
     """The names of the files that are not the same."""
     return sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
-
-
-def all_of(lives: Sequence[Life]) -> list[int]:
-    """The exit codes of lives that run at the same time."""
-    return [life.code for life in lives]

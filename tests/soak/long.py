@@ -79,8 +79,7 @@ def long_run(episodes: int, updates: int, folder: Path, every: float = 0.25) -> 
     life = begin(config, folder / "life")
     process = Path(f"/proc/{life.process.pid}")
     rows: list[tuple[int, int, int]] = []
-    while life.process.is_alive():
-        life.process.join(every)
+    while not life.wait(every):
         try:
             count = table.read_bytes().count(b"\n") - 1
             memory = int((process / "statm").read_text().split()[1]) * PAGE
