@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from algd.agent import Agent, Batch, Draws, Step
+from algd.errors import RunError
 
 Execution = Literal["eager", "compiled", "graph", "compiled graph"]
 Capture = Callable[[Callable[[], Mapping[str, Tensor]]], Callable[[], Mapping[str, Tensor]]]
@@ -58,6 +59,9 @@ class CapturedStep:
     Args:
         step: the step.
         capture: turns a function without arguments into one that repeats it on the same memory.
+
+    Raises:
+        RunError: when called, the step cannot be captured.
     """
 
     def __init__(self, step: Step, capture: Capture):
@@ -78,8 +82,13 @@ class CapturedStep:
                                  (*batch, draws.next_action, *draws.loss), strict=True):
             static.copy_(given)
         if update_targets not in self._replays:
-            self._replays[update_targets] = self._capture(
-                lambda: self._step(static_batch, static_draws, update_targets))
+            try:
+                self._replays[update_targets] = self._capture(
+                    lambda: self._step(static_batch, static_draws, update_targets))
+            except RuntimeError as error:
+                # Nothing has run: capturing only records.
+                raise RunError(f"the update cannot be captured as a CUDA graph: {str(error).splitlines()[0]}; "
+                               "compile=false goes on from the last checkpoint without one") from error
         return self._replays[update_targets]()
 
 

@@ -29,9 +29,9 @@ def default_agent(agent: str, guidance: str, states: int, actions: int) -> tuple
     return built, config
 
 
-def random_replay(capacity: int, count: int, states: int, actions: int) -> Replay:
+def random_replay(capacity: int, count: int, states: int, actions: int, device: str = "cpu") -> Replay:
     """A replay of so many random transitions, written in blocks."""
-    replay, generator = Replay(capacity, states, actions), np.random.default_rng(0)
+    replay, generator = Replay(capacity, states, actions, device), np.random.default_rng(0)
     for first in range(0, count, 50_000):
         rows = generator.standard_normal((min(50_000, count - first), replay.rows.shape[1]), np.float32)
         rows[:, -2:] = 0  # No return ends.

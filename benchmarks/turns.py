@@ -18,15 +18,16 @@ class Worker:
     Args:
         module: run as `python -m module --worker name`.
         name: the variant.
+        more: further arguments of the module.
 
     Attributes:
         seconds: of one repetition, measurement by measurement.
         said: what the variant told about itself when it was ready.
     """
 
-    def __init__(self, module: str, name: str):
+    def __init__(self, module: str, name: str, more: Sequence[str] = ()):
         self.name, self.seconds = name, list[float]()
-        self._process = subprocess.Popen([sys.executable, "-m", module, "--worker", name], text=True,
+        self._process = subprocess.Popen([sys.executable, "-m", module, "--worker", name, *more], text=True,
                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                          env={**os.environ, "OMP_NUM_THREADS": "1"})
         self.said = self._answer()
@@ -59,12 +60,13 @@ class Worker:
         self._process.communicate()
 
 
-def take_turns(module: str, names: Sequence[str], rounds: int, count: int, burn_in: int) -> dict[str, Worker]:
+def take_turns(module: str, names: Sequence[str], rounds: int, count: int, burn_in: int,
+               more: Sequence[str] = ()) -> dict[str, Worker]:
     """Measure the variants: `burn_in` repetitions each that do not count, then `count` each in every round."""
     workers: dict[str, Worker] = {}
     try:
         for name in names:
-            workers[name] = Worker(module, name)
+            workers[name] = Worker(module, name, more)
             workers[name].time(burn_in)
             workers[name].seconds.clear()
         for _ in range(rounds):
@@ -76,11 +78,16 @@ def take_turns(module: str, names: Sequence[str], rounds: int, count: int, burn_
     return workers
 
 
-def serve(once: Callable[[], object], said: str = "") -> None:
-    """Be a `Worker`'s process: seconds of as many repetitions as each line of standard input says."""
+def serve(once: Callable[[], object], said: str = "", finish: Callable[[], object] | None = None) -> None:
+    """Be a `Worker`'s process: seconds of as many repetitions as each line of standard input says.
+
+    `finish`, if there is one, waits for what the repetitions have only launched.
+    """
     print(said, flush=True)
     for line in sys.stdin:
         start = time.perf_counter()
         for _ in range(int(line)):
             once()
+        if finish is not None:
+            finish()
         print(time.perf_counter() - start, flush=True)

@@ -1,18 +1,20 @@
 """Updates a second of every agent and guidance, against a straightforward implementation of the same update.
 
-    python -m benchmarks.updates [--rounds 9] [--updates 10] [--sizes 76x2 ...] [--parts] [--compiled]
+    python -m benchmarks.updates [--rounds 9] [--updates 10] [--sizes 76x2 ...] [--parts] [--compiled] [--device cuda]
 
 Ratios are to `benchmarks/plain_update.py` at the same sizes. A CPU leaves out the costs that a clipped multiplier
 ignores, so that `augmented` is measured twice: at the start of training, with λ = 0.69 and costs below the threshold
 (nothing active), and with λ = 20 (all active); `plain` is always active. The share is that of the machine's own rate
 of matrix products, 1024³, in the same rounds, that the products which an update does make reach.
 
---parts times the parts of one update; --compiled adds torch.compile, whose compiling takes minutes.
+--parts times the parts of one update; --compiled adds torch.compile, whose compiling takes minutes. --device cuda
+measures the diffusion policies on a GPU, captured as a graph (compile=auto), against the same launched one by one.
 """
 
 import argparse
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from algd.agent import Agent
-from algd.execution import keep_freed_memory, step_of
+from algd.execution import keep_freed_memory, resolve_execution, step_of
 from algd.noise import Noise
 from benchmarks.plain_update import PlainAgent
 from benchmarks.setting import default_agent, random_replay
@@ -46,9 +48,9 @@ class Counter(TorchDispatchMode):
         return result
 
 
-def products() -> Callable[[], object]:
+def products(device: str) -> Callable[[], object]:
     """The machine's own matrix product, 1024³."""
-    left, right = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    left, right = torch.randn(1024, 1024, device=device), torch.randn(1024, 1024, device=device)
     return lambda: left @ right
 
 
@@ -63,11 +65,12 @@ def subject(name: str) -> tuple[Agent, dict[str, object]]:
     return agent, config
 
 
-def updates(name: str) -> Callable[[], object]:
-    """One update of a variant, agent/guidance/sizes[/plain|/compiled], sampling included."""
+def updates(name: str, device: str = "cpu") -> Callable[[], object]:
+    """One update of a variant, agent/guidance/sizes[/plain|/compiled|/eager], sampling included."""
     agent, config = subject(name)
+    agent.to(device)
     states, actions = map(int, name.split("/")[2].split("x"))
-    replay, size = random_replay(20_000, 10_000, states, actions), config["batch_size"]
+    replay, size = random_replay(20_000, 10_000, states, actions, device), config["batch_size"]
     if name.endswith("/plain"):
         plain = PlainAgent(agent, size)
         batch = replay.split(replay.rows[:10_000])
@@ -75,8 +78,9 @@ def updates(name: str) -> Callable[[], object]:
         plain.replay.extend(zip(*columns, strict=True))
         return plain.update
     keep_freed_memory()
-    noise = Noise(0)
-    step = step_of(agent, "compiled" if name.endswith("/compiled") else "eager")
+    noise = Noise(0, device)
+    how: bool | Literal["auto"] = {"compiled": True, "eager": False}.get(name.split("/")[-1], "auto")
+    step = step_of(agent, resolve_execution(how, torch.device(device)))
     return lambda: agent.update(replay.sample(size, noise), noise, step)
 
 
@@ -142,17 +146,22 @@ def report_parts(name: str, repetitions: int = 30) -> None:
         print(f"{part:<50} {1e3 * seconds:>6.2f} ms  {seconds / sum(medians.values()):>4.0%}")
 
 
-def report(sizes: str, rounds: int, count: int, compiled: bool) -> None:
+def report(sizes: str, rounds: int, count: int, compiled: bool, device: str) -> None:
     """Measure every variant at these sizes and print the table."""
-    cells = [f"{agent}/{guidance}/{sizes}" for agent in AGENTS for guidance in GUIDANCES]
-    plain = [f"{agent}/augmented/{sizes}/plain" for agent in ("vesde", "ddpm")]
+    if device == "cpu":
+        how, agents, guidances = "plain", AGENTS, GUIDANCES
+    else:
+        how, agents, guidances = "eager", AGENTS[:2], ("augmented", "none")
+    cells = [f"{agent}/{guidance}/{sizes}" for agent in agents for guidance in guidances]
+    references = [f"{agent}/augmented/{sizes}/{how}" for agent in AGENTS[:2]]
     extra = [f"vesde/{guidance}/{sizes}/compiled" for guidance in ("augmented", "plain")] if compiled else []
-    workers = take_turns(__spec__.name, ["products", *plain, *cells, *extra], rounds, count, 5)
+    workers = take_turns(__spec__.name, ["products", *references, *cells, *extra], rounds, count, 5,
+                         ["--device", device])
     rate = int(workers["products"].said) / workers["products"].median
     print(f"{'matrix product 1024³':<34} {rate / 1e9:>32.0f} GFLOP/s")
-    for name in [*plain, *cells, *extra]:
+    for name in [*references, *cells, *extra]:
         worker = workers[name]
-        reference = workers.get(f"{name.split('/')[0]}/augmented/{sizes}/plain")
+        reference = workers.get(f"{name.split('/')[0]}/augmented/{sizes}/{how}")
         # Neighbours in time are compared, so that what slows the machine for a while slows both.
         ratio = f"{worker.ratio_to(reference):.2f}" if reference else ""
         operations = int(worker.said)
@@ -168,23 +177,27 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="STATESxACTIONS")
     parser.add_argument("--parts", action="store_true")
     parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: this machine has no GPU that torch can use")
     if given.worker:
-        once = products() if given.worker == "products" else updates(given.worker)
+        once = products(given.device) if given.worker == "products" else updates(given.worker, given.device)
         once()
         with Counter() as counter:
             once()
-        serve(once, str(counter.total))
+        serve(once, str(counter.total), torch.cuda.synchronize if given.device == "cuda" else None)
         return
     if given.parts:
         for guidance in ("augmented", "augmented-active"):
             report_parts(f"vesde/{guidance}/{given.sizes[0]}")
         return
-    print(f"{'variant':<34} {'ms/update':>10} {'updates/s':>10} {'plain/ours':>11} {'GFLOP':>7} {'share':>6}")
+    ratio = "plain/ours" if given.device == "cpu" else "eager/graph"
+    print(f"{'variant':<34} {'ms/update':>10} {'updates/s':>10} {ratio:>11} {'GFLOP':>7} {'share':>6}")
     for sizes in given.sizes:
-        report(sizes, given.rounds, given.updates, given.compiled)
+        report(sizes, given.rounds, given.updates, given.compiled, given.device)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from algd import energy, networks
 from algd.acting import ActingCopy
 from algd.agent import Agent, Batch, Step
 from algd.build import build_agent, build_task
+from algd.errors import RunError
 from algd.execution import WARM_UP, CapturedStep, compiled, resolve_execution
 from algd.noise import Noise
 from algd.run_folder import RunFolder
@@ -110,6 +111,21 @@ def test_a_captured_step_is_the_step() -> None:
     twin.restore(copy.deepcopy(one.checkpoint()))
     assert_same_updates(captured, one, twin, 20, **EXACT)
     assert len(recorded) == 2 and len(addresses) == 1
+
+
+def test_a_step_that_cannot_be_captured_is_said_in_one_sentence() -> None:
+    def capture(repeat: Any) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing\nand pages of advice")
+
+    one, draws = small_agent(), Draws64(1)
+    step = CapturedStep(one.step, capture)
+    for number in range(WARM_UP):
+        one.update(batch_of(number), draws, step)  # type: ignore[arg-type]
+    before = copy.deepcopy(one.checkpoint())
+    with pytest.raises(RunError, match="stream is capturing; compile=false goes on from the") as caught:
+        one.update(batch_of(9), draws, step)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    torch.testing.assert_close(one.checkpoint(), before, rtol=0, atol=0)
 
 
 def test_what_compile_means() -> None:
