@@ -77,7 +77,7 @@ def reevaluate(config: Mapping[str, Any]) -> int:
 
 
 def _free_source(evals: Path) -> str:
-    """eval-<n> with the first number that the table has not."""
+    """eval-<n> (`algd.run_folder.REEVALUATION`) with the first number that the table has not."""
     taken: set[str] = set()
     if evals.exists():
         with evals.open(newline="", encoding="utf-8") as file:

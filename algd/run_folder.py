@@ -26,6 +26,7 @@ from algd.secret_values import redacted
 SUMS = ["return", "cost", "discounted_cost", "length", "simulator_error"]
 EPISODE_COLUMNS = ["step", "episode", "seed", *SUMS]
 EVALUATION_COLUMNS = ["step", "sampler", "source", "episode", "seed", *SUMS, "predicted_cost"]
+REEVALUATION = re.compile(r"eval-[1-9][0-9]*")  # the source of rows that mode=eval adds; training's is "train"
 PACKAGES = ["torch", "numpy", "gymnasium", "mujoco", "safety-gymnasium", "hydra-core", "omegaconf", "wandb",
             "submitit", "safetensors"]
 STATES = ("starting", "running", "interrupted", "finished", "failed")

@@ -25,7 +25,7 @@ from algd.logging.console import Console
 from algd.noise import Noise
 from algd.replay import Replay
 from algd.requests import Requests
-from algd.run_folder import EPISODE_COLUMNS, EVALUATION_COLUMNS, RunFolder
+from algd.run_folder import EPISODE_COLUMNS, EVALUATION_COLUMNS, REEVALUATION, RunFolder
 from algd.seeding import episode_seed, stream
 from algd.simulator_errors import SimulatorErrors
 from algd.snapshots import DamagedSnapshot, read_snapshot, snapshot_name, write_snapshot
@@ -67,7 +67,7 @@ class Means:
 
 def _is_reevaluation(row: Mapping[str, str]) -> bool:
     """Whether a row of evals.csv was added after training: going on with the run does not write it again."""
-    return row.get("source") != "train"
+    return REEVALUATION.fullmatch(row.get("source", "")) is not None
 
 
 class Trainer:

@@ -59,3 +59,14 @@ def test_a_damaged_file_of_a_finished_run(kind: str, finished: Wreck) -> None:
               if file not in FOLDERS or kind in ("deleted", "another run's")]
     assert [trial.problem for trial in trials if trial.problem] == []
     assert sum("refused in one sentence" in trial.outcome for trial in trials) >= 6
+
+
+@pytest.mark.parametrize(("file", "text"), [("evals.csv", b"train"), ("status.json", b"sha256")])
+def test_a_flipped_bit_in_a_word_of_ours(file: str, text: bytes, killed: Wreck, finished: Wreck) -> None:
+    """The word that marks a row as training's, newer than the checkpoint, and the name of a file's checksum."""
+    for wreck in (killed, finished):
+        content = (wreck.folder / file).read_bytes()
+        first = 8 * content.rindex(text)
+        for bit in range(0, 8 * len(text), 5):
+            trial = campaigns.damage(wreck, file, "flipped", (first + bit + 0.5) / (8 * len(content)))
+            assert trial.problem is None
