@@ -87,7 +87,8 @@ class CapturedStep:
                     lambda: self._step(static_batch, static_draws, update_targets))
             except RuntimeError as error:
                 # Nothing has run: capturing only records.
-                raise RunError(f"the update cannot be captured as a CUDA graph: {str(error).splitlines()[0]}; "
+                reason = str(error).partition("\n")[0]
+                raise RunError(f"the update cannot be captured as a CUDA graph: {reason}; "
                                "compile=false goes on from the last checkpoint without one") from error
         return self._replays[update_targets]()
 

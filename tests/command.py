@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from algd.runs import train
 ROOT = Path(__file__).parent.parent
 TINY = ["agent.critic_hidden_sizes=[16,16]", "agent.cost_hidden_sizes=[16,16]", "agent.policy.hidden_sizes=[16,16]",
         "batch_size=16", "updates_per_step=1", "logger=none"]
+COMPOSING = threading.Lock()  # Hydra has one state for all threads
 
 
 def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
@@ -39,7 +41,7 @@ def run(*arguments: str, code: int = 0, **environment: str) -> str:
 
 def compose(*arguments: str) -> dict[str, Any]:
     """The checked configuration of these arguments."""
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with COMPOSING, hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return resolve(hydra.compose("config", overrides=[quoted_path(argument) for argument in arguments]))
 
 
