@@ -181,6 +181,8 @@ def main() -> None:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.device == "cuda" and given.parts:
+        parser.error("--parts --device cuda: the parts are those of an update on a CPU")
     if given.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: this machine has no GPU that torch can use")
     if given.worker:
