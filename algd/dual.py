@@ -62,7 +62,7 @@ class LogAscent(nn.Module):
         self.log_multiplier = nn.Parameter(torch.tensor(initial, dtype=torch.float64).log())
         self.threshold = threshold
         self.optimizers: dict[str, torch.optim.Optimizer] = {
-            "multiplier": torch.optim.Adam([self.log_multiplier], lr=learning_rate)}
+            "multiplier": torch.optim.Adam([self.log_multiplier], lr=learning_rate, fused=True)}
 
     def multiplier(self) -> Tensor:
         return self.log_multiplier.detach().exp()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from algd.networks import CriticEnsemble, stacked
+from algd.networks import CriticEnsemble
 
 Lagrangian = Callable[[Tensor, Tensor], Tensor]
 
@@ -81,7 +81,7 @@ class EnergyAtStates:
     @torch.no_grad()
     def risk(self, action: Tensor) -> Tensor:
         """Qc at actions (B, d), detached: (B,)."""
-        values = [self._cost.values(states, action[states].unsqueeze(1))[0]
+        values = [self._cost.values(states, action[states].unsqueeze(1))
                   for states, _ in self._pieces(len(action), 1)]
         return risk(torch.cat(values, dim=1), self._energy.risk_factor)[0]
 
@@ -104,7 +104,7 @@ class EnergyAtStates:
 
     def _pieces(self, batch: int, count: int) -> Iterator[tuple[slice, slice]]:
         """Blocks of (states, actions) that cover `count` actions at `batch` states each, on a CPU of at most ROWS."""
-        rows = batch * count if stacked(self._observation) else ROWS
+        rows = ROWS if self._observation.device.type == "cpu" else batch * count
         tall = min(batch, rows)
         wide = rows // tall
         for left in range(0, count, wide):
@@ -113,11 +113,11 @@ class EnergyAtStates:
 
     def _of_piece(self, states: slice, actions: Tensor) -> tuple[Tensor, Tensor]:
         """E (b·n,) and ∇_a E (b·n, d) at actions (b, n, d) of b states."""
-        rewards, pull_reward = self._reward.values(states, actions)
+        rewards, pull_reward = self._reward.values_and_pullback(states, actions)
         q, least = rewards.min(0)
         qc = torch.zeros_like(q)
         if self._energy.constrained:
-            costs, pull_cost = self._cost.values(states, actions)
+            costs, pull_cost = self._cost.values_and_pullback(states, actions)
             qc, risk_slopes = risk(costs, self._energy.risk_factor)
         with torch.enable_grad():
             energy = self._energy.lagrangian(q.requires_grad_(), qc.requires_grad_())

@@ -1,4 +1,4 @@
-"""How an agent's update is executed: as it is written, compiled, or captured once as a CUDA graph and replayed."""
+"""How an agent's update is executed: as it is written, with its networks in C, or as a CUDA graph, compiled or not."""
 
 import ctypes
 import sys
@@ -10,27 +10,41 @@ from torch import Tensor
 
 from algd.agent import Agent, Batch, Draws, Step
 from algd.errors import RunError
+from algd.native.library import library, worthwhile
+from algd.native.mlp import NativeMLP
+from algd.networks import CriticEnsemble, Perceptron, ScoreNetwork
 
-Execution = Literal["eager", "compiled", "graph", "compiled graph"]
+Execution = Literal["eager", "native", "compiled", "graph", "compiled graph"]
 Capture = Callable[[Callable[[], Mapping[str, Tensor]]], Callable[[], Mapping[str, Tensor]]]
 
+ENOUGH_UPDATES = 500  # in which building the networks' library has paid, however small the networks
 WARM_UP = 3  # updates before a capture: libraries choose their kernels and optimisers allocate their state
 MALLOC_TRIM, MALLOC_MMAP = -1, -3  # glibc's names for these are M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
 
 
-def resolve_execution(compile: bool | Literal["auto"], device: torch.device) -> Execution:
-    """What `compile` means on a device.
+def resolve_execution(compile: bool | Literal["auto"], device: torch.device, updates: int) -> Execution:
+    """What `compile` means on a device, for a run of so many updates.
 
-    On a GPU an update is hundreds of launches, and a graph makes them one. On a CPU it is matrix products, which
-    compiling leaves alone; it takes minutes and gains nothing (docs/benchmarks.md), so that `auto` does not.
+    On a GPU an update is hundreds of launches, and a graph makes them one. On a CPU it is matrix products and what
+    is done between them: the networks are computed in C (`algd.native`), which a compiler builds in a second, once a
+    machine. Torch's own compiler takes minutes there and gains nothing (docs/benchmarks.md).
+
+    Raises:
+        UsageError: `compile` is True on a CPU, and the networks cannot be built.
     """
     if device.type == "cuda":
         return {True: "compiled graph", "auto": "graph", False: "eager"}[compile]  # type: ignore[return-value]
-    return "compiled" if compile is True else "eager"
+    if compile == "auto":
+        return "native" if updates >= ENOUGH_UPDATES and worthwhile() else "eager"
+    if compile:
+        library()
+    return "native" if compile else "eager"
 
 
 def step_of(agent: Agent, execution: Execution) -> Step:
     """What carries out an agent's updates; the agent is on its device already."""
+    if execution == "native":
+        use_native_networks(agent)
     step = compiled(agent) if execution.startswith("compiled") else agent.step
     if not execution.endswith("graph"):
         return step
@@ -38,6 +52,13 @@ def step_of(agent: Agent, execution: Execution) -> Step:
         for group in optimizer.param_groups:
             group["capturable"] = True
     return CapturedStep(step, cuda_graph)
+
+
+def use_native_networks(agent: Agent) -> None:
+    """Let the agent's networks be computed in C."""
+    for module in agent.modules():
+        if isinstance(module, CriticEnsemble | ScoreNetwork | Perceptron):
+            module.mlp = NativeMLP
 
 
 def compiled(agent: Agent, backend: str = "inductor") -> Step:

@@ -14,10 +14,11 @@ from algd.checkpoint import Checkpoints, DamagedCheckpoint
 from algd.config import identity
 from algd.envs.task import probe
 from algd.errors import UsageError
-from algd.execution import keep_freed_memory, resolve_execution
+from algd.execution import Execution, keep_freed_memory, resolve_execution
 from algd.files import Lock, begins_with, free_name
 from algd.loading import load
 from algd.logging.console import Console
+from algd.native.library import worthwhile
 from algd.requests import Requests
 from algd.run_folder import RunFolder, code_version, refuse_links, run_path, start_record
 from algd.seeding import stream
@@ -57,6 +58,7 @@ def train(config: Mapping[str, Any], requests: Requests | None = None) -> int:
     torch.manual_seed(stream(config["seed"], "networks"))
     agent = build_agent(config, task).to(device)
     mirror = build_logger(config)
+    execution = resolve_execution(config["compile"], device, config["total_steps"] * config["updates_per_step"])
     if config["eval"]["video"]:
         check_rendering(partial(build_task, config, "rgb_array"))
 
@@ -78,7 +80,7 @@ def train(config: Mapping[str, Any], requests: Requests | None = None) -> int:
         if not folder.is_own(before):
             before = {}
         folder.write_config(config)
-        start, record_notes = _record_start(folder, config, device)
+        start, record_notes = _record_start(folder, config, device, execution)
         threads = start["threads"]
         torch.set_num_threads(threads)
         keep_freed_memory()
@@ -189,11 +191,11 @@ EXACTNESS = {"threads": "thread count", "device": "device", "execution": "execut
 EXACT_PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "safety-gymnasium")
 
 
-def _record_start(folder: RunFolder, config: Mapping[str, Any],
-                  device: torch.device) -> tuple[dict[str, Any], list[str]]:
+def _record_start(folder: RunFolder, config: Mapping[str, Any], device: torch.device,
+                  execution: Execution) -> tuple[dict[str, Any], list[str]]:
     """Add this start to meta.json. Returns its record, and what makes going on inexact, a sentence each.
 
-    `auto` is resolved at a run's first start and stays what it was, on the same kind of device.
+    What `auto` came to at a run's first start it stays, on the same kind of device and where it can be had.
 
     A start goes on from the one before it if there is a checkpoint. `exact` says that the run up to here and from
     here on is bit for bit one that was never interrupted, as far as can be known.
@@ -208,9 +210,10 @@ def _record_start(folder: RunFolder, config: Mapping[str, Any],
     begun = max((i for i, start in enumerate(starts) if not start.get("goes_on", i > 0)), default=0)
     first = starts[begun] if goes_on and starts else None
     threads = config["threads"] if config["threads"] != "auto" else (first["threads"] if first else 1)
-    execution = resolve_execution(config["compile"], device)
     if config["compile"] == "auto" and first and first.get("device") == str(device):
         execution = first.get("execution", execution)
+        if execution == "native" and not worthwhile():
+            execution = "eager"
     record = start_record(threads, str(device)) | {"execution": execution}
     record |= {"cpu_capability": torch.backends.cpu.get_cpu_capability(), "goes_on": goes_on}
     notes = []

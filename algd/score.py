@@ -29,4 +29,4 @@ def monte_carlo_score(energy: ValueAndGradient, centre: Tensor, spread: Tensor, 
         samples = centre.unsqueeze(1) + spread[..., None, None] * normals
         energies, gradients = energy(samples)
         weights = torch.softmax(-energies / beta, dim=1)
-        return -torch.einsum("bn,bnd->bd", weights, gradients) / beta
+        return (gradients * weights.unsqueeze(-1)).sum(1) / -beta

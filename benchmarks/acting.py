@@ -23,12 +23,14 @@ def prepare(name: str) -> Callable[[], object]:
     import torch
 
     from algd.evaluation import Actor
+    from algd.execution import step_of
     from algd.noise import Noise
-    from benchmarks.setting import default_agent
+    from benchmarks.setting import default_agent, long_run
 
     torch.set_num_threads(1)
     agent_name, sampler, states, actions = name.split("/")
     agent, _ = default_agent(agent_name, "augmented", int(states), int(actions))
+    step_of(agent, long_run())
     box = SimpleNamespace(action_space=gymnasium.spaces.Box(-1, 1, (int(actions),), np.float32))
     act = Actor(agent, box, Noise(0) if sampler == "stochastic" else None)  # type: ignore[arg-type]
     observation = np.random.default_rng(0).normal(size=int(states))

@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 
 from algd.checkpoint import Checkpoints
+from algd.execution import step_of
 from algd.noise import Noise
-from benchmarks.setting import default_agent, random_replay
+from benchmarks.setting import default_agent, long_run, random_replay
 
 STATES, ACTIONS = 76, 2
 
@@ -46,12 +47,13 @@ def seconds_of_checkpoints(held: int, interval: int, saved: int) -> tuple[float,
 def seconds_of_update(count: int) -> float:
     """Of the same agent, the median of five."""
     agent, config = default_agent("vesde", "augmented", STATES, ACTIONS)
+    step = step_of(agent, long_run())
     replay, noise = random_replay(10_000, 10_000, STATES, ACTIONS), Noise(0)
     measured = []
     for _ in range(6):
         start = time.perf_counter()
         for _ in range(count):
-            agent.update(replay.sample(config["batch_size"], noise), noise)
+            agent.update(replay.sample(config["batch_size"], noise), noise, step)
         measured.append((time.perf_counter() - start) / count)
     return statistics.median(measured[1:])
 

@@ -10,6 +10,7 @@ from algd.agent import Agent
 from algd.build import build
 from algd.cli import CONF
 from algd.config import resolve
+from algd.execution import Execution, resolve_execution
 from algd.replay import Replay
 
 
@@ -27,6 +28,11 @@ def default_agent(agent: str, guidance: str, states: int, actions: int) -> tuple
     built = build(config["agent"], observation_size=states, action_low=[-1.0] * actions, action_high=[1.0] * actions,
                   guidance=rule)
     return built, config
+
+
+def long_run(device: str = "cpu") -> Execution:
+    """How the updates of a long run are executed, which may be too many for a benchmark."""
+    return resolve_execution("auto", torch.device(device), 10**6)
 
 
 def random_replay(capacity: int, count: int, states: int, actions: int, device: str = "cpu") -> Replay:

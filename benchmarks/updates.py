@@ -2,19 +2,21 @@
 
     python -m benchmarks.updates [--rounds 9] [--updates 10] [--sizes 76x2 ...] [--parts] [--compiled] [--device cuda]
 
-Ratios are to `benchmarks/plain_update.py` at the same sizes. A CPU leaves out the costs that a clipped multiplier
-ignores, so that `augmented` is measured twice: at the start of training, with λ = 0.69 and costs below the threshold
-(nothing active), and with λ = 20 (all active); `plain` is always active. The share is that of the machine's own rate
-of matrix products, 1024³, in the same rounds, that the products which an update does make reach.
+Ratios are to `benchmarks/plain_update.py` at the same sizes. Networks in C leave out the costs that a clipped
+multiplier ignores, so that `augmented` is measured twice: at the start of training, with λ = 0.69 and costs below the
+threshold (nothing active), and with λ = 20 (all active); `plain` is always active. `/eager` has its networks in
+torch's operations (compile=false). The share is that of the machine's own rate of matrix products, 1024³, in the same
+rounds, that the products which an update does make reach.
 
 --parts times the parts of one update; --compiled adds torch.compile, whose compiling takes minutes. --device cuda
 measures the diffusion policies on a GPU, captured as a graph (compile=auto), against the same launched one by one.
 """
 
 import argparse
+import ctypes
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,10 +24,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from algd.agent import Agent
-from algd.execution import keep_freed_memory, resolve_execution, step_of
+from algd.execution import Execution, keep_freed_memory, step_of
+from algd.native import library
 from algd.noise import Noise
 from benchmarks.plain_update import PlainAgent
-from benchmarks.setting import default_agent, random_replay
+from benchmarks.setting import default_agent, long_run, random_replay
 from benchmarks.turns import serve, take_turns
 
 SIZES = ["76x2", "27x8", "45x17"]
@@ -34,7 +37,7 @@ ACTIVE_MULTIPLIER = 20.0
 
 
 class Counter(TorchDispatchMode):
-    """Counts the floating-point operations of matrix products.
+    """Counts the floating-point operations of matrix products, those in C included.
 
     torch's own counter follows modules with hooks, which a gradient taken inside a module does not survive.
     """
@@ -46,6 +49,33 @@ class Counter(TorchDispatchMode):
         if func._overloadpacket in flop_registry:
             self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=result)
         return result
+
+    def __enter__(self) -> "Counter":
+        self._library = library.library
+        library.library = lambda: self  # type: ignore[assignment]
+        return super().__enter__()  # type: ignore[no-any-return]
+
+    def __exit__(self, *raised: object) -> None:
+        library.library = self._library
+        super().__exit__(*raised)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        """A function of the library, which counts (see mlp.c for the arguments)."""
+        function = getattr(self._library(), name)
+
+        def counted(*args: Any) -> Any:
+            members, rows, count, address = args[1:5]
+            layers = (library.Layer * count).from_address(address)
+            sizes = [layer.k * layer.n for layer in layers]
+            if name == "backward":
+                chosen, numbers, result = args[8], args[9], args[11]
+                total = sum((ctypes.c_int * members).from_address(numbers)) if chosen else members * rows
+                self.total += 2 * total * sum(sizes if result else sizes[1:])
+            else:
+                self.total += 2 * members * rows * sum(sizes)
+            return function(*args)
+
+        return counted if name in ("forward", "backward", "gradients") else function  # type: ignore[no-any-return]
 
 
 def products(device: str) -> Callable[[], object]:
@@ -79,9 +109,16 @@ def updates(name: str, device: str = "cpu") -> Callable[[], object]:
         return plain.update
     keep_freed_memory()
     noise = Noise(0, device)
-    how: bool | Literal["auto"] = {"compiled": True, "eager": False}.get(name.split("/")[-1], "auto")
-    step = step_of(agent, resolve_execution(how, torch.device(device)))
+    step = step_of(agent, execution(name, device))
     return lambda: agent.update(replay.sample(size, noise), noise, step)
+
+
+def execution(name: str, device: str = "cpu") -> Execution:
+    """How a variant's updates are executed: as its name ends, or as a long run's."""
+    last = name.split("/")[-1]
+    if last in ("compiled", "eager"):
+        return last  # type: ignore[return-value]
+    return long_run(device)
 
 
 def parts(name: str) -> dict[str, Callable[[], object]]:
@@ -91,8 +128,9 @@ def parts(name: str) -> dict[str, Callable[[], object]]:
     keep_freed_memory()
     replay, noise, size = random_replay(20_000, 10_000, states, actions), Noise(0), config["batch_size"]
     batch, draws = replay.sample(size, noise), agent.draw(size, noise)
+    step = step_of(agent, execution(name))
     for _ in range(5):
-        agent.update(batch, noise)
+        agent.update(batch, noise, step)
     policy, energy = agent.policy, agent.energy.at(batch.observation)
 
     def next_action() -> Tensor:
@@ -154,7 +192,10 @@ def report(sizes: str, rounds: int, count: int, compiled: bool, device: str) -> 
         how, agents, guidances = "eager", AGENTS[:2], ("augmented", "none")
     cells = [f"{agent}/{guidance}/{sizes}" for agent in agents for guidance in guidances]
     references = [f"{agent}/augmented/{sizes}/{how}" for agent in AGENTS[:2]]
-    extra = [f"vesde/{guidance}/{sizes}/compiled" for guidance in ("augmented", "plain")] if compiled else []
+    extra = [f"{agent}/{guidance}/{sizes}/eager" for agent in AGENTS[:2] for guidance in GUIDANCES[:2]]
+    if device != "cpu":
+        extra = []
+    extra += [f"vesde/{guidance}/{sizes}/compiled" for guidance in ("augmented", "plain")] if compiled else []
     workers = take_turns(__spec__.name, ["products", *references, *cells, *extra], rounds, count, 5,
                          ["--device", device])
     rate = int(workers["products"].said) / workers["products"].median

@@ -97,8 +97,10 @@ def train_here(started: float, arguments: Sequence[str]) -> Measured:
 
 def start(*arguments: str, folder: str) -> subprocess.Popen[str]:
     """A run in a process of its own, without evaluations but those of one episode at its start and end."""
+    from benchmarks.setting import long_run
+
     given = ["logger=none", "initial_steps=256", "eval.every=1000000", "eval.episodes=1", "snapshots=0",
-             f"runs_dir={folder}", *arguments]
+             f"runs_dir={folder}", f"compile={str(long_run() == 'native').lower()}", *arguments]
     return subprocess.Popen([sys.executable, "-m", "benchmarks.whole_runs", "--worker", str(time.time()), *given],
                             text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                             env={**os.environ, "OMP_NUM_THREADS": "1"})

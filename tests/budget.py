@@ -34,7 +34,7 @@ class Group:
 GROUPS = [
     Group("the mathematics and the update", 240, (
         "closed_forms", "invariance", "diffusion", "dual", "lagrangian", "golden", "curvature", "normalisation",
-        "replay", "statistics", "update", "execution", "properties")),
+        "replay", "statistics", "update", "execution", "native", "properties")),
     Group("environments and pictures", 140, (
         "navigation*", "velocity", "toy", "registered_env", "video", "landscape")),
     Group("training and the command line", 390, (

@@ -1,7 +1,6 @@
 """Ways to execute an update: each has the effect of the eager one."""
 
 import copy
-import json
 import os
 import subprocess
 import sys
@@ -12,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from algd import energy, networks
+from algd import execution, runs
 from algd.acting import ActingCopy
 from algd.agent import Agent, Batch, Step
 from algd.build import build_agent, build_task
 from algd.errors import RunError
-from algd.execution import WARM_UP, CapturedStep, compiled, resolve_execution
+from algd.execution import ENOUGH_UPDATES, WARM_UP, CapturedStep, compiled, resolve_execution
 from algd.noise import Noise
 from algd.run_folder import RunFolder
 from algd.runs import _record_start
@@ -76,19 +75,6 @@ def test_a_step_reads_no_value_and_touches_one_device(agent: str, guidance: str)
         bool(batch.reward[0] > 0)
 
 
-@pytest.mark.parametrize("agent", AGENTS)
-def test_members_multiplied_together_are_members_one_by_one(agent: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What every device but a CPU does, on a CPU."""
-    one, twin = small_agent(f"agent={agent}"), small_agent(f"agent={agent}")
-    cases = [(batch_of(number), one.draw(16, Draws64(number))) for number in range(20)]  # type: ignore[arg-type]
-    expected = [twin.step(batch, draws, True) for batch, draws in cases]
-    for module in (networks, energy):
-        monkeypatch.setattr(module, "stacked", lambda tensor: True)
-    found = [one.step(batch, draws, True) for batch, draws in cases]
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(one.state_dict(), twin.state_dict(), rtol=1e-9, atol=1e-9)
-
-
 def test_a_captured_step_is_the_step() -> None:
     """Everything of it but CUDA's own capture: the fixed inputs, and one recording with targets and one without."""
     overrides = ["agent=ddpm", "guidance=augmented", "agent.target_interval=3"]
@@ -128,23 +114,38 @@ def test_a_step_that_cannot_be_captured_is_said_in_one_sentence() -> None:
     torch.testing.assert_close(one.checkpoint(), before, rtol=0, atol=0)
 
 
-def test_what_compile_means() -> None:
+def test_what_compile_means(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda", 1)
-    assert [resolve_execution(how, cpu) for how in ("auto", False, True)] == ["eager", "eager", "compiled"]
-    assert [resolve_execution(how, gpu) for how in ("auto", False, True)] == ["graph", "eager", "compiled graph"]
+    monkeypatch.setattr(execution, "worthwhile", lambda: True)
+    assert [resolve_execution(how, cpu, ENOUGH_UPDATES) for how in ("auto", False, True)] == [
+        "native", "eager", "native"]
+    assert resolve_execution("auto", cpu, ENOUGH_UPDATES - 1) == "eager"
+    assert resolve_execution(True, cpu, 1) == "native"
+    assert [resolve_execution(how, gpu, 1) for how in ("auto", False, True)] == ["graph", "eager", "compiled graph"]
+    monkeypatch.setattr(execution, "worthwhile", lambda: False)
+    assert resolve_execution("auto", cpu, 10**6) == "eager"
 
 
-def test_the_first_starts_choice_is_recorded_and_kept(tmp_path: Path) -> None:
+def test_the_first_starts_choice_is_recorded_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = [*TINY, "env=toy", f"runs_dir={tmp_path}", "initial_steps=16", "total_steps=4", "checkpoint.every=4",
                  "eval.episodes=1"]
     assert train_here(*arguments) == 0
     folder, config, cpu = RunFolder(only_run(tmp_path)), compose(*arguments), torch.device("cpu")
-    assert json.loads(folder.meta_file.read_text())["starts"][0]["execution"] == "eager"
-    start, notes = _record_start(folder, config | {"compile": True}, cpu)
-    assert start["execution"] == "compiled" and not start["exact"]
-    assert any("execution was eager and is compiled now" in note for note in notes)
-    start, _ = _record_start(folder, config, cpu)
+    meta = folder.meta()
+    assert meta["starts"][0]["execution"] == "eager"
+    start, notes = _record_start(folder, config | {"compile": True}, cpu, "native")
+    assert start["execution"] == "native" and not start["exact"]
+    assert any("execution was eager and is native now" in note for note in notes)
+    # auto is what it was at the first start, however long the run has become.
+    start, notes = _record_start(folder, config, cpu, "native")
     assert start["execution"] == "eager"
+    # Where what it was cannot be had, the run goes on and says so.
+    meta["starts"][0]["execution"] = "native"
+    folder.write_meta(meta)
+    assert _record_start(folder, config, cpu, "eager")[0]["execution"] == "native"
+    monkeypatch.setattr(runs, "worthwhile", lambda: False)
+    start, notes = _record_start(folder, config, cpu, "eager")
+    assert start["execution"] == "eager" and any("execution was native and is eager now" in note for note in notes)
 
 
 @pytest.mark.parametrize("moments", [False, True])

@@ -17,6 +17,7 @@ from algd import guidance
 from algd.agent import Agent, Batch
 from algd.budget import Budget
 from algd.diffusion import DDPM, VESDE
+from algd.execution import step_of
 from algd.policies.diffusion import DiffusionPolicy
 
 PROCESSES = {"vesde": lambda: VESDE(5, 0.01, 1.0), "ddpm": lambda: DDPM(5, "linear", 1e-4, 0.02, 0.05)}
@@ -113,9 +114,13 @@ class Golden:
         return torch.as_tensor(self.arrays[key])
 
 
-@pytest.fixture(params=PROCESSES)
+@pytest.fixture(params=[(process, how) for process in PROCESSES for how in ("eager", "native")], ids=" ".join)
 def golden(request: pytest.FixtureRequest) -> Golden:
-    return Golden(request.param)
+    """Once as the definitions have it, once as training runs it."""
+    process, how = request.param
+    found = Golden(process)
+    step_of(found.agent, how)
+    return found
 
 
 close = partial(torch.testing.assert_close, rtol=2e-5, atol=2e-6)

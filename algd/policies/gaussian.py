@@ -9,7 +9,7 @@ from pydantic import Field, FiniteFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from algd.energy import EnergyAtStates
-from algd.networks import perceptron
+from algd.networks import Perceptron
 from algd.noise import Noise
 from algd.policies import Sample
 
@@ -38,7 +38,7 @@ class GaussianPolicy(nn.Module):
         self.register_buffer("scale", (high - low) / 2, persistent=False)
         self.register_buffer("bias", (high + low) / 2, persistent=False)
         self.target_entropy = -float(len(low)) if target_entropy is None else target_entropy
-        self.network = perceptron([observation_size, *hidden_sizes, 2 * len(low)])
+        self.network = Perceptron([observation_size, *hidden_sizes, 2 * len(low)])
         self.log_temperature = nn.Parameter(torch.tensor(math.log(initial_temperature)))
 
     def draw(self, batch: int, noise: Noise) -> Tensor:

@@ -1,0 +1,1 @@
+"""Networks computed in C on a CPU."""

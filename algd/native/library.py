@@ -1,0 +1,133 @@
+"""mlp.c as a library: built by the machine's own compiler when it is first asked for, and kept in a cache."""
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from algd.errors import UsageError
+
+SOURCE = Path(__file__).with_name("mlp.c")
+FLAGS = ["-std=gnu11", "-O3", "-ffp-contract=fast", "-mtune=native", "-fopenmp", "-shared", "-fPIC"]
+INSTRUCTIONS = {"AVX512": ["-mavx512f", "-mfma"], "AVX2": ["-mavx2", "-mfma"]}
+"""The compiler's flags for what torch calls this processor's instruction set. Not -march=native: a cluster's nodes
+may share a cache, and what is in it has to run on each."""
+
+POINTER, INT, LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_long
+
+
+class Layer(ctypes.Structure):
+    """mlp.c's `Layer`."""
+
+    _fields_ = (("k", INT), ("n", INT), ("forward", POINTER), ("backward", POINTER), ("bias", POINTER),
+                ("forward_by_member", LONG), ("forward_by_row", LONG), ("backward_by_member", LONG),
+                ("backward_by_row", LONG), ("bias_by_member", LONG), ("of_weight", POINTER), ("of_bias", POINTER))
+
+
+_NETWORK = [INT, INT, INT, INT, POINTER]  # threads, members, rows, count, layers
+SIGNATURES: dict[str, tuple[list[Any], Any]] = {
+    "panel_size": ([INT, INT], LONG),
+    "scratch_size": ([INT], LONG),
+    "pack": ([INT, INT, INT, POINTER, LONG, LONG, LONG, POINTER], None),
+    "forward": ([*_NETWORK, INT, POINTER, LONG, POINTER, LONG, LONG, INT, *[POINTER] * 4, INT], None),
+    "backward": ([*_NETWORK, INT, *[POINTER] * 7, INT], None),
+    "gradients": ([*_NETWORK, POINTER, LONG, *[POINTER] * 3, INT], INT),
+    "choose": ([INT, INT, POINTER, POINTER, POINTER], None),
+}
+
+
+def compiler() -> list[str]:
+    """The command of the C compiler: $CC, or the first of cc, gcc and clang; empty if there is none."""
+    named = shlex.split(os.environ.get("CC", ""))
+    for command in ([named] if named else [["cc"], ["gcc"], ["clang"]]):
+        if shutil.which(command[0]):
+            return command
+    return []
+
+
+def worthwhile() -> bool:
+    """Whether the library can be had here, and was measured to be faster than torch (docs/benchmarks.md)."""
+    if platform.system() != "Linux" or torch.backends.cpu.get_cpu_capability() not in INSTRUCTIONS:
+        return False
+    try:
+        library()
+    except UsageError:
+        return False
+    return True
+
+
+def cache() -> Path:
+    """Where what was built is kept: $ALGD_CACHE, the virtual environment, or without one ~/.cache."""
+    if os.environ.get("ALGD_CACHE"):
+        return Path(os.environ["ALGD_CACHE"])
+    if sys.prefix != sys.base_prefix:
+        return Path(sys.prefix) / "share" / "algd"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "algd"
+
+
+@functools.cache
+def library() -> Any:
+    """The functions of mlp.c.
+
+    Raises:
+        UsageError: they cannot be built or loaded.
+    """
+    flags = FLAGS + INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), [])
+    digest = hashlib.sha256(repr((flags, platform.machine())).encode() + SOURCE.read_bytes()).hexdigest()[:16]
+    built = cache() / f"mlp-{digest}.so"
+    with contextlib.suppress(OSError):
+        return _load(built)
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            new = Path(temporary) / built.name
+            _build(new, flags)
+            loaded = _load(new)
+            _keep(new, built)
+            return loaded
+    except OSError as error:
+        raise UsageError(f"compile=true: networks in C cannot be built or loaded ({error}); use "
+                         "compile=false") from error
+
+
+def _build(new: Path, flags: list[str]) -> None:
+    command = compiler()
+    if not command:
+        wanted = f"CC={os.environ['CC']} is not" if os.environ.get("CC") else "no cc, gcc or clang is"
+        raise UsageError(f"compile=true: networks in C need a compiler, and {wanted} there; install one, or use "
+                         "compile=false")
+    result = subprocess.run([*command, *flags, str(SOURCE), "-o", str(new)], capture_output=True, text=True)
+    if result.returncode:
+        said = [line for line in result.stderr.splitlines() if "error" in line] or ["no message"]
+        raise UsageError(f"compile=true: {shlex.join(command)} cannot build {SOURCE} ({said[0].strip()}); use "
+                         "compile=false")
+
+
+def _keep(new: Path, built: Path) -> None:
+    """Put a library into the cache, whole or not at all; without a place for it, every process builds its own."""
+    waiting = built.with_name(f".{built.name}.{os.getpid()}.tmp")
+    try:
+        built.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(new, waiting)
+        os.replace(waiting, built)
+    except OSError:
+        with contextlib.suppress(OSError):
+            waiting.unlink()
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    found = ctypes.CDLL(str(path))
+    for name, (arguments, result) in SIGNATURES.items():
+        function = getattr(found, name)
+        function.argtypes, function.restype = arguments, result
+    return found
