@@ -34,19 +34,23 @@ class NativeMLP(MLP):
         self._stacked = layers[0].weight.dim() == 3
         self._members = len(layers[0].weight) if self._stacked else 1
         self._library, self._layers = library.library(), (library.Layer * len(layers))()
+        self._about = self._members, len(layers), ctypes.addressof(self._layers)
         self._ready: set[str] = set()
         self._sums: tuple[Sums, Tensor] | None = None
         for layer, struct in zip(layers, self._layers, strict=True):
             weight, bias = layer.weight, layer.bias
             for tensor in (weight,) if bias is None else (weight, bias):
-                if tensor.dtype != torch.float32 or tensor.device.type != "cpu" or tensor.stride(-1) != 1:
+                if tensor.dtype != torch.float32 or not tensor.is_cpu or tensor.stride(-1) != 1:
                     raise TypeError(f"parameters of networks in C are rows of float32 on the CPU, not {tensor.dtype} "
                                     f"on {tensor.device} with strides {tensor.stride()}")
             struct.n, struct.k = weight.shape[-2:]
             if bias is not None:
                 struct.bias, struct.bias_by_member = bias.data_ptr(), bias.stride(0) if self._stacked else 0
-        self._hidden = sum(struct.n for struct in self._layers[:-1])
-        self._widest = max(max(struct.k, struct.n) for struct in self._layers)
+        widths = [layer.weight.shape[-2] for layer in layers]
+        self._in, self._first, self._out = layers[0].weight.shape[-1], widths[0], widths[-1]
+        self._hidden, self._widest = sum(widths[:-1]), max(self._in, *widths)
+        self._threads = torch.get_num_threads()
+        self._scratch = torch.empty(self._threads * self._library.scratch_size(self._widest))
 
     def __call__(self, x: Tensor, start: Tensor | None = None) -> Tensor:
         if torch.is_grad_enabled():
@@ -67,17 +71,16 @@ class NativeMLP(MLP):
         """The values, and the trace with what is asked for."""
         x, rows = x.contiguous(), x.shape[-2]
         trace = Trace(x, self._hidden_buffer(rows) if inputs else None, self._hidden_buffer(rows) if slopes else None)
-        values = torch.empty((self._members, rows, self._layers[-1].n) if self._stacked else
-                             (rows, self._layers[-1].n))
+        values = torch.empty((self._members, rows, self._out) if self._stacked else (rows, self._out))
         self._prepare("forward" if rows >= FEW else "few")
         from_where, by_member, by_row, repeat = None, 0, 0, 1
         if start is not None:
             from_where, by_row, repeat = start.data_ptr(), start.stride(-2), rows // start.shape[-2]
             by_member = start.stride(0) if self._stacked else 0
-        scratch = self._scratch()
-        self._library.forward(*self._about(rows), ACTIVATIONS[self.activation], x.data_ptr(), self._by_member(x),
-                              from_where, by_member, by_row, repeat, _pointer(trace.inputs), _pointer(trace.slopes),
-                              values.data_ptr(), scratch.data_ptr(), self._widest)
+        members, count, layers = self._about
+        self._library.forward(self._threads, members, rows, count, layers, ACTIVATIONS[self.activation], x.data_ptr(),
+                              _by_member(x), from_where, by_member, by_row, repeat, _pointer(trace.inputs),
+                              _pointer(trace.slopes), values.data_ptr(), self._scratch.data_ptr(), self._widest)
         return values, trace
 
     @torch.no_grad()
@@ -85,13 +88,13 @@ class NativeMLP(MLP):
         gradient = gradient.contiguous()
         rows = gradient.shape[-2]
         if gradient.shape[-1] != 1:
-            result = torch.empty(*gradient.shape[:-1], self._layers[0].k)
+            result = torch.empty(*gradient.shape[:-1], self._in)
             self._propagate(trace, gradient, None, None, result)
         else:
             chosen = torch.empty(self._members, rows, dtype=torch.int32)
             counts = torch.empty(self._members, dtype=torch.int32)
             self._library.choose(self._members, rows, gradient.data_ptr(), chosen.data_ptr(), counts.data_ptr())
-            result = torch.zeros(*gradient.shape[:-1], self._layers[0].k)
+            result = torch.zeros(*gradient.shape[:-1], self._in)
             self._propagate(trace, gradient, (chosen, counts), None, result)
         return result.sum(0) if self._stacked else result
 
@@ -114,13 +117,14 @@ class NativeMLP(MLP):
         found = self._hidden_buffer(rows)
         if of_x is not None or len(self.layers) > 1:
             self._propagate(trace, gradient, None, found, of_x)
-        if not self._library.gradients(*self._about(rows), trace.x.data_ptr(), self._by_member(trace.x),
-                                       _pointer(trace.inputs), found.data_ptr(), gradient.data_ptr(), add):
+        members, count, layers = self._about
+        if not self._library.gradients(self._threads, members, rows, count, layers, trace.x.data_ptr(),
+                                       _by_member(trace.x), _pointer(trace.inputs), found.data_ptr(),
+                                       gradient.data_ptr(), add):
             raise MemoryError(f"no memory for a gradient over {rows} rows")
-        if len(self.layers) == 1:
+        if count == 1:
             return gradient
-        first = found[:self._members * rows * self._layers[0].n]
-        return first.view(*gradient.shape[:-1], self._layers[0].n)
+        return found[:members * rows * self._first].view(*gradient.shape[:-1], self._first)
 
     def sum_gradients(self, sums: "Sums", trace: Trace, gradient: Tensor, of_x: Tensor | None) -> Tensor:
         """`add_gradients`, to these sums, which begin with the first call."""
@@ -136,35 +140,28 @@ class NativeMLP(MLP):
         """mlp.c's `backward`; rows: what its `choose` says; found and result are written."""
         self._prepare("backward")
         kept = trace.slopes if self.activation == "silu" else trace.inputs
-        scratch = self._scratch()
-        self._library.backward(*self._about(gradient.shape[-2]), ACTIVATIONS[self.activation], _pointer(kept),
-                               gradient.data_ptr(), *map(_pointer, rows or (None, None)), _pointer(found),
-                               _pointer(result), scratch.data_ptr(), self._widest)
-
-    def _about(self, rows: int) -> tuple[Any, ...]:
-        return torch.get_num_threads(), self._members, rows, len(self.layers), ctypes.addressof(self._layers)
-
-    @staticmethod
-    def _by_member(x: Tensor) -> int:
-        return x.stride(0) if x.dim() == 3 else 0
+        chosen, counts = rows or (None, None)
+        members, count, layers = self._about
+        self._library.backward(self._threads, members, gradient.shape[-2], count, layers,
+                               ACTIVATIONS[self.activation], _pointer(kept), gradient.data_ptr(), _pointer(chosen),
+                               _pointer(counts), _pointer(found), _pointer(result), self._scratch.data_ptr(),
+                               self._widest)
 
     def _hidden_buffer(self, rows: int) -> Tensor:
         return torch.empty(self._members * rows * self._hidden)
-
-    def _scratch(self) -> Tensor:
-        return torch.empty(torch.get_num_threads() * self._library.scratch_size(self._widest))
 
     def _prepare(self, what: str) -> None:
         """Tell the structs where the matrices are: "forward", "few" (forward for few rows) or "backward"."""
         if what in self._ready:
             return
         self._ready = self._ready - {"forward", "few"} | {what}
-        direction = "backward" if what == "backward" else "forward"
         for layer, struct in zip(self.layers, self._layers, strict=True):
             matrix, by_row = self._matrix(layer, what)
-            setattr(struct, direction, matrix.data_ptr())
-            setattr(struct, f"{direction}_by_member", matrix.stride(0) if self._stacked else 0)
-            setattr(struct, f"{direction}_by_row", by_row)
+            pointer, by_member = matrix.data_ptr(), matrix.stride(0) if self._stacked else 0
+            if what == "backward":
+                struct.backward, struct.backward_by_member, struct.backward_by_row = pointer, by_member, by_row
+            else:
+                struct.forward, struct.forward_by_member, struct.forward_by_row = pointer, by_member, by_row
 
     def _matrix(self, layer: Layer, what: str) -> tuple[Tensor, int]:
         """A layer's panels and 0; where few sums are asked for, the transpose and how far its rows are apart.
@@ -186,6 +183,11 @@ class NativeMLP(MLP):
                                panels.data_ptr())
             layer.derived[what] = panels
         return layer.derived[what], 0
+
+
+def _by_member(x: Tensor) -> int:
+    """How far members' inputs are apart; 0: all members have one."""
+    return x.stride(0) if x.dim() == 3 else 0
 
 
 def _pointer(tensor: Tensor | None) -> int | None:
