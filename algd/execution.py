@@ -17,17 +17,26 @@ from algd.networks import CriticEnsemble, Perceptron, ScoreNetwork
 Execution = Literal["eager", "native", "compiled", "graph", "compiled graph"]
 Capture = Callable[[Callable[[], Mapping[str, Tensor]]], Callable[[], Mapping[str, Tensor]]]
 
-ENOUGH_UPDATES = 500  # in which building the networks' library has paid, however small the networks
+# From so many products of a batch's rows with the critics' weights on, in one update and in all of a run's, networks in
+# C are faster, and have paid for being built (docs/benchmarks.md).
+ENOUGH_AN_UPDATE, ENOUGH_A_RUN = 5e6, 1e11
 WARM_UP = 3  # updates before a capture: libraries choose their kernels and optimisers allocate their state
 MALLOC_TRIM, MALLOC_MMAP = -1, -3  # glibc's names for these are M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
 
 
-def resolve_execution(compile: bool | Literal["auto"], device: torch.device, updates: int) -> Execution:
-    """What `compile` means on a device, for a run of so many updates.
+def resolve_execution(compile: bool | Literal["auto"], device: torch.device, products: int,
+                      updates: int) -> Execution:
+    """What `compile` means on a device, for a run.
 
     On a GPU an update is hundreds of launches, and a graph makes them one. On a CPU it is matrix products and what
-    is done between them: the networks are computed in C (`algd.native`), which a compiler builds in a second, once a
-    machine. Torch's own compiler takes minutes there and gains nothing (docs/benchmarks.md).
+    is done between them: the networks are computed in C (`algd.native`), which a compiler builds in a second or two,
+    once a machine. Torch's own compiler takes minutes there and gains nothing (docs/benchmarks.md).
+
+    Args:
+        compile: as configured.
+        device: of the updates.
+        products: of one update (`products_of`).
+        updates: of the whole run.
 
     Raises:
         UsageError: `compile` is True on a CPU, and the networks cannot be built.
@@ -35,10 +44,17 @@ def resolve_execution(compile: bool | Literal["auto"], device: torch.device, upd
     if device.type == "cuda":
         return {True: "compiled graph", "auto": "graph", False: "eager"}[compile]  # type: ignore[return-value]
     if compile == "auto":
-        return "native" if updates >= ENOUGH_UPDATES and worthwhile() else "eager"
+        pays = products >= ENOUGH_AN_UPDATE and products * updates >= ENOUGH_A_RUN
+        return "native" if pays and worthwhile() else "eager"
     if compile:
         library()
     return "native" if compile else "eager"
+
+
+def products_of(agent: Agent, batch_size: int) -> int:
+    """How much work an update is: rows of its batch times weights of its critics."""
+    critics = [*agent.critics.weights, *agent.cost_critics.weights]
+    return batch_size * sum(weight.numel() for weight in critics)
 
 
 def step_of(agent: Agent, execution: Execution) -> Step:

@@ -14,7 +14,7 @@ from algd.checkpoint import Checkpoints, DamagedCheckpoint
 from algd.config import identity
 from algd.envs.task import probe
 from algd.errors import UsageError
-from algd.execution import Execution, keep_freed_memory, resolve_execution
+from algd.execution import Execution, keep_freed_memory, products_of, resolve_execution
 from algd.files import Lock, begins_with, free_name
 from algd.loading import load
 from algd.logging.console import Console
@@ -58,7 +58,8 @@ def train(config: Mapping[str, Any], requests: Requests | None = None) -> int:
     torch.manual_seed(stream(config["seed"], "networks"))
     agent = build_agent(config, task).to(device)
     mirror = build_logger(config)
-    execution = resolve_execution(config["compile"], device, config["total_steps"] * config["updates_per_step"])
+    execution = resolve_execution(config["compile"], device, products_of(agent, config["batch_size"]),
+                                  config["total_steps"] * config["updates_per_step"])
     if config["eval"]["video"]:
         check_rendering(partial(build_task, config, "rgb_array"))
 

@@ -32,7 +32,7 @@ def default_agent(agent: str, guidance: str, states: int, actions: int) -> tuple
 
 def long_run(device: str = "cpu") -> Execution:
     """How the updates of a long run are executed, which may be too many for a benchmark."""
-    return resolve_execution("auto", torch.device(device), 10**6)
+    return resolve_execution("auto", torch.device(device), 10**9, 10**9)
 
 
 def random_replay(capacity: int, count: int, states: int, actions: int, device: str = "cpu") -> Replay:

@@ -14,7 +14,7 @@ import statistics
 import tempfile
 from collections.abc import Sequence
 
-from benchmarks.whole_runs import Measured, start
+from benchmarks.whole_runs import Measured, as_in_a_long_run, start
 
 
 def together(cores: Sequence[int], *arguments: str) -> list[float]:
@@ -35,7 +35,7 @@ def main(env: str, rounds: int, steps: int) -> None:
     if len(cores) < 2:
         print("side_by_side needs two cores, and this process may use one: not measured")
         return
-    arguments = ["agent=vesde", f"env={env}", f"total_steps={steps}"]
+    arguments = ["agent=vesde", f"env={env}", f"total_steps={steps}", as_in_a_long_run()]
     alone: list[float] = []
     pairs: list[float] = []
     for number in range(rounds):

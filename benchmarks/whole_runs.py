@@ -97,13 +97,18 @@ def train_here(started: float, arguments: Sequence[str]) -> Measured:
 
 def start(*arguments: str, folder: str) -> subprocess.Popen[str]:
     """A run in a process of its own, without evaluations but those of one episode at its start and end."""
-    from benchmarks.setting import long_run
-
     given = ["logger=none", "initial_steps=256", "eval.every=1000000", "eval.episodes=1", "snapshots=0",
-             f"runs_dir={folder}", f"compile={str(long_run() == 'native').lower()}", *arguments]
+             f"runs_dir={folder}", *arguments]
     return subprocess.Popen([sys.executable, "-m", "benchmarks.whole_runs", "--worker", str(time.time()), *given],
                             text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                             env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def as_in_a_long_run() -> str:
+    """What makes a short run's updates those of a long one."""
+    from benchmarks.setting import long_run
+
+    return f"compile={str(long_run() == 'native').lower()}"
 
 
 def measure(*arguments: str) -> Measured:
@@ -119,7 +124,7 @@ def median(runs: Sequence[Measured], value: Callable[[Measured], float]) -> floa
 
 def main(env: str, rounds: int, steps: int, lengths: Sequence[int]) -> None:
     """Measure and print the tables."""
-    variants = {(agent, updates): [f"agent={agent}", f"env={env}", f"updates_per_step={updates}",
+    variants = {(agent, updates): [f"agent={agent}", f"env={env}", f"updates_per_step={updates}", as_in_a_long_run(),
                                    f"total_steps={steps * (10 // updates)}"]
                 for agent in ("vesde", "gaussian") for updates in (1, 10)}
     runs: dict[tuple[str, int], list[Measured]] = {variant: [] for variant in variants}

@@ -16,7 +16,7 @@ from algd.acting import ActingCopy
 from algd.agent import Agent, Batch, Step
 from algd.build import build_agent, build_task
 from algd.errors import RunError
-from algd.execution import ENOUGH_UPDATES, WARM_UP, CapturedStep, compiled, resolve_execution
+from algd.execution import WARM_UP, CapturedStep, compiled, products_of, resolve_execution
 from algd.noise import Noise
 from algd.run_folder import RunFolder
 from algd.runs import _record_start
@@ -117,13 +117,19 @@ def test_a_step_that_cannot_be_captured_is_said_in_one_sentence() -> None:
 def test_what_compile_means(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda", 1)
     monkeypatch.setattr(execution, "worthwhile", lambda: True)
-    assert [resolve_execution(how, cpu, ENOUGH_UPDATES) for how in ("auto", False, True)] == [
-        "native", "eager", "native"]
-    assert resolve_execution("auto", cpu, ENOUGH_UPDATES - 1) == "eager"
-    assert resolve_execution(True, cpu, 1) == "native"
-    assert [resolve_execution(how, gpu, 1) for how in ("auto", False, True)] == ["graph", "eager", "compiled graph"]
+    assert [resolve_execution(how, cpu, 10**8, 10**4) for how in ("auto", False, True)] == ["native", "eager", "native"]
+    assert [resolve_execution(how, gpu, 1, 1) for how in ("auto", False, True)] == ["graph", "eager", "compiled graph"]
+    # A run that is too short for a compiler to pay, and networks that are too small for C to pay.
+    assert resolve_execution("auto", cpu, 10**8, 900) == "eager"
+    assert resolve_execution("auto", cpu, 10**6, 10**7) == "eager"
+    assert resolve_execution(True, cpu, 1, 1) == "native"
     monkeypatch.setattr(execution, "worthwhile", lambda: False)
-    assert resolve_execution("auto", cpu, 10**6) == "eager"
+    assert resolve_execution("auto", cpu, 10**8, 10**8) == "eager"
+
+
+def test_the_work_of_an_update_is_rows_times_weights() -> None:
+    """Of small_agent: 7 inputs, two hidden layers of 16, two reward and four cost critics."""
+    assert products_of(small_agent(), 16) == 16 * 6 * (7 * 16 + 16 * 16 + 16)
 
 
 def test_the_first_starts_choice_is_recorded_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,10 +42,9 @@ def folder_of(runs: Path) -> Path:
     return found[0] if found else runs
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("agent", ["vesde"])
-def test_sigkill_changes_nothing(task: str, agent: str, tmp_path: Path) -> None:
-    arguments = [*TINY, *TASKS[task], f"agent={agent}", "seed=3"]
+@pytest.mark.parametrize(("task", "compile"), [(task, "false") for task in TASKS] + [("toy", "true")])
+def test_sigkill_changes_nothing(task: str, compile: str, tmp_path: Path) -> None:
+    arguments = [*TINY, *TASKS[task], f"compile={compile}", "seed=3"]
     twin = start(*arguments, f"runs_dir={tmp_path / 'twin'}")
     killed, runs = 0, tmp_path / "killed"
     # Killed after so many rows of the metrics: in the first stretch, and later between two checkpoints.
@@ -70,7 +69,7 @@ def test_sigkill_changes_nothing(task: str, agent: str, tmp_path: Path) -> None:
 def test_stop_and_go_on(agent: str, tmp_path: Path) -> None:
     """SIGTERM: a checkpoint at once, exit code 143, and the same end; also in the middle of an evaluation."""
     arguments = [*TINY, *TASKS["toy"], f"agent={agent}", "guidance=pid", "normalise.observation=true",
-                 "normalise.reward=true", "eval.episodes=10", "total_steps=400"]
+                 "normalise.reward=true", "eval.episodes=10", "total_steps=400", "compile=true"]
     twin = start(*arguments, f"runs_dir={tmp_path / 'twin'}")
     runs = tmp_path / "stopped"
     for evaluations in (5, 30):  # in the middle of the first evaluation, and of the second
