@@ -132,8 +132,8 @@ class CriticsAtStates:
     def values_and_pullback(self, states: slice, action: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """The values, and what takes ∂f/∂values, (members, b·n), to ∂f/∂actions, (b·n, d), for any f.
 
-        Where a slope is 0, so is its share of the gradient: a CPU leaves such rows out, which halves the work on the
-        lesser of two critics and spares it on costs that a clipped multiplier ignores.
+        Where a slope is 0, so is its share of the gradient: networks in C leave such rows out, which halves the work
+        on the lesser of two critics and spares it on costs that a clipped multiplier ignores.
         """
         values, trace = self._mlp.trace(action.flatten(0, 1), self._from_state[:, states])
         return values.squeeze(-1), lambda slopes: self._mlp.pull(trace, slopes.unsqueeze(-1))

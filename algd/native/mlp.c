@@ -5,7 +5,8 @@
    goes through all layers before the next block, and rows whose gradient is zero are left out. Every sum runs in one
    order, whatever the number of threads.
 
-   Built by `algd.native` with the compiler's -march=native; vectors are the compiler's own, so that any CPU will do. */
+   `algd.native.library` builds it for the processor's instruction set; vectors are the compiler's own, so that any CPU
+   will do. */
 
 #include <omp.h>
 #include <stdint.h>
@@ -245,7 +246,8 @@ void forward(int threads, int members, int rows, int count, const Layer *layers,
    ∂f/∂x, (members, rows, k of the first); either may be NULL, but not both.
 
    kept: what `forward` left: ReLU's values (inputs), or SiLU's slopes.
-   chosen: (members, rows), of which the first counts[m] are the only rows that are looked at; NULL: all. */
+   chosen: (members, rows), of which the first counts[m] are the only rows that are looked at, and then found is NULL;
+   NULL: all. */
 void backward(int threads, int members, int rows, int count, const Layer *layers, int activation, float *kept,
               const float *gradient, const int *chosen, const int *counts, float *found, float *result,
               float *scratch, int widest) {
