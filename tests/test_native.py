@@ -200,6 +200,12 @@ def test_a_graph_can_be_gone_through_twice_and_no_derivative_is_lost_without_a_w
     once = weight.grad.clone()
     value.backward()
     torch.testing.assert_close(weight.grad, 2 * once)
+    # A pass for the input alone leaves nothing behind that the next one would count.
+    weight.grad = None
+    value = NativeMLP(layers, "relu")(x).square().sum()
+    torch.autograd.grad(value, x, retain_graph=True)
+    value.backward()
+    torch.testing.assert_close(weight.grad, once)
     with pytest.raises(RuntimeError, match="differentiable once only"):
         torch.autograd.grad(NativeMLP(layers, "silu")(x).sum(), x, create_graph=True)
 

@@ -127,9 +127,12 @@ class NativeMLP(MLP):
         return found[:members * rows * self._first].view(*gradient.shape[:-1], self._first)
 
     def sum_gradients(self, sums: "Sums", trace: Trace, gradient: Tensor, of_x: Tensor | None) -> Tensor:
-        """`add_gradients`, to these sums, which begin with the first call."""
-        add = bool(sums.weights)
+        """`add_gradients`, to these sums, which begin with the first call of a backward pass."""
+        # A pass that asks for the input's gradient only leaves its sums behind.
+        task = torch._C._current_graph_task_id()  # type: ignore[attr-defined]
+        add = sums.task == task
         if not add:
+            sums.task = task
             sums.weights = [torch.empty(layer.weight.shape) for layer in self.layers]
             sums.biases = [None if layer.bias is None else torch.empty(layer.bias.shape) for layer in self.layers]
             self.write_gradients_to(sums.weights, sums.biases)
@@ -173,16 +176,16 @@ class NativeMLP(MLP):
         by_member, by_row = weight.stride(0) if self._stacked else 0, weight.stride(-2)
         if what == "few" or (what == "forward" and n < FEW):
             return weight, by_row
-        if what == "backward" and k < FEW:
-            layer.derived.setdefault(what, weight.mT.contiguous())
-            return layer.derived[what], n
-        if what not in layer.derived:
+        few = what == "backward" and k < FEW
+        if few and what not in layer.derived:
+            layer.derived[what] = weight.mT.contiguous()
+        elif what not in layer.derived:
             strides = (k, n, 1, by_row) if what == "forward" else (n, k, by_row, 1)
             panels = torch.empty(self._members, self._library.panel_size(*strides[:2]))
             self._library.pack(self._members, *strides[:2], weight.data_ptr(), by_member, *strides[2:],
                                panels.data_ptr())
             layer.derived[what] = panels
-        return layer.derived[what], 0
+        return layer.derived[what], n if few else 0
 
 
 def _by_member(x: Tensor) -> int:
@@ -196,8 +199,9 @@ def _pointer(tensor: Tensor | None) -> int | None:
 
 @dataclass
 class Sums:
-    """Gradients of an MLP's parameters, summed over its calls; empty before the first."""
+    """Gradients of an MLP's parameters, summed over its calls in one backward pass, `task` in torch's count."""
 
+    task: int | None = None
     weights: list[Tensor] = field(default_factory=list)
     biases: list[Tensor | None] = field(default_factory=list)
 
@@ -216,7 +220,7 @@ class _Sums(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         found = [p for pair in zip(ctx.sums.weights, ctx.sums.biases, strict=True) for p in pair if p is not None]
-        ctx.sums.weights, ctx.sums.biases = [], []
+        ctx.sums.task, ctx.sums.weights, ctx.sums.biases = None, [], []
         return None, *found
 
 
