@@ -131,18 +131,42 @@ static inline int least(int a, int b) { return a < b ? a : b; }
 /* How many floats the panels of a (k, n) matrix take. */
 long panel_size(int k, int n) { return (long)(n + WIDTH - 1) / WIDTH * WIDTH * k; }
 
-/* One matrix of w[q·by_k + j·by_n], q < k, j < n, as panels: WIDTH columns after the other, filled up with zeros. */
+typedef float quad __attribute__((vector_size(16), aligned(4), may_alias));
+#ifdef __clang__
+#define CHOOSE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int32_t quad_mask __attribute__((vector_size(16)));
+#define CHOOSE(a, b, ...) __builtin_shuffle(a, b, (quad_mask){__VA_ARGS__})
+#endif
+
+/* to[r·WIDTH + c] = from[c·by_row + r] for r, c < 4. */
+static inline void transpose(const float *from, long by_row, float *to) {
+    quad a = *(const quad *)from, b = *(const quad *)(from + by_row);
+    quad c = *(const quad *)(from + 2 * by_row), d = *(const quad *)(from + 3 * by_row);
+    quad left = CHOOSE(a, b, 0, 4, 1, 5), right = CHOOSE(c, d, 0, 4, 1, 5);
+    *(quad *)to = CHOOSE(left, right, 0, 1, 4, 5);
+    *(quad *)(to + WIDTH) = CHOOSE(left, right, 2, 3, 6, 7);
+    left = CHOOSE(a, b, 2, 6, 3, 7), right = CHOOSE(c, d, 2, 6, 3, 7);
+    *(quad *)(to + 2 * WIDTH) = CHOOSE(left, right, 0, 1, 4, 5);
+    *(quad *)(to + 3 * WIDTH) = CHOOSE(left, right, 2, 3, 6, 7);
+}
+
+/* One matrix of w[q·by_k + j·by_n], q < k, j < n, as panels: WIDTH columns after the other, filled up with zeros.
+   One of the strides is 1. */
 static void pack_one(int k, int n, const float *w, long by_k, long by_n, float *panels) {
     for (int j = 0; j < n; j += WIDTH, panels += (long)k * WIDTH) {
         int width = least(WIDTH, n - j);
         const float *from = w + j * by_n;
         if (width < WIDTH) memset(panels, 0, 4L * k * WIDTH);
-        if (by_n == 1)
+        if (by_n == 1) {
             for (int q = 0; q < k; q++) memcpy(panels + q * WIDTH, from + q * by_k, 4 * width);
-        else
-            for (int q = 0; q < k; q += 16)
-                for (int c = 0; c < width; c++)
-                    for (int r = q; r < least(q + 16, k); r++) panels[r * WIDTH + c] = from[r * by_k + c * by_n];
+            continue;
+        }
+        int low = k / 4 * 4, left = width / 4 * 4;
+        for (int q = 0; q < low; q += 4)
+            for (int c = 0; c < left; c += 4) transpose(from + q + c * by_n, by_n, panels + q * WIDTH + c);
+        for (int q = 0; q < k; q++)
+            for (int c = q < low ? left : 0; c < width; c++) panels[q * WIDTH + c] = from[q + c * by_n];
     }
 }
 
@@ -169,6 +193,12 @@ static inline float *row_of(Rows rows, int row, int width) {
     return rows.data + (long)(rows.numbers ? rows.numbers[row] : row) * width;
 }
 
+/* Ask for WIDTH numbers that will be used soon. */
+static inline void fetch(const float *numbers) {
+    __builtin_prefetch(numbers);
+    __builtin_prefetch(numbers + LANES);
+}
+
 /* out = after(start + x w), for `count` rows of x (k); row i starts from start[(first + i) / repeat · by_start]. */
 static inline __attribute__((always_inline)) void multiply_and(
     const int after, int count, int k, int n, const float *x, const float *w, long by_row, const float *start,
@@ -179,6 +209,11 @@ static inline __attribute__((always_inline)) void multiply_and(
             const float *a = x + (long)i * k;
             vec sum[TILE][2];
             height = tile_height(count - i);
+            /* What the sums will meet may be far away: it comes while they are made. */
+            for (int r = 0; r < height; r++) {
+                if (kept.data) fetch(row_of(kept, i + r, n) + j);
+                if (start) fetch(start + (first + i + r) / repeat * by_start + j);
+            }
             if (by_row) {
                 float sums[TILE][WIDTH] = {0};
                 for (int r = 0; r < height; r++)
