@@ -7,7 +7,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from algd.energy import Energy, EnergyAtStates
+from algd.energy import Energy, EnergyAtStates, unbiased_std
 from algd.guidance import Guidance
 from algd.networks import CriticEnsemble, Initialisation
 from algd.noise import Noise
@@ -100,7 +100,7 @@ class Agent(nn.Module):
         self.target_critics.requires_grad_(False)
         self.target_cost_critics.requires_grad_(False)
         self.energy = Energy(self.critics, self.cost_critics, risk_factor, guidance.lagrangian,
-                             guidance.constrained)
+                             guidance.constraint_weight if guidance.weight is not None else None)
         networks: dict[str, tuple[Any, float]] = {
             "policy": (self.policy, policy_learning_rate), "critics": (self.critics, critic_learning_rate),
             "cost_critics": (self.cost_critics, cost_learning_rate)}
@@ -182,13 +182,14 @@ class Agent(nn.Module):
     @staticmethod
     def _spread(values: Tensor) -> Tensor:
         """Mean over the batch of the ensemble's standard deviation; values (members, B)."""
-        return values.std(0).mean() if len(values) > 1 else values.new_zeros(())
+        return unbiased_std(values - values.mean(0)).mean() if len(values) > 1 else values.new_zeros(())
 
     def _update_policy(self, observation: Tensor, energy: EnergyAtStates,
                        draws: tuple[Tensor, ...]) -> dict[str, Tensor]:
         loss, metrics = self.policy.loss(observation, energy, draws)
-        self.optimizers["policy"].zero_grad(set_to_none=True)
-        loss.backward()
+        parameters = list(self.policy.parameters())
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
         self.optimizers["policy"].step()
         return {"policy_loss": loss.detach(), **metrics}
 

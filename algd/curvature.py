@@ -75,12 +75,18 @@ def both_energies(agent: Agent, lam: Tensor | float | None = None, rho: float | 
     guidance = agent.guidance
     penalty = rho or guidance.penalty or UNPENALISED_RHO
 
-    def at_multiplier(formula: Callable[[Tensor, Tensor, Tensor | float], Tensor]) -> Energy:
-        return Energy(agent.critics, agent.cost_critics, agent.energy.risk_factor,
-                      lambda q, qc: formula(q, qc, guidance.multiplier if lam is None else lam))
+    def at_multiplier(formula: Callable[[Tensor, Tensor, Tensor | float], Tensor],
+                      weight: Callable[[Tensor, Tensor | float], Tensor | float]) -> Energy:
+        def multiplier() -> Tensor | float:
+            return guidance.multiplier if lam is None else lam
 
-    return {"plain": at_multiplier(partial(lagrangian.plain, threshold=guidance.threshold)),
-            "augmented": at_multiplier(partial(lagrangian.augmented, threshold=guidance.threshold, rho=penalty))}
+        return Energy(agent.critics, agent.cost_critics, agent.energy.risk_factor,
+                      lambda q, qc: formula(q, qc, multiplier()), lambda qc: weight(qc, multiplier()))
+
+    threshold = guidance.threshold
+    return {"plain": at_multiplier(partial(lagrangian.plain, threshold=threshold), lambda qc, lam: lam),
+            "augmented": at_multiplier(partial(lagrangian.augmented, threshold=threshold, rho=penalty),
+                                       partial(lagrangian.constraint_weight, threshold=threshold, rho=penalty))}
 
 
 def noise_levels(agent: Agent) -> list[float]:

@@ -22,22 +22,23 @@ class Guidance(nn.Module):
     """A Lagrangian with its multiplier.
 
     Args:
-        formula: (Q, Qc, λ) ↦ energy, elementwise.
+        formula: (Q, Qc, λ) ↦ energy, elementwise: −Q and a function of Qc.
+        weight: (Qc, λ) ↦ that function's slope, ∂energy/∂Qc; None: there is no such function, the energy is −Q.
         dual: the rule that owns and moves λ.
         rho: ρ of a batch-level augmentation, which replaces the formula by −Q + w (Qc − h) with one weight
             w = [λ + ρ (mean over the batch of Qc(s, a_data) − h)]₊; None: the formula, pointwise.
         threshold: h, in the cost critic's units.
         penalty: ρ of the guidance, pointwise or batch, for whoever compares L with L_A; None: it has none.
-        constrained: whether the energy depends on Qc at all.
     """
 
     batch_risk: Tensor
 
-    def __init__(self, formula: Callable[[Tensor, Tensor, Tensor], Tensor], dual: DualRule, threshold: float,
-                 rho: float | None = None, penalty: float | None = None, constrained: bool = True):
+    def __init__(self, formula: Callable[[Tensor, Tensor, Tensor], Tensor],
+                 weight: Callable[[Tensor, Tensor], Tensor] | None, dual: DualRule, threshold: float,
+                 rho: float | None = None, penalty: float | None = None):
         super().__init__()
-        self.constrained = constrained
-        self.formula, self.dual, self.threshold, self.rho, self.penalty = formula, dual, threshold, rho, penalty
+        self.formula, self.weight, self.dual, self.threshold = formula, weight, dual, threshold
+        self.rho, self.penalty = rho, penalty
         self.register_buffer("batch_risk", torch.tensor(threshold, dtype=torch.float32))
 
     @property
@@ -49,8 +50,14 @@ class Guidance(nn.Module):
         """The energy at reward values q and cost values qc, of the same shape."""
         if self.rho is None:
             return self.formula(q, qc, self.multiplier)
-        weight = lagrangian.constraint_weight(self.batch_risk, self.multiplier, self.threshold, self.rho)
-        return lagrangian.plain(q, qc, weight, self.threshold)
+        return lagrangian.plain(q, qc, self.constraint_weight(qc), self.threshold)
+
+    def constraint_weight(self, qc: Tensor) -> Tensor:
+        """∂E/∂Qc at cost values qc: of their shape, or one for all, ()."""
+        assert self.weight is not None
+        if self.rho is None:
+            return self.weight(qc, self.multiplier)
+        return lagrangian.constraint_weight(self.batch_risk, self.multiplier, self.threshold, self.rho)
 
     def observe_batch(self, risk: Tensor) -> None:
         """Before the policy's update: Qc at the batch's (s, a), shape (B,), sets the weight of a batch level."""
@@ -72,13 +79,13 @@ Positive = Annotated[PositiveFloat, Field(allow_inf_nan=False)]
 
 def none(name: str, *, threshold: FiniteFloat, limit: NonNegativeFloat) -> Guidance:
     """No constraint: E = −Q. The cost critics are still trained and logged."""
-    return Guidance(lambda q, qc, lam: -q, Fixed(0.0), threshold, constrained=False)
+    return Guidance(lambda q, qc, lam: -q, None, Fixed(0.0), threshold)
 
 
 def plain(name: str, initial_multiplier: Positive, learning_rate: Rate, level: Level = "pointwise", *,
           threshold: FiniteFloat, limit: NonNegativeFloat) -> Guidance:
     """E = L. Both levels are the same here, since λ is one scalar already; `level` is there for sweeps."""
-    return Guidance(partial(lagrangian.plain, threshold=threshold),
+    return Guidance(partial(lagrangian.plain, threshold=threshold), lambda qc, lam: lam,
                     LogAscent(initial_multiplier, learning_rate, threshold), threshold)
 
 
@@ -86,6 +93,7 @@ def augmented(name: str, rho: Positive, level: Level, initial_multiplier: Positi
               threshold: FiniteFloat, limit: NonNegativeFloat) -> Guidance:
     """E = L_A pointwise; with `level=batch` the policy-level augmentation (CAL, arXiv 2401.14758)."""
     return Guidance(partial(lagrangian.augmented, threshold=threshold, rho=rho),
+                    partial(lagrangian.constraint_weight, threshold=threshold, rho=rho),
                     LogAscent(initial_multiplier, learning_rate, threshold), threshold,
                     rho=rho if level == "batch" else None, penalty=rho)
 
@@ -94,5 +102,5 @@ def pid(name: str, proportional: NonNegativeFloat, integral: NonNegativeFloat, d
         smoothing: Annotated[float, Field(ge=0, lt=1)], delay: PositiveInt, initial_multiplier: NonNegativeFloat, *,
         threshold: FiniteFloat, limit: NonNegativeFloat) -> Guidance:
     """E = L with λ from a PID controller on the training episodes' cost."""
-    return Guidance(partial(lagrangian.plain, threshold=threshold),
+    return Guidance(partial(lagrangian.plain, threshold=threshold), lambda qc, lam: lam,
                     PID(limit, proportional, integral, derivative, smoothing, delay, initial_multiplier), threshold)

@@ -124,13 +124,14 @@ class CriticsAtStates:
         self._mlp = critics.mlp([Layer(of_action), *map(Layer, weights, biases)], critics.activation)
 
     @torch.no_grad()
-    def values(self, states: slice, action: Tensor) -> Tensor:
-        """Values (members, b·n) of n actions, (b, n, d), at each of b of the states: those of the slice."""
-        return self._mlp(action.flatten(0, 1), self._from_state[:, states]).squeeze(-1)
+    def values(self, action: Tensor) -> Tensor:
+        """Values (members, B) of one action at each state, (B, d)."""
+        return self._mlp(action, self._from_state).squeeze(-1)
 
     @torch.no_grad()
     def values_and_pullback(self, states: slice, action: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """The values, and what takes ∂f/∂values, (members, b·n), to ∂f/∂actions, (b·n, d), for any f.
+        """Values (members, b·n) of n actions, (b, n, d), at each of b of the states, those of the slice; and what
+        takes ∂f/∂values, (members, b·n), to ∂f/∂actions, (b·n, d), for any f.
 
         Where a slope is 0, so is its share of the gradient: networks in C leave such rows out, which halves the work
         on the lesser of two critics and spares it on costs that a clipped multiplier ignores.

@@ -47,7 +47,7 @@ class FormulaEnergy(Energy):
 
 def energy_of(reward: Callable[[Tensor], Tensor], cost: Callable[[Tensor], Tensor] = lambda a: a @ SLOPE,
               lagrange: Callable[[Tensor, Tensor], Tensor] = lambda q, qc: -q) -> Energy:
-    return FormulaEnergy(formula(reward), formula(cost), 0.0, lagrange)  # type: ignore[arg-type]
+    return FormulaEnergy(formula(reward), formula(cost), 0.0, lagrange, None)  # type: ignore[arg-type]
 
 
 def average(energy: Energy, sigma: float, draws: int = 40_000, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -117,9 +117,15 @@ def networks() -> tuple[CriticEnsemble, CriticEnsemble]:
             CriticEnsemble(4, 3, 2, [16, 16], "silu", "xavier").double())
 
 
+def augmented_energy() -> Energy:
+    parameters = {"lam": 0.5, "threshold": -0.2, "rho": 2.0}
+    return Energy(*networks(), 1.0, partial(lagrangian.augmented, **parameters),
+                  partial(lagrangian.constraint_weight, **parameters))
+
+
 def test_against_steins_second_form() -> None:
     """On real critics, E[(εεᵀ − I) E(a + σε)]/σ², which uses no gradient, is the same matrix."""
-    energy = Energy(*networks(), 1.0, partial(lagrangian.augmented, lam=0.5, threshold=-0.2, rho=2.0))
+    energy = augmented_energy()
     observation, action, sigma, count = torch.randn(1, 3).double(), POINT.double().unsqueeze(0), 0.5, 200_000
     normals = Noise(1).normal(count, 2).double()
     with torch.no_grad():
@@ -134,7 +140,7 @@ def test_against_steins_second_form() -> None:
 
 
 def test_raw_hessian_against_differences_of_the_gradient() -> None:
-    energy = Energy(*networks(), 1.0, partial(lagrangian.augmented, lam=0.5, threshold=-0.2, rho=2.0))
+    energy = augmented_energy()
     observation, action, step = torch.randn(4, 3).double(), torch.randn(4, 2).double(), 1e-6
     columns = [(energy.value_and_gradient(observation, action + step * axis)[1]
                 - energy.value_and_gradient(observation, action - step * axis)[1]) / (2 * step)

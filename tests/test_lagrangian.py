@@ -62,7 +62,8 @@ def test_energy_against_a_second_implementation(members: int) -> None:
     for ensemble in (q, qc):
         for bias in ensemble.biases:
             torch.nn.init.normal_(bias)
-    energy = Energy(q, qc, 1.5, lambda a, b: augmented(a, b, 0.4, 0.2, 1.7))
+    energy = Energy(q, qc, 1.5, lambda a, b: augmented(a, b, 0.4, 0.2, 1.7),
+                    lambda b: constraint_weight(b, 0.4, 0.2, 1.7))
     state, actions = torch.randn(5, 4).double(), torch.randn(5, 7, 3).double()
 
     def separate(ensemble: CriticEnsemble, activation, x: Tensor) -> Tensor:
@@ -94,5 +95,6 @@ def test_members_that_agree_have_no_infinite_slope() -> None:
     with torch.no_grad():
         for parameter in ensemble.parameters():
             parameter[1] = parameter[0]
-    energy = Energy(CriticEnsemble(2, 1, 1, [4], "relu", "xavier"), ensemble, 1.0, lambda q, qc: qc)
+    energy = Energy(CriticEnsemble(2, 1, 1, [4], "relu", "xavier"), ensemble, 1.0,
+                    lambda q, qc: qc - q, lambda qc: 1.0)
     assert energy.value_and_gradient(torch.zeros(1, 1), torch.ones(1, 1))[1].isfinite().all()

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from algd.agent import Agent, Batch
 from algd.build import build
-from algd.energy import ROWS, Energy
-from algd.lagrangian import augmented
+from algd.energy import ROWS, Energy, risk
+from algd.lagrangian import augmented, constraint_weight
 from algd.networks import CriticEnsemble
 from algd.noise import Noise
 from tests.command import TINY, compose
@@ -119,10 +119,11 @@ def test_pieces_of_an_energy_are_the_whole(states: int, actions: int, lam: float
     for bias in (*q.biases, *qc.biases):
         torch.nn.init.normal_(bias)
     state, action = torch.randn(states, 4).double(), torch.randn(states, actions, 3).double()
-    risks = Energy(q, qc, 1.5, lambda a, b: b).risk(state, action).detach()
+    risks = risk(qc(state, action).detach(), 1.5)[0]
     threshold = float(risks.median())
-    energy = Energy(q, qc, 1.5, lambda a, b: augmented(a, b, lam, threshold, 5.0))
-    weight = (lam + 5 * (risks - threshold)).clip(0)
+    energy = Energy(q, qc, 1.5, lambda a, b: augmented(a, b, lam, threshold, 5.0),
+                    lambda b: constraint_weight(b, lam, threshold, 5.0))
+    weight = constraint_weight(risks, lam, threshold, 5.0)
     assert {0.0: (weight == 0).any(), 0.6: (weight == 0).any() and (weight > 0).any(), 500.0: (weight > 0).all()}[lam]
     values, gradients = energy.value_and_gradient(state, action)
     expected_values, expected_gradients = DefinitionAtStates(energy, state).value_and_gradient(action)
