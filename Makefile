@@ -46,12 +46,12 @@ demo: setup
 
 # One process a core; a file's tests stay together, since some share what they trained.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
+	$(BIN)/python -m pytest -n logical --dist loadfile
 
 # Faults in full: what the tests do to a few runs, for as long as there is time.
 MINUTES ?= 80
 soak: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --minutes $(MINUTES) --out docs/soak.md
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) --out docs/soak.md
 
 bench: setup
 	$(BIN)/python -m benchmarks

@@ -1,6 +1,6 @@
 """How long each group of tests may take: python -m tests.budget REPORT.xml compares a run of `make test` with it.
 
-    OMP_NUM_THREADS=1 python -m pytest -n logical --dist loadfile --junitxml REPORT.xml
+    python -m pytest -n logical --dist loadfile --junitxml REPORT.xml
     python -m tests.budget REPORT.xml
 
 Prints the table of docs/promises.md: seconds of one core, as all tests together have 20 minutes of two.

@@ -4,9 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from algd.build import build
+from algd.cli import CONF
 from algd.energy import Energy
 from algd.lagrangian import augmented, constraint_weight, plain
 from algd.networks import CriticEnsemble
+from tests.command import TINY, compose
 
 # q, qc, λ, h, ρ, then by hand: L, weight, L_A.
 CASES = [
@@ -51,6 +54,24 @@ def test_kkt_pairs_have_equal_value_and_stationarity() -> None:
             value = formula(torch.tensor(1.5).double(), qc, lam)
             gradients.append((value.item(), torch.autograd.grad(value, qc)[0].item()))
         assert gradients[0] == pytest.approx(gradients[1], abs=1e-12)
+
+
+GUIDANCES = [[f"guidance={path.stem}"] for path in sorted((CONF / "guidance").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("arguments", [*GUIDANCES, ["guidance=augmented", "guidance.level=batch"]], ids=" ".join)
+def test_a_guidances_weight_is_the_slope_of_its_lagrangian(arguments: list[str]) -> None:
+    """Written down twice, as an energy and as what its gradient needs: in every guidance that there is a file for."""
+    torch.manual_seed(0)
+    guidance = build(compose(*TINY, "env=toy", *arguments)["guidance"], threshold=0.3, limit=1.0)
+    guidance.observe_batch(torch.tensor([0.1, 0.7]))
+    guidance.observe_episode(3.0)
+    q, qc = torch.randn(50).double().requires_grad_(), (3 * torch.randn(50)).double().requires_grad_()
+    by_q, by_qc = torch.autograd.grad(guidance.lagrangian(q, qc).sum(), (q, qc), materialize_grads=True)
+    torch.testing.assert_close(by_q, -torch.ones(50).double())
+    weight = 0.0 if guidance.weight is None else guidance.constraint_weight(qc).detach()
+    torch.testing.assert_close(by_qc, by_qc * 0 + weight)
+    assert bool(by_qc.any()) == (guidance.weight is not None)
 
 
 @pytest.mark.parametrize("members", [1, 3])

@@ -258,10 +258,12 @@ def test_any_number_of_threads_finds_the_same_bits() -> None:
         torch.testing.assert_close(other, found[0], rtol=0, atol=0)
 
 
-def test_parameters_that_c_cannot_read_are_refused() -> None:
+def test_what_c_cannot_read_is_refused() -> None:
     for weight in (torch.randn(4, 3).double(), torch.randn(3, 4).t(), torch.randn(4, 3, device="meta")):
         with pytest.raises(TypeError, match="rows of float32 on the CPU"):
             NativeMLP([Layer(weight, torch.zeros(4))], "relu")
+    with pytest.raises(ValueError, match="3 starts do not divide 20 rows"):
+        NativeMLP([Layer(torch.randn(4, 2))], "relu")(torch.randn(20, 2), torch.randn(3, 4))
 
 
 class Draws32(Draws64):

@@ -75,6 +75,8 @@ class NativeMLP(MLP):
         self._prepare("forward" if rows >= FEW else "few")
         from_where, by_member, by_row, repeat = None, 0, 0, 1
         if start is not None:
+            if rows % start.shape[-2]:
+                raise ValueError(f"{start.shape[-2]} starts do not divide {rows} rows")
             from_where, by_row, repeat = start.data_ptr(), start.stride(-2), rows // start.shape[-2]
             by_member = start.stride(0) if self._stacked else 0
         members, count, layers = self._about
