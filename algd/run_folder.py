@@ -237,10 +237,17 @@ def safe_command(arguments: list[str]) -> str:
     return shlex.join(redacted(secret.sub(r"\1***", argument)) for argument in arguments)
 
 
-def processor() -> str:
-    """The name of this machine's CPU."""
+def processor(about: Path = Path("/proc/cpuinfo")) -> str:
+    """The name of this machine's CPU; with its generation, which a virtual machine's name does not tell."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = about.read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    fields: dict[str, str] = {}
+    for line in lines:
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    if "model name" not in fields:
+        return platform.processor() or platform.machine()
+    generation = [f"{key.removeprefix('cpu ')} {fields[key]}" for key in ("cpu family", "model") if key in fields]
+    return fields["model name"] + (f" ({', '.join(generation)})" if generation else "")

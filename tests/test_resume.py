@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from algd.run_folder import RunFolder
+from algd.run_folder import RunFolder, processor
 from algd.runs import SAME_DIFF
 from algd.trainer import Trainer
 from tests.command import TINY, only_run, outcome, run, start, status, train_here
@@ -194,6 +194,19 @@ def pretend(folder: Path, **facts: object) -> None:
         versions = start_["versions"] | facts.get("versions", {})
         start_ |= facts | {"versions": versions}
     run.write_meta(meta)
+
+
+def test_processors_of_one_name_and_two_generations_are_two(tmp_path: Path) -> None:
+    """As virtual machines name them; libraries choose their kernels, and with them the last bits, by generation."""
+    about = tmp_path / "cpuinfo"
+    names = []
+    for family in (25, 26):
+        about.write_text(f"processor\t: 0\ncpu family\t: {family}\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n"
+                         "\nprocessor\t: 1\ncpu family\t: 6\n")
+        names.append(processor(about))
+    assert names == ["AMD EPYC (family 25, model 2)", "AMD EPYC (family 26, model 2)"]
+    about.write_text("processor\t: 0\nCPU part\t: 0xd0c\n")
+    assert processor(about) and processor(tmp_path / "missing") == platform.processor()
 
 
 @pytest.mark.parametrize(("facts", "sentence"), [

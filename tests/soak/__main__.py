@@ -23,6 +23,7 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
+from algd.run_folder import processor
 from tests.soak import campaigns as c
 from tests.soak.campaigns import Trial
 from tests.soak.long import Course, long_run
@@ -246,10 +247,8 @@ disturbed. A *problem* is any difference that was not told, any traceback, any e
 
 def machine() -> dict[str, object]:
     """What the campaigns ran on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     versions = {name: metadata.version(name) for name in ("torch", "numpy", "gymnasium", "mujoco")}
-    return {"processor": names[0] if names else platform.processor(), "cores": len(os.sched_getaffinity(0)),
+    return {"processor": processor(), "cores": len(os.sched_getaffinity(0)),
             "system": f"{platform.system()} {platform.release()}", "python": platform.python_version()} | versions
 
 
