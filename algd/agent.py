@@ -187,8 +187,9 @@ class Agent(nn.Module):
     def _update_policy(self, observation: Tensor, energy: EnergyAtStates,
                        draws: tuple[Tensor, ...]) -> dict[str, Tensor]:
         loss, metrics = self.policy.loss(observation, energy, draws)
-        parameters = list(self.policy.parameters())
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        parameters = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         self.optimizers["policy"].step()
         return {"policy_loss": loss.detach(), **metrics}

@@ -145,3 +145,14 @@ def test_an_unconstrained_energy_does_not_ask_the_cost_critics() -> None:
     values, gradients = agent.energy.value_and_gradient(state, action)
     torch.testing.assert_close(values, -agent.energy.reward(state, action).detach())
     assert gradients.isfinite().all()
+
+
+def test_a_policy_may_have_parameters_that_are_frozen_or_not_used() -> None:
+    agent = small_agent("agent=vesde")
+    agent.policy.unused = torch.nn.Parameter(torch.ones(3).double())
+    agent.policy.network.embedding.requires_grad_(False)
+    agent.optimizers["policy"] = torch.optim.Adam(agent.policy.parameters(), lr=1e-3)
+    before = {name: parameter.clone() for name, parameter in agent.policy.named_parameters()}
+    agent.update(batch_of(0), Draws64(0))  # type: ignore[arg-type]
+    still = {name for name, parameter in agent.policy.named_parameters() if torch.equal(parameter, before[name])}
+    assert still == {"unused", "network.embedding"}
