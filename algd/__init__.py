@@ -8,7 +8,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from algd.loading import LoadedAgent, load
+    from algd.run.loading import LoadedAgent, load
 
 __all__ = ["LoadedAgent", "load"]
 
@@ -16,7 +16,7 @@ __all__ = ["LoadedAgent", "load"]
 def __getattr__(name: str) -> object:
     # Only who loads an agent pays for importing torch and the environments.
     if name in __all__:
-        from algd import loading
+        from algd.run import loading
 
         return getattr(loading, name)
     raise AttributeError(f"module 'algd' has no attribute {name!r}")

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from algd.arguments import Parser
+from algd.cli.arguments import Parser
 from algd.errors import UsageError
 
 if TYPE_CHECKING:
-    from analysis.runs import Run
+    from analysis.runs.read import Run
 
 Handler = Callable[[argparse.Namespace], int]
 EXIT_USAGE, EXIT_PIPE = 2, 141
@@ -24,7 +24,7 @@ def landscape(arguments: argparse.Namespace) -> int:
     import matplotlib
 
     matplotlib.use("Agg")
-    from analysis.landscape import pictures, write
+    from analysis.results.landscape import pictures, write
 
     for figure, name in pictures(arguments.run, arguments.states, arguments.at, arguments.step, arguments.strip,
                                  arguments.against, arguments.axes, arguments.multiplier, arguments.paths):
@@ -34,7 +34,7 @@ def landscape(arguments: argparse.Namespace) -> int:
 
 def table(arguments: argparse.Namespace) -> int:
     """Print what `table` asks for."""
-    from analysis.table import render, tables
+    from analysis.results.table import render, tables
 
     runs, absent = _chosen(arguments)
     found = tables(runs, arguments.sampler, _keys(arguments.rows), _keys(arguments.columns), arguments.pool,
@@ -48,8 +48,8 @@ def curves(arguments: argparse.Namespace) -> int:
     import matplotlib
 
     matplotlib.use("Agg")
-    from analysis.cells import cells
-    from analysis.curves import curvature_columns, draw, draw_curvature, write
+    from analysis.results.cells import cells
+    from analysis.results.curves import curvature_columns, draw, draw_curvature, write
 
     runs, _ = _chosen(arguments)
     rows, columns = _keys(arguments.rows), _keys(arguments.columns)
@@ -75,10 +75,10 @@ def compare(arguments: argparse.Namespace) -> int:
     import matplotlib
 
     matplotlib.use("Agg")
-    from analysis.cells import cells
-    from analysis.compare import as_json, draw_pareto, draw_profile, markdown, sides
-    from analysis.compare import compare as compared
-    from analysis.curves import write
+    from analysis.results.cells import cells
+    from analysis.results.compare import as_json, draw_pareto, draw_profile, markdown, sides
+    from analysis.results.compare import compare as compared
+    from analysis.results.curves import write
 
     if not arguments.budgets and not (arguments.first and arguments.second):
         raise UsageError("compare: --first KEY=VALUE and --second KEY=VALUE are needed, or --budgets")
@@ -106,9 +106,9 @@ def report(arguments: argparse.Namespace) -> int:
     import matplotlib
 
     matplotlib.use("Agg")
-    from analysis.report import landscapes, page
-    from analysis.runs import sweep_content
-    from analysis.table import tables
+    from analysis.results.report import landscapes, page
+    from analysis.results.table import tables
+    from analysis.runs.read import sweep_content
 
     runs, absent = _chosen(arguments)
     found = tables(runs, arguments.sampler, _keys(arguments.rows), _keys(arguments.columns), arguments.pool,
@@ -127,7 +127,7 @@ def report(arguments: argparse.Namespace) -> int:
 
 def _chosen(arguments: argparse.Namespace) -> "tuple[list[Run], list[Path]]":
     """The runs that the arguments name and do not filter out, and members of sweeps that have no folder yet."""
-    from analysis.runs import find_runs, read_run, where
+    from analysis.runs.read import find_runs, read_run, where
 
     if not arguments.folders and not arguments.wandb:
         raise UsageError("name runs, folders or sweeps to read, or --wandb ENTITY/PROJECT")
@@ -136,7 +136,7 @@ def _chosen(arguments: argparse.Namespace) -> "tuple[list[Run], list[Path]]":
         raise UsageError(f"{' '.join(arguments.folders)}: none of the {len(found.absent)} runs has started")
     runs = [read_run(folder, arguments.sampler) for folder in found.folders]
     if arguments.wandb:
-        from analysis.wandb_source import read_project
+        from analysis.runs.wandb import read_project
 
         mirrored, others = read_project(arguments.wandb, arguments.sampler)
         runs += mirrored

@@ -22,9 +22,9 @@ def prepare(name: str) -> Callable[[], object]:
     import numpy as np
     import torch
 
-    from algd.evaluation import Actor
-    from algd.execution import step_of
-    from algd.noise import Noise
+    from algd.algorithm.rng import Noise
+    from algd.execution.step import step_of
+    from algd.run.evaluation import Actor
     from benchmarks.setting import default_agent, long_run
 
     torch.set_num_threads(1)

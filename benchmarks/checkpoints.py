@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from algd.checkpoint import Checkpoints
-from algd.execution import step_of
-from algd.noise import Noise
+from algd.algorithm.rng import Noise
+from algd.execution.step import step_of
+from algd.storage.checkpoint import Checkpoints
 from benchmarks.setting import default_agent, long_run, random_replay
 
 STATES, ACTIONS = 76, 2

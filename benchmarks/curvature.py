@@ -16,10 +16,10 @@ import hydra
 import torch
 from torch import Tensor
 
-from algd.build import build_agent, build_task
-from algd.config import resolve
-from algd.curvature import curvature, draw, smallest_eigenvalue, smoothed_hessian
-from algd.noise import Noise
+from algd.algorithm.curvature import curvature, draw, smallest_eigenvalue, smoothed_hessian
+from algd.algorithm.rng import Noise
+from algd.config.schema import resolve
+from algd.run.build import build_agent, build_task
 
 REPETITIONS = 2000
 Function = Callable[[Tensor], Tensor]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tests.episodes import names, reference, task
+from tests.support.episodes import names, reference, task
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 Two reward MLPs of their own, a stacked cost ensemble that is fed repeated inputs, autograd through everything with all
 critic parameters requiring gradients, Adam as it comes, and a Python list of tuples as replay. The mathematics is that
-of `algd.agent` with `agent=vesde|ddpm` and `guidance=augmented`; `tests/test_benchmarks.py` holds the two together.
+of `algd.algorithm.agent` with `agent=vesde|ddpm` and `guidance=augmented`;
+`tests/benchmarks/test_benchmarks.py` holds the two together.
 """
 
 import random
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from algd.agent import Agent
+from algd.algorithm.agent import Agent
 
 
 class TwinCritic(nn.Module):
@@ -48,7 +49,7 @@ class StackedEnsemble(nn.Module):
 
 
 class PlainAgent:
-    """An agent with the weights of an `algd.agent.Agent`, updated the straightforward way.
+    """An agent with the weights of an `algd.algorithm.agent.Agent`, updated the straightforward way.
 
     Args:
         twin: whose weights, noise process and constants are taken over.

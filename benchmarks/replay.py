@@ -26,7 +26,7 @@ def prepare(name: str) -> tuple[Callable[[], object], str]:
     import numpy as np
     import torch
 
-    from algd.noise import Noise
+    from algd.algorithm.rng import Noise
     from benchmarks.setting import random_replay
 
     torch.set_num_threads(1)

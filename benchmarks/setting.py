@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 
-from algd.agent import Agent
-from algd.build import build
-from algd.cli import CONF
-from algd.config import resolve
-from algd.execution import Execution, resolve_execution
-from algd.replay import Replay
+from algd.algorithm.agent import Agent
+from algd.algorithm.replay import Replay
+from algd.cli.main import CONF
+from algd.config.schema import resolve
+from algd.execution.step import Execution, resolve_execution
+from algd.run.build import build
 
 
 def configuration(*arguments: str) -> dict[str, Any]:

@@ -23,10 +23,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from algd.agent import Agent
-from algd.execution import Execution, keep_freed_memory, step_of
-from algd.native import library
-from algd.noise import Noise
+from algd.algorithm.agent import Agent
+from algd.algorithm.rng import Noise
+from algd.execution.native import library
+from algd.execution.step import Execution, keep_freed_memory, step_of
 from benchmarks.plain_update import PlainAgent
 from benchmarks.setting import default_agent, long_run, random_replay
 from benchmarks.turns import serve, take_turns

@@ -68,8 +68,8 @@ def train_here(started: float, arguments: Sequence[str]) -> Measured:
     import resource
 
     from algd.envs.task import Task
-    from algd.runs import train
-    from algd.trainer import Trainer
+    from algd.run.train import train
+    from algd.run.trainer import Trainer
     from benchmarks.setting import configuration
 
     seconds = dict.fromkeys(("inside", "environment", "updating", "evaluating", "saving"), 0.0)

@@ -20,9 +20,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from algd.arguments import Parser
+from algd.cli.arguments import Parser
 from algd.errors import UsageError
-from algd.run_folder import RunFolder, process_record
+from algd.storage.run_folder import RunFolder, process_record
 from launchers.processes import LOG, tail
 from launchers.queue import Queue, available
 from launchers.slurm import Elements, Readings, lines_of, submitted_tasks

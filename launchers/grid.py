@@ -10,10 +10,10 @@ from hydra.errors import HydraException
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
-from algd.cli import explain
-from algd.config import resolve
+from algd.cli.main import explain
+from algd.config.schema import resolve
 from algd.errors import UsageError
-from algd.run_folder import RunFolder, code_version, run_path
+from algd.storage.run_folder import RunFolder, code_version, run_path
 from launchers.settings import LocalSettings, Settings, SlurmSettings, checked
 from launchers.snapshot import take_snapshot
 from launchers.states import RunState, Speeds, read_state
@@ -70,7 +70,7 @@ def _check_place(settings: Settings, members: Sequence[Member]) -> None:
             raise UsageError(f"runs_dir={place!r}: on SLURM a path without % and line ends is needed")
     devices = {str(member.config["device"]) for member in members} - {"auto", "cpu"}
     if isinstance(settings, LocalSettings) and devices:
-        from algd.build import resolve_device
+        from algd.run.build import resolve_device
 
         for device in sorted(devices):
             resolve_device(device)

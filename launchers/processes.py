@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from algd.run_folder import RunFolder
+from algd.storage.run_folder import RunFolder
 from launchers.states import read_state, record_failure
 
 EXIT_FINISHED, EXIT_FAILED, EXIT_BUSY, EXIT_STOPPED = 0, 1, 75, 143

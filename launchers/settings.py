@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from omegaconf import OmegaConf
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from algd.config import name, validated
+from algd.config.messages import validated
+from algd.config.values import name
 
 
 def _slurm_word(value: str) -> str:

@@ -19,7 +19,7 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from algd.errors import UsageError
-from algd.files import write_atomically
+from algd.storage.files import write_atomically
 from launchers.grid import begin_afresh, is_done
 from launchers.processes import LOG, freeze, tail, with_threads
 from launchers.queue import GONE, UNKNOWN, Queue, Task, Tasks, largest_array

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from algd.run_folder import STATES, UNKNOWN, RunFolder
+from algd.storage.run_folder import STATES, UNKNOWN, RunFolder
 
-# As shown: a folder's own state (`algd.run_folder.STATES`), or one of
+# As shown: a folder's own state (`algd.storage.run_folder.STATES`), or one of
 NEW = "new"          # nothing has been started yet
 LOST = "lost"        # it was running, and nobody holds its lock any more: it was killed
 ENDED = ("finished", "failed", "interrupted", LOST)

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from algd.errors import UsageError
-from algd.files import write_atomically
-from algd.run_folder import process_record, safe_command
+from algd.storage.files import write_atomically
+from algd.storage.run_folder import process_record, safe_command
 
 SWEEPS = "sweeps"
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from algd.files import write_atomically
-from algd.run_folder import RunFolder
+from algd.storage.files import write_atomically
+from algd.storage.run_folder import RunFolder
 from launchers.processes import EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED, how_it_ended, start_process
 from launchers.states import is_held, progress, read_state, record_failure
 

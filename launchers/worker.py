@@ -13,7 +13,7 @@ import time
 import traceback
 from pathlib import Path
 
-from algd.requests import Requests
+from algd.run.faults.requests import Requests
 from launchers.processes import EXIT_BUSY, EXIT_FAILED, REQUESTS
 
 EXIT_USAGE = 2
@@ -57,8 +57,8 @@ def _train(folder: Path, bound: bool) -> int:
 
         config = None
         try:
-            from algd.run_folder import RunFolder, run_path
-            from algd.runs import train
+            from algd.run.train import train
+            from algd.storage.run_folder import RunFolder, run_path
 
             config = RunFolder(folder).config()
             if run_path(config).resolve() != folder.resolve():
@@ -74,7 +74,7 @@ def _train(folder: Path, bound: bool) -> int:
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
         except BaseException as error:
-            from algd.cli import refusal
+            from algd.cli.main import refusal
 
             said = refusal(error) if isinstance(error, OSError) else str(error) if isinstance(error, RunError) else None
             print(f"error: {said}" if said else traceback.format_exc(), file=sys.stderr)

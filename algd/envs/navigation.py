@@ -18,8 +18,8 @@ from pydantic import ConfigDict, FiniteFloat, NonNegativeFloat, NonNegativeInt, 
 from pydantic.dataclasses import dataclass
 
 from algd.budget import Budget, Kind
-from algd.envs.fast_navigation import accelerate
-from algd.envs.safety_gymnasium_import import import_safety_gymnasium, make_stock
+from algd.envs.safety_gymnasium.fast_steps import accelerate
+from algd.envs.safety_gymnasium.import_repairs import import_safety_gymnasium, make_stock
 from algd.envs.task import Task
 from algd.errors import UsageError
 

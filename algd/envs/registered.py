@@ -13,7 +13,7 @@ from gymnasium.envs.registration import registry
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt
 
 from algd.budget import Budget, Kind
-from algd.envs.safety_gymnasium_import import deprecations_unsaid, import_safety_gymnasium
+from algd.envs.safety_gymnasium.import_repairs import deprecations_unsaid, import_safety_gymnasium
 from algd.envs.task import Task
 from algd.errors import UsageError
 

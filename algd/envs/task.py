@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 
 from algd.budget import Budget
-from algd.envs.instability import instability
+from algd.envs.safety_gymnasium.instability import instability
 from algd.errors import NumericalError, RunError, SimulatorError, UsageError
 
 Family = Literal["paper", "stock", "toy", "other"]

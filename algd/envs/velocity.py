@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import NonNegativeFloat, PositiveInt
 
 from algd.budget import Budget, Kind
-from algd.envs.safety_gymnasium_import import choose_headless_opengl, deprecations_unsaid, make_stock
+from algd.envs.safety_gymnasium.import_repairs import choose_headless_opengl, deprecations_unsaid, make_stock
 from algd.envs.task import Task
 from algd.errors import UsageError
 

@@ -19,14 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from algd.checkpoint import Checkpoints, DamagedCheckpoint
-from algd.config import identity
-from algd.files import unsealed
-from algd.replay import Replay
-from algd.run_folder import RunFolder, run_path
-from tests.command import TINY, compose, outcome
+from algd.algorithm.replay import Replay
+from algd.config.identity import identity
+from algd.storage.checkpoint import Checkpoints, DamagedCheckpoint
+from algd.storage.files import unsealed
+from algd.storage.run_folder import RunFolder, run_path
 from tests.soak.faults import NEEDS_ROOM, Fault
 from tests.soak.lives import KILLED, Life, begin, differences, lived, server, start
+from tests.support.command import TINY, compose, outcome
 
 # Small enough for half a second, with everything in it that a run does: initial steps, updates, evaluations, snapshots,
 # checkpoints in the middle of episodes and at evaluations, a replay that wraps, episodes that end.

@@ -92,7 +92,7 @@ def begin(config: Mapping[str, Any], scratch: Path, fault: Fault | None = None, 
     """Start a life.
 
     Args:
-        config: a composed and checked configuration (`tests.command.compose`).
+        config: a composed and checked configuration (`tests.support.command.compose`).
         scratch: a folder for what it leaves beside the run; made.
         fault: what goes wrong with the files below `runs_dir`.
         clock: seconds that the system's clock is wrong by at every second look, see `_unsteady`.
@@ -131,7 +131,7 @@ def _live(config: dict[str, Any], scratch: str, fault: Fault, clock: float) -> N
     try:
         from omegaconf import OmegaConf
 
-        from algd.cli import carry_out
+        from algd.cli.main import carry_out
 
         code = carry_out(OmegaConf.create(config))
     finally:

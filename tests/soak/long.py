@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from algd.run_folder import run_path
-from tests.command import TINY, compose
+from algd.storage.run_folder import run_path
 from tests.soak.lives import begin
+from tests.support.command import TINY, compose
 
 # Episodes of one step: as many beginnings and ends of episodes as there are steps. The replay wraps every 2000.
 LONG = [*TINY, "agent=gaussian", "batch_size=8", "buffer_size=2000", "env=toy", "env.horizon=1", "initial_steps=100",

@@ -5,9 +5,9 @@ No gradient is computed here: torch's own threads would not survive a fork.
 
 import torch
 
-from algd import cli, modes, runs  # noqa: F401
-from algd.build import build_agent, build_task
-from tests.command import TINY, compose
+from algd.run import train as runs  # noqa: F401
+from algd.run.build import build_agent, build_task
+from tests.support.command import TINY, compose
 
 torch.set_num_threads(1)
 for _agent in ("vesde", "gaussian"):

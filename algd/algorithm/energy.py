@@ -1,0 +1,148 @@
+"""The energy over actions that guides the policy: one object for actor loss, score target and pictures."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from algd.algorithm.networks import CriticEnsemble
+
+Lagrangian = Callable[[Tensor, Tensor], Tensor]
+ConstraintWeight = Callable[[Tensor], Tensor | float]
+
+ROWS = 1024
+"""Actions that a CPU takes through the critics at a time: enough for the products, few enough for the caches."""
+
+
+class Energy:
+    """E(s, a) = lagrangian(Q(s, a), Qc(s, a)), with Q the least of the reward critics and Qc the cost's risk.
+
+    The critics' parameters get no gradient from here; the action does. Called, it is the definition, differentiable
+    as often as one likes; `at` has its value and first gradient at the cost of their matrix products.
+
+    Args:
+        reward_critics: the online reward critics.
+        cost_critics: the online ensemble of cost critics.
+        risk_factor: k in Qc = mean + k · (unbiased) standard deviation over the ensemble.
+        lagrangian: (Q, Qc) ↦ energy, elementwise: −Q and a function of Qc.
+        weight: Qc ↦ that function's slope, the weight of ∇Qc in ∇E; None: there is no such function, E = −Q.
+    """
+
+    def __init__(self, reward_critics: CriticEnsemble, cost_critics: CriticEnsemble, risk_factor: float,
+                 lagrangian: Lagrangian, weight: ConstraintWeight | None):
+        self.reward_critics, self.cost_critics = reward_critics, cost_critics
+        self.risk_factor, self.lagrangian, self.weight = risk_factor, lagrangian, weight
+
+    def reward(self, observation: Tensor, action: Tensor) -> Tensor:
+        """Q(s, a): (B,) for actions (B, d), (B, N) for (B, N, d)."""
+        return self.reward_critics(observation, action, frozen=True).amin(0)
+
+    def risk(self, observation: Tensor, action: Tensor) -> Tensor:
+        """Qc(s, a): (B,) for actions (B, d), (B, N) for (B, N, d)."""
+        return risk(self.cost_critics(observation, action, frozen=True), self.risk_factor)[0]
+
+    def __call__(self, observation: Tensor, action: Tensor) -> Tensor:
+        """E(s, a): (B,) for actions (B, d), (B, N) for N actions a state, (B, N, d)."""
+        return self.lagrangian(self.reward(observation, action), self.risk(observation, action))
+
+    def at(self, observation: Tensor) -> "EnergyAtStates":
+        """The energy at states (B, s), with the critics as they are now."""
+        return EnergyAtStates(self, observation)
+
+    def value_and_gradient(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """E and ∇_a E, both detached; ∇_a E has the actions' shape."""
+        return self.at(observation).value_and_gradient(action)
+
+
+def risk(values: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+    """Mean + factor · unbiased standard deviation over the members of values (M, ...), and its slope, (M, ...)."""
+    members = len(values)
+    mean = values.mean(0)
+    if factor == 0 or members == 1:
+        return mean, torch.full_like(values, 1 / members)
+    deviation = values - mean
+    std = unbiased_std(deviation)
+    return mean + factor * std, 1 / members + factor / (members - 1) * deviation / std
+
+
+def unbiased_std(deviation: Tensor) -> Tensor:
+    """From the M > 1 members' deviations from their mean, (M, ...); torch's own takes ten times as long over rows."""
+    # The floor only removes the infinite slope of the root where all members agree exactly.
+    return (deviation.square().sum(0) / (len(deviation) - 1)).clamp_min(1e-20).sqrt()
+
+
+class EnergyAtStates:
+    """The energy over actions at B states; the critics' parameters, and with them the energy, are held fixed.
+
+    Args:
+        energy: the energy.
+        observation: (B, s).
+    """
+
+    def __init__(self, energy: Energy, observation: Tensor):
+        self._energy, self._observation = energy, observation
+        self._reward, self._cost = energy.reward_critics.at(observation), energy.cost_critics.at(observation)
+
+    @torch.no_grad()
+    def risk(self, action: Tensor) -> Tensor:
+        """Qc at actions (B, d), detached: (B,)."""
+        return risk(self._cost.values(action), self._energy.risk_factor)[0]
+
+    def __call__(self, action: Tensor) -> Tensor:
+        """E at actions (B, d), (B,), once differentiable with respect to the actions."""
+        energies: Tensor = _Energies.apply(action, self)
+        return energies
+
+    @torch.no_grad()
+    def value_and_gradient(self, action: Tensor) -> tuple[Tensor, Tensor]:
+        """E and ∇_a E at actions (B, d) or (B, N, d), both detached; ∇_a E has the actions' shape."""
+        actions = action if action.dim() == 3 else action.unsqueeze(1)
+        pieces = list(self._pieces(*actions.shape[:2]))
+        if len(pieces) == 1:
+            energies, gradients = self._of_piece(slice(None), actions)
+        else:
+            energies, gradients = actions.new_empty(actions.shape[:2]), torch.empty_like(actions)
+            for states, columns in pieces:
+                piece = actions[states, columns]
+                energy, gradient = self._of_piece(states, piece)
+                energies[states, columns] = energy.view(piece.shape[:2])
+                gradients[states, columns] = gradient.view(piece.shape)
+        return energies.view(action.shape[:-1]), gradients.view(action.shape)
+
+    def _pieces(self, batch: int, count: int) -> Iterator[tuple[slice, slice]]:
+        """Blocks of (states, actions) that cover `count` actions at `batch` states each, on a CPU of at most ROWS."""
+        rows = ROWS if self._observation.device.type == "cpu" else batch * count
+        tall = min(batch, rows)
+        wide = rows // tall
+        for left in range(0, count, wide):
+            for top in range(0, batch, tall):
+                yield slice(top, top + tall), slice(left, left + wide)
+
+    def _of_piece(self, states: slice, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """E (b·n,) and ∇_a E (b·n, d) at actions (b, n, d) of b states."""
+        rewards, pull_reward = self._reward.values_and_pullback(states, actions)
+        q, least = rewards.min(0)
+        # Of the reward critics the least one alone has a slope.
+        gradient = pull_reward(torch.zeros_like(rewards).scatter_(0, least.unsqueeze(0), -1.0))
+        if self._energy.weight is None:
+            return self._energy.lagrangian(q, torch.zeros_like(q)), gradient
+        costs, pull_cost = self._cost.values_and_pullback(states, actions)
+        qc, slopes = risk(costs, self._energy.risk_factor)
+        gradient += pull_cost(self._energy.weight(qc) * slopes)
+        return self._energy.lagrangian(q, qc), gradient
+
+
+class _Energies(torch.autograd.Function):
+    """E at actions, whose gradient was computed along with it."""
+
+    @staticmethod
+    def forward(ctx: Any, action: Tensor, energy: EnergyAtStates) -> Tensor:
+        energies, gradients = energy.value_and_gradient(action)
+        ctx.save_for_backward(gradients)
+        return energies
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
+        (gradients,) = ctx.saved_tensors
+        return slopes[0].unsqueeze(-1) * gradients, None

@@ -1,0 +1,43 @@
+"""Policies: what an agent samples actions from. Each is one file and one YAML."""
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+from algd.algorithm.energy import EnergyAtStates
+from algd.algorithm.rng import Noise
+
+
+class Sample(NamedTuple):
+    """Actions (B, d) and what they add to the return for their entropy, −α log π(a|s), (B,), or 0."""
+
+    action: Tensor
+    entropy_bonus: Tensor | float
+
+
+class Policy(Protocol):
+    """What an agent asks of a policy, which is a `torch.nn.Module` too."""
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def draw(self, batch: int, noise: Noise) -> Tensor:
+        """The normals that `sample` turns into actions at `batch` states."""
+        ...
+
+    def draw_loss(self, batch: int, noise: Noise) -> tuple[Tensor, ...]:
+        """The random numbers of one `loss` at `batch` states."""
+        ...
+
+    def sample(self, observation: Tensor, normals: Tensor) -> Sample:
+        """Stochastic actions at observations (B, s)."""
+        ...
+
+    def deterministic(self, observation: Tensor) -> Tensor:
+        """The noise-free action, (B, d), at observations (B, s)."""
+        ...
+
+    def loss(self, observation: Tensor, energy: EnergyAtStates,
+             draws: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar loss of an update, and scalars for the log."""
+        ...

@@ -1,0 +1,25 @@
+"""What `mode` asks for: train a run, evaluate one again, or compute a study."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from algd.errors import UsageError
+
+
+def run_mode(config: Mapping[str, Any]) -> int:
+    """Do what the checked configuration's mode says. Returns the exit code."""
+    if config["mode"] == "train":
+        from algd.run.train import train
+
+        return train(config)
+    if config["mode"] == "eval":
+        from algd.run.reevaluation import reevaluate
+
+        return reevaluate(config)
+    from algd.run.build import build
+
+    if config["study"] is None or config["experiment"] is None:
+        raise UsageError("mode=study: name a study with experiment=..., for example experiment=invariance")
+    build(config["study"], folder=Path(config["runs_dir"]) / "studies" / config["experiment"])
+    return 0

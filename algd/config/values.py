@@ -1,0 +1,85 @@
+"""What a value of a configuration may be, whoever wrote it.
+
+A configuration may come out of somebody else's folder. It names code only where a `_target_` belongs, and only code of
+the package for it (`PACKAGES`); nothing in it is looked up later, in the environment or elsewhere; and no text in it
+can end a line or a path early.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from algd.errors import UsageError
+from algd.secrets import secret_values
+
+# Where a configuration names code, and the room of the project that the code must be in.
+PACKAGES = {"agent": "algd.algorithm.agent.", "agent.policy": "algd.algorithm.policies.",
+         "agent.policy.process": "algd.algorithm.noise_processes.", "guidance": "algd.algorithm.guidance.",
+         "env": "algd.envs.", "logger": "algd.logging.", "study": "analysis."}
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,79}")
+A_NAME = "a name of at most 80 letters, digits, '_', '-' and '.', the first a letter or a digit"
+# Texts end up in paths, tables, logs and scripts, one line each. Lone surrogates are what no file can hold.
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
+SECRET_KEY = re.compile(r"(?i)(^|[_.\-])(api_?key|access_?key|token|secret|passwd|password|credentials?)$")
+
+
+def name(value: str) -> str:
+    """A name that folders and files can have; ValueError otherwise."""
+    if not NAME.fullmatch(value):
+        raise ValueError(f"should be {A_NAME}")
+    return value
+
+
+def shortened(value: Any) -> str:
+    """A value as it is typed in Python, cut where it is too long for a sentence."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:150]}...{text[-30:]} ({len(text)} characters)"
+
+
+def leaves(node: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Every value in nested mappings and lists that is neither, with its dotted key; a mapping's keys too."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            inner = f"{place}.{key}" if place else str(key)
+            if not isinstance(key, str) or not key:
+                raise UsageError(f"{inner}: {key!r} is not a name of a key")
+            refuse_foreign(f"{place or 'the configuration'}: the key", key)
+            if isinstance(value, Mapping | list | tuple):
+                refuse_foreign(inner, value)
+                yield from leaves(value, inner)
+            else:
+                yield inner, value
+    elif isinstance(node, list | tuple):
+        for index, value in enumerate(node):
+            yield from leaves(value, f"{place}.{index}")
+    else:
+        yield place, node
+
+
+def refuse_foreign(key: str, value: Any) -> None:
+    """What must not stand in a configuration, whoever wrote it."""
+    place, _, last = key.rpartition(".")
+    if re.fullmatch(r"_[a-z]+_", last) and not (place in PACKAGES and last in ("_target_", "_partial_", "_convert_")):
+        raise UsageError(f"{key}={value!r}: keys with underscores round them name code; "
+                         f"allowed are _target_, _partial_ and _convert_ of {', '.join(PACKAGES)}")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise UsageError(f"{key}={shortened(value)}: it should be less than {2**63}")
+    if not isinstance(value, str):
+        return
+    if UNPRINTABLE.search(value):
+        raise UsageError(f"{key}={value!r}: line ends, other control characters and bytes that are no text "
+                         "are not allowed in a value")
+    if "${" in value:
+        raise UsageError(f"{key}={value!r}: only values are allowed here, nothing that is looked up with ${{...}}")
+
+
+def refuse_secrets(config: Mapping[str, Any]) -> None:
+    """A configuration is saved, shown and shared: no key of an account may be in it."""
+    secrets = secret_values()
+    for key, value in leaves(config, ""):
+        if SECRET_KEY.search(key) and value is not None:
+            raise UsageError(f"{key}: its name says that it is a secret, and a configuration is saved and shared; "
+                             "an environment variable is the place for it")
+        if isinstance(value, str) and (name := next((secrets[one] for one in secrets if one in value), None)):
+            raise UsageError(f"{key}: its value is the secret of the environment variable {name}, and a configuration "
+                             "is saved and shared; another value is needed")

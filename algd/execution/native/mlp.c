@@ -1,0 +1,373 @@
+/* Multilayer perceptrons in float32 on a CPU: what `algd.algorithm.mlp.MLP` does.
+
+   A library's matrix product leaves bias and activation to passes of their own, and has all rows of one layer done
+   before the next begins. Here bias and activation are applied while the numbers are in registers, a block of rows
+   goes through all layers before the next block, and rows whose gradient is zero are left out. Every sum runs in one
+   order, whatever the number of threads.
+
+   `algd.execution.native.library` builds it for the processor's instruction set; vectors are the compiler's own, so that any CPU
+   will do. */
+
+#include <omp.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+enum { LANES = 16, TILE = 8 };
+#elif defined(__AVX__)
+enum { LANES = 8, TILE = 6 };
+#else
+enum { LANES = 4, TILE = 6 };
+#endif
+enum { WIDTH = 2 * LANES, BLOCK = 64 / TILE * TILE };
+/* A tile is TILE rows by WIDTH columns of sums: as many as fit into the registers. A block of rows stays in the caches
+   while all panels of the weights, WIDTH columns each, pass by. */
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t mask __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+/* What follows a sum: nothing; an activation; or the slope of one, from what the forward pass kept. */
+enum { NOTHING, RELU, SILU, RELU_SLOPE, SILU_SLOPE };
+
+static inline vec pick(mask where, vec yes, vec no) { return (vec)((where & (mask)yes) | (~where & (mask)no)); }
+
+/* e^x to three units in the last place, for |x| ≤ 87 and the nearest of those beyond. x = n log 2 + r with log 2 in two
+   parts, of which n times the first is exact; e^r by a polynomial with the least error on |r| ≤ log(2)/2. */
+static inline vec exponential(vec x) {
+    const vec zero = {0}, limit = zero + 87.0f;
+    x = pick(x > limit, limit, pick(x < -limit, -limit, x));
+    /* 1.5 · 2²³ leaves no bits for a fraction, and the integer in the lowest bits. */
+    const float magic = 12582912.0f;
+    vec shifted = x * 1.44269504f + magic, n = shifted - magic;
+    vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vec p = r * 8.3124796e-3f + 4.1890550e-2f;
+    p = p * r + 1.6667116e-1f;
+    p = p * r + 4.9999228e-1f;
+    p = p * (r * r) + r + 1.0f;
+    return p * (vec)(((mask)shifted << 23) + 0x3f800000);
+}
+
+/* One vector of results. kept is read for a slope, and written by SILU where it is not NULL. What is not a number
+   stays so: comparisons are such that it passes. */
+static inline void finish(int after, vec x, float *kept, float *out) {
+    const vec zero = {0};
+    if (after == RELU) {
+        x = pick(x < zero, zero, x);
+    } else if (after == SILU) {
+        vec sigmoid = 1.0f / (1.0f + exponential(-x)), y = x * sigmoid;
+        if (kept) *(vec *)kept = sigmoid * (1.0f + x - y);
+        x = y;
+    } else if (after == RELU_SLOPE) {
+        x = pick(*(vec *)kept <= zero, zero, x);
+    } else if (after == SILU_SLOPE) {
+        x *= *(vec *)kept;
+    }
+    *(vec *)out = x;
+}
+
+/* `width` ≤ WIDTH results of one row, from their sums and what they start from (NULL: 0). */
+static inline void finish_row(int after, int width, const vec sum[2], const float *start, float *kept, float *out) {
+    if (width == WIDTH) {
+        for (int c = 0; c < 2; c++) {
+            vec x = sum[c];
+            if (start) x += *(const vec *)(start + c * LANES);
+            finish(after, x, kept ? kept + c * LANES : NULL, out + c * LANES);
+        }
+        return;
+    }
+    float starts[WIDTH] = {0}, keeps[WIDTH] = {0}, outs[WIDTH];
+    if (start) memcpy(starts, start, 4 * width);
+    if (kept && after != SILU) memcpy(keeps, kept, 4 * width);
+    for (int c = 0; c < 2; c++)
+        finish(after, sum[c] + *(const vec *)(starts + c * LANES), keeps + c * LANES, outs + c * LANES);
+    if (kept && after == SILU) memcpy(kept, keeps, 4 * width);
+    memcpy(out, outs, 4 * width);
+}
+
+/* sum[r] = Σ_q a[r·by_row + q·by_column] panel[q], for r < height, q < k. With height a constant the sums are registers;
+   one of the strides is 1. */
+static inline __attribute__((always_inline)) void sum_tile(const int height, int k, const float *a, long by_row,
+                                                           long by_column, const float *panel, vec sum[][2]) {
+    vec sums[TILE][2] = {0};
+    for (int q = 0; q < k; q++, panel += WIDTH, a += by_column) {
+        vec left = *(const vec *)panel, right = *(const vec *)(panel + LANES);
+        for (int r = 0; r < height; r++) {
+            sums[r][0] += a[r * by_row] * left;
+            sums[r][1] += a[r * by_row] * right;
+        }
+    }
+    memcpy(sum, sums, height * sizeof sums[0]);
+}
+
+/* The tallest tile that `left` rows fill. */
+static inline int tile_height(int left) { return left >= TILE ? TILE : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
+
+static inline __attribute__((always_inline)) void sum_rows(int height, int k, const float *a, long by_row,
+                                                           long by_column, const float *panel, vec sum[][2]) {
+    switch (height) {
+        case TILE: sum_tile(TILE, k, a, by_row, by_column, panel, sum); break;
+        case 4: sum_tile(4, k, a, by_row, by_column, panel, sum); break;
+        case 2: sum_tile(2, k, a, by_row, by_column, panel, sum); break;
+        default: sum_tile(1, k, a, by_row, by_column, panel, sum);
+    }
+}
+
+/* Σ_k a[k] b[k]. */
+static inline float dot(int k, const float *a, const float *b) {
+    vec sums[4] = {0};
+    int q = 0;
+    for (; q + 4 * LANES <= k; q += 4 * LANES)
+        for (int c = 0; c < 4; c++) sums[c] += *(const vec *)(a + q + c * LANES) * *(const vec *)(b + q + c * LANES);
+    vec all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    float sum = 0;
+    for (int c = 0; c < LANES; c++) sum += all[c];
+    for (; q < k; q++) sum += a[q] * b[q];
+    return sum;
+}
+
+static inline int least(int a, int b) { return a < b ? a : b; }
+
+/* How many floats the panels of a (k, n) matrix take. */
+long panel_size(int k, int n) { return (long)(n + WIDTH - 1) / WIDTH * WIDTH * k; }
+
+typedef float quad __attribute__((vector_size(16), aligned(4), may_alias));
+#ifdef __clang__
+#define CHOOSE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int32_t quad_mask __attribute__((vector_size(16)));
+#define CHOOSE(a, b, ...) __builtin_shuffle(a, b, (quad_mask){__VA_ARGS__})
+#endif
+
+/* to[r·WIDTH + c] = from[c·by_row + r] for r, c < 4. */
+static inline void transpose(const float *from, long by_row, float *to) {
+    quad a = *(const quad *)from, b = *(const quad *)(from + by_row);
+    quad c = *(const quad *)(from + 2 * by_row), d = *(const quad *)(from + 3 * by_row);
+    quad left = CHOOSE(a, b, 0, 4, 1, 5), right = CHOOSE(c, d, 0, 4, 1, 5);
+    *(quad *)to = CHOOSE(left, right, 0, 1, 4, 5);
+    *(quad *)(to + WIDTH) = CHOOSE(left, right, 2, 3, 6, 7);
+    left = CHOOSE(a, b, 2, 6, 3, 7), right = CHOOSE(c, d, 2, 6, 3, 7);
+    *(quad *)(to + 2 * WIDTH) = CHOOSE(left, right, 0, 1, 4, 5);
+    *(quad *)(to + 3 * WIDTH) = CHOOSE(left, right, 2, 3, 6, 7);
+}
+
+/* One matrix of w[q·by_k + j·by_n], q < k, j < n, as panels: WIDTH columns after the other, filled up with zeros.
+   One of the strides is 1. */
+static void pack_one(int k, int n, const float *w, long by_k, long by_n, float *panels) {
+    for (int j = 0; j < n; j += WIDTH, panels += (long)k * WIDTH) {
+        int width = least(WIDTH, n - j);
+        const float *from = w + j * by_n;
+        if (width < WIDTH) memset(panels, 0, 4L * k * WIDTH);
+        if (by_n == 1) {
+            for (int q = 0; q < k; q++) memcpy(panels + q * WIDTH, from + q * by_k, 4 * width);
+            continue;
+        }
+        int low = k / 4 * 4, left = width / 4 * 4;
+        for (int q = 0; q < low; q += 4)
+            for (int c = 0; c < left; c += 4) transpose(from + q + c * by_n, by_n, panels + q * WIDTH + c);
+        for (int q = 0; q < k; q++)
+            for (int c = q < low ? left : 0; c < width; c++) panels[q * WIDTH + c] = from[q + c * by_n];
+    }
+}
+
+/* The panels of `members` matrices. */
+void pack(int members, int k, int n, const float *w, long by_member, long by_k, long by_n, float *panels) {
+    for (int m = 0; m < members; m++) pack_one(k, n, w + m * by_member, by_k, by_n, panels + m * panel_size(k, n));
+}
+
+/* One layer of all members. Matrices are panels; or, with by_row > 0, their transpose as it is, rows by_row apart. */
+typedef struct {
+    int k, n;                               /* x (k) ↦ y (n) */
+    const float *forward, *backward, *bias; /* (k, n), (n, k) and (n), each member's by_member apart; bias NULL: 0 */
+    long forward_by_member, forward_by_row, backward_by_member, backward_by_row, bias_by_member;
+    float *of_weight, *of_bias;             /* gradients: (members, n, k) and (members, n); of_bias NULL: not wanted */
+} Layer;
+
+/* Rows of a matrix: those with these numbers; NULL: all, as they lie. data NULL: no matrix. */
+typedef struct {
+    float *data;
+    const int *numbers;
+} Rows;
+
+static inline float *row_of(Rows rows, int row, int width) {
+    return rows.data + (long)(rows.numbers ? rows.numbers[row] : row) * width;
+}
+
+/* Ask for WIDTH numbers that will be used soon. */
+static inline void fetch(const float *numbers) {
+    __builtin_prefetch(numbers);
+    __builtin_prefetch(numbers + LANES);
+}
+
+/* out = after(start + x w), for `count` rows of x (k); row i starts from start[(first + i) / repeat · by_start]. */
+static inline __attribute__((always_inline)) void multiply_and(
+    const int after, int count, int k, int n, const float *x, const float *w, long by_row, const float *start,
+    long by_start, int first, int repeat, Rows kept, Rows out) {
+    for (int j = 0; j < n; j += WIDTH) {
+        int width = least(WIDTH, n - j);
+        for (int i = 0, height; i < count; i += height) {
+            const float *a = x + (long)i * k;
+            vec sum[TILE][2];
+            height = tile_height(count - i);
+            /* What the sums will meet may be far away: it comes while they are made. */
+            for (int r = 0; r < height; r++) {
+                if (kept.data) fetch(row_of(kept, i + r, n) + j);
+                if (start) fetch(start + (first + i + r) / repeat * by_start + j);
+            }
+            if (by_row) {
+                float sums[TILE][WIDTH] = {0};
+                for (int r = 0; r < height; r++)
+                    for (int c = 0; c < width; c++) sums[r][c] = dot(k, a + r * k, w + (j + c) * by_row);
+                memcpy(sum, sums, sizeof sum);
+            } else {
+                sum_rows(height, k, a, k, 1, w + (long)j * k, sum);
+            }
+            for (int r = 0; r < height; r++)
+                finish_row(after, width, sum[r], start ? start + (first + i + r) / repeat * by_start + j : NULL,
+                           kept.data ? row_of(kept, i + r, n) + j : NULL, row_of(out, i + r, n) + j);
+        }
+    }
+}
+
+#define MULTIPLY(after) \
+    case after: multiply_and(after, count, k, n, x, w, by_row, start, by_start, first, repeat, kept, out); break
+
+static void multiply(int after, int count, int k, int n, const float *x, const float *w, long by_row,
+                     const float *start, long by_start, int first, int repeat, Rows kept, Rows out) {
+    switch (after) {
+        MULTIPLY(NOTHING); MULTIPLY(RELU); MULTIPLY(SILU); MULTIPLY(RELU_SLOPE); MULTIPLY(SILU_SLOPE);
+    }
+}
+
+/* How many floats of scratch a thread takes, if no layer's k or n is more than `widest`. */
+long scratch_size(int widest) { return 2L * BLOCK * widest; }
+
+/* Below, a block of rows goes through all layers before the next, so that what a layer hands on stays in the caches.
+   Buffers that hold something of every layer have one layer's (members, rows, n) after the other's.
+
+   x: (members, rows, k of the first layer), its members x_by_member apart (0: one x for all).
+   scratch: threads · scratch_size(widest) floats. */
+
+/* values = the last layer's sums, (members, rows, n); `activation` (RELU or SILU) follows all others.
+
+   start: in place of the first bias, at [m · start_by_member + r / repeat · start_by_row]; NULL: the bias.
+   inputs, slopes: the activations' values, and SiLU's slopes, of every layer but the last; NULL: not wanted. */
+void forward(int threads, int members, int rows, int count, const Layer *layers, int activation, const float *x,
+             long x_by_member, const float *start, long start_by_member, long start_by_row, int repeat, float *inputs,
+             float *slopes, float *values, float *scratch, int widest) {
+    #pragma omp parallel for collapse(2) schedule(static) num_threads(threads) if (threads > 1)
+    for (int m = 0; m < members; m++)
+        for (int first = 0; first < rows; first += BLOCK) {
+            float *mine = scratch + omp_get_thread_num() * scratch_size(widest);
+            const float *in = x + m * x_by_member + (long)first * layers[0].k;
+            long before = 0;
+            for (int i = 0; i < count; i++) {
+                const Layer *layer = layers + i;
+                int n = layer->n, last = i == count - 1, given = i == 0 && start;
+                long at = before + ((long)m * rows + first) * n;
+                float *out = last ? values + at - before : inputs ? inputs + at : mine + i % 2 * BLOCK * widest;
+                const float *bias = layer->bias ? layer->bias + m * layer->bias_by_member : NULL;
+                multiply(last ? NOTHING : activation, least(BLOCK, rows - first), layer->k, n, in,
+                         layer->forward + m * layer->forward_by_member, layer->forward_by_row,
+                         given ? start + m * start_by_member : bias, given ? start_by_row : 0, first,
+                         given ? repeat : 1, (Rows){slopes && !last ? slopes + at : NULL, NULL}, (Rows){out, NULL});
+                in = out;
+                before += (long)members * rows * n;
+            }
+        }
+}
+
+/* From ∂f/∂values, (members, rows, n of the last): `found`, ∂f/∂sums of every layer but the last, and `result`,
+   ∂f/∂x, (members, rows, k of the first); either may be NULL, but not both.
+
+   kept: what `forward` left: ReLU's values (inputs), or SiLU's slopes.
+   chosen: (members, rows), of which the first counts[m] are the only rows that are looked at, and then found is NULL;
+   NULL: all. */
+void backward(int threads, int members, int rows, int count, const Layer *layers, int activation, float *kept,
+              const float *gradient, const int *chosen, const int *counts, float *found, float *result,
+              float *scratch, int widest) {
+    long size = 0;
+    for (int i = 0; i < count - 1; i++) size += (long)members * rows * layers[i].n;
+    #pragma omp parallel for collapse(2) schedule(static) num_threads(threads) if (threads > 1)
+    for (int m = 0; m < members; m++)
+        for (int first = 0; first < rows; first += BLOCK) {
+            const int *numbers = chosen ? chosen + (long)m * rows + first : NULL;
+            int height = least(BLOCK, (chosen ? counts[m] : rows) - first), n = layers[count - 1].n;
+            long origin = (long)m * rows + (chosen ? 0 : first), before = size;
+            float *mine = scratch + omp_get_thread_num() * scratch_size(widest);
+            const float *in = gradient + origin * n;
+            if (chosen && height > 0) {
+                float *gathered = mine + count % 2 * BLOCK * widest;
+                for (int i = 0; i < height; i++) memcpy(gathered + i * n, in + (long)numbers[i] * n, 4 * n);
+                in = gathered;
+            }
+            for (int i = count - 1; i >= (result ? 0 : 1) && height > 0; i--) {
+                const Layer *layer = layers + i;
+                int k = layer->k;
+                before -= i ? (long)members * rows * k : 0;
+                long at = before + origin * k;
+                Rows out = i == 0 ? (Rows){result + at, numbers} : found ? (Rows){found + at, numbers}
+                                  : (Rows){mine + i % 2 * BLOCK * widest, NULL};
+                multiply(i == 0 ? NOTHING : activation == RELU ? RELU_SLOPE : SILU_SLOPE, height, layer->n, k, in,
+                         layer->backward + m * layer->backward_by_member, layer->backward_by_row, NULL, 0, 0, 1,
+                         (Rows){i == 0 ? NULL : kept + at, numbers}, out);
+                in = out.data;
+            }
+        }
+}
+
+/* of_weight = gᵀ x and of_bias = Σ_rows g of one layer, or with `add` more by that. Returns 0 without memory. */
+static int layer_gradients(int threads, int members, int rows, const Layer *layer, const float *g, const float *x,
+                           long x_by_member, int add) {
+    int k = layer->k, n = layer->n, matrices = x_by_member ? members : 1;
+    float *panels = malloc(sizeof(float) * panel_size(rows, k) * matrices);
+    if (!panels) return 0;
+    pack(matrices, rows, k, x, x_by_member, k, 1, panels);
+    #pragma omp parallel for collapse(2) schedule(static) num_threads(threads) if (threads > 1)
+    for (int m = 0; m < members; m++)
+        for (int j = 0; j < k; j += WIDTH) {
+            const float *panel = panels + (x_by_member ? m * panel_size(rows, k) : 0) + (long)j * rows;
+            for (int i = 0, height; i < n; i += height) {
+                vec sum[TILE][2];
+                height = tile_height(n - i);
+                sum_rows(height, rows, g + (long)m * rows * n + i, 1, n, panel, sum);
+                for (int r = 0; r < height; r++) {
+                    float *to = layer->of_weight + ((long)m * n + i + r) * k + j;
+                    finish_row(NOTHING, least(WIDTH, k - j), sum[r], add ? to : NULL, NULL, to);
+                }
+            }
+        }
+    free(panels);
+    for (int m = 0; m < members && layer->of_bias; m++) {
+        float *sums = layer->of_bias + (long)m * n;
+        if (!add) memset(sums, 0, 4L * n);
+        for (int i = 0; i < rows; i++)
+            for (int j = 0; j < n; j++) sums[j] += g[((long)m * rows + i) * n + j];
+    }
+    return 1;
+}
+
+/* Every layer's of_weight and of_bias, from what `forward` left as inputs, what `backward` found, and ∂f/∂values; with
+   `add`, they grow by that. Returns 0 if there is no memory. */
+int gradients(int threads, int members, int rows, int count, const Layer *layers, const float *x, long x_by_member,
+              const float *inputs, const float *found, const float *gradient, int add) {
+    for (int i = 0; i < count; i++) {
+        const float *g = i == count - 1 ? gradient : found;
+        if (!layer_gradients(threads, members, rows, layers + i, g, x, x_by_member, add)) return 0;
+        x = inputs, x_by_member = (long)rows * layers[i].n;
+        inputs += members * x_by_member, found += members * x_by_member;
+    }
+    return 1;
+}
+
+/* The numbers of the rows where slopes, (members, rows), are not zero, as `backward` wants them. */
+void choose(int members, int rows, const float *slopes, int *chosen, int *counts) {
+    for (int m = 0; m < members; m++, chosen += rows, slopes += rows) {
+        int count = 0;
+        for (int i = 0; i < rows; i++) {
+            chosen[count] = i;
+            count += slopes[i] != 0.0f;
+        }
+        counts[m] = count;
+    }
+}

@@ -1,0 +1,51 @@
+"""Acting: one action at a time, which is a matter of latency and not of throughput."""
+
+import copy
+
+import torch
+from torch import Tensor
+
+from algd.algorithm.agent import Agent, act
+from algd.algorithm.rng import Noise
+
+
+class ActingCopy:
+    """What acts for an agent: its policy and normaliser, on the CPU.
+
+    For one observation a GPU's launches cost more than the network, so that an agent on a GPU acts through a copy,
+    which one transfer brings up to date when the agent has been updated. An agent on the CPU acts itself.
+
+    Args:
+        agent: the agent, on its device.
+        apart: whether it acts through a copy; None: where it is not on the CPU.
+    """
+
+    def __init__(self, agent: Agent, apart: bool | None = None):
+        self._agent = agent
+        self.policy, self.normaliser = agent.policy, agent.normaliser
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+        self._updates: int | None = None
+        # Moments move with every step, the policy with every update.
+        self._moments = any(True for _ in agent.normaliser.children())
+        modules = torch.nn.ModuleList([agent.policy, agent.normaliser])  # type: ignore[list-item]
+        if apart is None:
+            apart = any(parameter.device.type != "cpu" for parameter in modules.parameters())
+        if apart:
+            copies = copy.deepcopy(modules).to("cpu")
+            self.policy, self.normaliser = copies  # type: ignore[assignment]
+            self._pairs = list(zip([*copies.parameters(), *copies.buffers()],
+                                   [*modules.parameters(), *modules.buffers()], strict=True))
+
+    def __call__(self, observation: Tensor, noise: Noise | None) -> Tensor:
+        """Actions (B, d) at raw observations (B, s), all on the CPU: stochastic with a source of noise."""
+        if self._pairs and (self._moments or self._updates != self._agent.updates):
+            self._refresh()
+        return act(self.policy, self.normaliser, observation, noise)
+
+    @torch.no_grad()
+    def _refresh(self) -> None:
+        """Bring the copy up to date, in one transfer."""
+        flat = torch.cat([source.reshape(-1).double() for _, source in self._pairs]).cpu()
+        for (target, _), part in zip(self._pairs, flat.split([t.numel() for t, _ in self._pairs]), strict=True):
+            target.copy_(part.view_as(target))
+        self._updates = self._agent.updates

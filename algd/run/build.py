@@ -1,0 +1,96 @@
+"""From a checked configuration to the objects that it describes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+from algd.algorithm.agent import Agent
+from algd.algorithm.normalisation import Normaliser
+from algd.envs.task import Task
+from algd.errors import UsageError
+
+
+def build(node: Mapping[str, Any], **supplied: Any) -> Any:
+    """What a node's `_target_` names, with what the code supplies. What the user can put right stays a UsageError."""
+    try:
+        return instantiate(node, _convert_="all", **supplied)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UsageError):
+            raise error.__cause__ from error
+        if is_out_of_memory(error.__cause__):
+            sizes = {key: value for key, value in [*node.items(), *dict(node.get("policy", {})).items()]
+                     if key in ("critic_hidden_sizes", "cost_hidden_sizes", "cost_members", "hidden_sizes")}
+            raise UsageError(", ".join(f"{key}={value}" for key, value in sizes.items())
+                             + ": networks of these sizes cannot be allocated here; smaller ones are needed") from error
+        raise
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an allocation failed; on a CPU torch says so in words alone."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError | TypeError)
+        and any(word in str(error).lower() for word in ("allocate memory", "overflow")))
+
+
+def check_room(config: Mapping[str, Any], task: Task) -> None:
+    """Whether the replay and a batch's largest intermediate can be allocated; nothing of it is kept.
+
+    Raises:
+        UsageError: one of them cannot.
+    """
+    observation_size, action_size = task.observation_space.shape[0], task.action_space.shape[0]
+    agent = config["agent"]
+    widest = max(*agent["critic_hidden_sizes"], *agent["cost_hidden_sizes"], observation_size + action_size)
+    samples = agent["policy"].get("mc_samples", 1)
+    for key, numbers in (("buffer_size", 2 * observation_size + action_size + 4), ("batch_size", widest * samples)):
+        try:
+            torch.empty(config[key] * numbers)
+        except (RuntimeError, TypeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UsageError(f"{key}={config[key]}: it would take {4e-9 * config[key] * numbers:.3g} GB of memory, "
+                             "more than can be allocated here; it should be smaller") from error
+
+
+def build_task(config: Mapping[str, Any], render_mode: str | None = None) -> Task:
+    """The task of `env`, a new instance at every call."""
+    return build(config["env"], render_mode=render_mode)
+
+
+def build_logger(config: Mapping[str, Any]) -> Any:
+    """What mirrors the run's folder elsewhere (`algd.logging`)."""
+    return build(config["logger"])
+
+
+def build_agent(config: Mapping[str, Any], task: Task) -> Agent:
+    """The agent of `agent` with the guidance of `guidance` for a task, on the CPU.
+
+    The networks' first weights come from torch's global generator.
+    """
+    observation_size = task.observation_space.shape[0]
+    agent = config["agent"]
+    guidance = build(config["guidance"], threshold=task.budget.threshold(agent["cost_discount"]),
+                      limit=task.budget.limit)
+    normalise = config["normalise"]
+    normaliser = Normaliser(observation_size, normalise["observation"], normalise["reward"], agent["discount"])
+    return build(agent, observation_size=observation_size, action_low=task.action_space.low.tolist(),
+                  action_high=task.action_space.high.tolist(), guidance=guidance, normaliser=normaliser)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of `device`; auto is a GPU where there is one.
+
+    Raises:
+        UsageError: a GPU is asked for that is not there.
+    """
+    available = torch.cuda.device_count()
+    if name == "auto":
+        return torch.device("cuda" if available else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= available:
+        raise UsageError(f"device={name}: torch sees {available or 'no'} CUDA device{'s' * (available != 1)} here; "
+                         "allowed are auto, cpu" + "".join(f", cuda:{i}" for i in range(available)))
+    return device

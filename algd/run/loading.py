@@ -1,0 +1,122 @@
+"""A trained agent from a run's folder, for notebooks, evaluation and pictures."""
+
+import sys
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from algd.algorithm.agent import Agent
+from algd.algorithm.energy import Energy
+from algd.algorithm.rng import Noise
+from algd.config.identity import identity
+from algd.envs.registered import SAFETY_GYMNASIUM
+from algd.envs.task import Task
+from algd.errors import UsageError
+from algd.run.build import build_agent, build_task, resolve_device
+from algd.run.evaluation import Actor
+from algd.storage.checkpoint import Checkpoints, DamagedCheckpoint
+from algd.storage.run_folder import RunFolder
+from algd.storage.snapshots import DamagedSnapshot, read_snapshot
+
+
+@dataclass(frozen=True)
+class LoadedAgent:
+    """A trained agent with what it was trained on.
+
+    Attributes:
+        agent: the networks, the guidance and its multiplier, in evaluation's device.
+        config: the run's configuration.
+        task: an environment like the one that it was trained in.
+        step: the environment step that it was saved at.
+        folder: the run's folder.
+    """
+
+    agent: Agent
+    config: dict[str, Any]
+    task: Task
+    step: int
+    folder: RunFolder
+
+    def act(self, observation: ArrayLike, noise: Noise | None = None) -> np.ndarray:
+        """The action (d,) at an observation (s,): deterministic, or stochastic with a source of noise."""
+        return Actor(self.agent, self.task, noise)(np.asarray(observation))
+
+    @property
+    def energy(self) -> Energy:
+        """The energy that guided the policy, at the multiplier that training ended with: energy(observations (B, s),
+        actions (B, d)) is (B,). Its `reward` and `risk` are the critics' values. Takes normalised observations."""
+        return self.agent.energy
+
+    def observations(self, observation: ArrayLike) -> Tensor:
+        """Raw observations (B, s) as the networks and the energy take them."""
+        device = next(self.agent.parameters()).device
+        return self.agent.normaliser.observations(torch.as_tensor(np.asarray(observation), dtype=torch.float32,
+                                                                  device=device))
+
+
+def load(path: str | Path, device: str = "cpu", render_mode: str | None = None,
+         trusted: Collection[str] = ()) -> LoadedAgent:
+    """The agent of a run's folder (its newest good checkpoint), or of one of its snapshots.
+
+    Nothing in the folder is executed: configurations name only this project's code, and tensors are plain data. A
+    module that registers the environment, as in env.id=module:Id-v0, is not imported because a configuration says so.
+
+    Args:
+        path: a run's folder, or a file in its snapshots/.
+        device: auto, cpu, cuda or cuda:N.
+        render_mode: of the task; "rgb_array" for pictures.
+        trusted: modules that may be imported to register the environment; those that have been imported already may.
+
+    Raises:
+        UsageError: the path is no run, or holds nothing that can be loaded, or its module is not trusted.
+    """
+    path = Path(path)
+    snapshot = path if path.suffix == ".safetensors" else None
+    folder = RunFolder(path.parent.parent if snapshot else path)
+    config = folder.config()
+    recorded = folder.meta().get("identity")
+    if recorded is not None and recorded != identity(config):
+        raise UsageError(f"{folder.config_file} is damaged or changed: its identity is {identity(config)}, and "
+                         f"meta.json has {recorded}")
+    module = str(config["env"].get("id", "")).rpartition(":")[0]
+    if module and module not in (SAFETY_GYMNASIUM, *trusted) and module not in sys.modules:
+        name = config["env"]["id"]
+        raise UsageError(f"{folder.path}: its env.id={name} asks for the import of a module; if you trust it, import "
+                         f"{module} before you load the run, or say so on the command line: env=gymnasium "
+                         f"env.id={name} for mode=eval, --import {module} for python -m analysis")
+    task = build_task(config, render_mode)
+    agent = build_agent(config, task)
+    step = _load_snapshot(agent, snapshot, folder) if snapshot else _load_newest(agent, folder)
+    return LoadedAgent(agent.to(resolve_device(device)).eval(), config, task, step, folder)
+
+
+def _load_newest(agent: Agent, folder: RunFolder) -> int:
+    checkpoints = Checkpoints(folder.checkpoints, folder.meta().get("identity"))
+    problems = []
+    for number in reversed(checkpoints.numbers()):
+        try:
+            state = checkpoints.load(number)
+            agent.load_state_dict(state["agent"]["model"])
+            step = int(state["step"])
+        except (DamagedCheckpoint, KeyError, RuntimeError, TypeError, AttributeError, ValueError) as error:
+            problems.append(f"{str(error).splitlines()[0] if str(error) else type(error).__name__}")
+            continue
+        return step
+    raise UsageError(f"{folder.path} has no checkpoint that can be loaded" + "".join(f"; {p}" for p in problems))
+
+
+def _load_snapshot(agent: Agent, path: Path, folder: RunFolder) -> int:
+    try:
+        tensors, step = read_snapshot(path, folder.meta().get("identity"))
+        agent.load_state_dict(tensors)
+    except DamagedSnapshot as error:
+        raise UsageError(str(error)) from error
+    except RuntimeError as error:
+        raise UsageError(f"{path} is not a snapshot of this run: {str(error).splitlines()[0]}") from error
+    return step

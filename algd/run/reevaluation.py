@@ -1,0 +1,88 @@
+"""Evaluating a run again: fresh episodes for its last checkpoint or one of its snapshots."""
+
+import csv
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from algd.envs.task import Task
+from algd.errors import SimulatorError, UsageError
+from algd.run.build import build_task
+from algd.run.evaluation import SAMPLERS, evaluate
+from algd.run.faults.simulator_errors import SimulatorErrors
+from algd.run.loading import load
+from algd.storage.files import Lock, Table
+from algd.storage.run_folder import EVALUATION_COLUMNS
+
+
+def reevaluate(config: Mapping[str, Any]) -> int:
+    """mode=eval: append `eval.episodes` rows for each sampler to the run's evals.csv, under a source of their own.
+
+    Of the configuration only `run`, `eval`, `device`, `threads` and `simulator_errors` count, and `env.id` as trust
+    in its module; all else is the run's own. Every call has new episode seeds: its source, eval-1, eval-2, …, is part
+    of them.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UsageError: `run` names no run, or a run that is being trained.
+    """
+    if config["run"] is None:
+        raise UsageError("mode=eval: name the run's folder, or one of its snapshots, with run=...")
+    torch.set_num_threads(1 if config["threads"] == "auto" else config["threads"])
+    try:
+        # Who names the environment's module on the command line wants it to be imported.
+        loaded = load(Path(config["run"]), config["device"], "rgb_array" if config["eval"]["video"] else None,
+                      trusted=[str(config["env"].get("id", "")).rpartition(":")[0]])
+    except UsageError as error:
+        raise UsageError(f"run={config['run']}: {error}") from error
+    lock = Lock(loaded.folder.path / "lock")
+    try:
+        source = _free_source(loaded.folder.evals)
+        table = Table(loaded.folder.evals, EVALUATION_COLUMNS)
+        spent: dict[str, list[tuple[float, float]]] = {sampler: [] for sampler in SAMPLERS}
+        errors = SimulatorErrors(config["simulator_errors"], loaded.folder.path / "simulator-errors.log",
+                                 lambda sentence: print(f"warning: {sentence}", file=sys.stderr))
+
+        def renewed(error: SimulatorError) -> Task:
+            errors.take(error)
+            return build_task(loaded.config)
+
+        for row in evaluate(loaded.agent, loaded.task, loaded.config["seed"], loaded.step,
+                            config["eval"]["episodes"], loaded.config["agent"]["cost_discount"], source,
+                            failed=renewed):
+            table.append(row)
+            spent[row["sampler"]].append((row["return"],
+                                          loaded.task.budget.spent(row["cost"], row["discounted_cost"])))
+        table.close()
+    finally:
+        lock.release()
+    budget = loaded.task.budget
+    for sampler, episodes in spent.items():
+        mean_return, mean_cost = np.mean(episodes, axis=0)
+        relation = "≤" if mean_cost <= budget.limit else ">"
+        print(f"step {loaded.step}, {sampler}, {len(episodes)} episodes: return {mean_return:.4g}, "
+              f"cost {mean_cost:.4g} {relation} {budget.limit:g} ({budget.kind})")
+    print(f"rows with source={source} are in {loaded.folder.evals}", file=sys.stderr)
+    if config["eval"]["video"]:
+        from algd.run.video import record_evaluation
+
+        print(f"video: {record_evaluation(loaded)}", file=sys.stderr)
+    return 0
+
+
+def _free_source(evals: Path) -> str:
+    """eval-<n> (`algd.storage.run_folder.REEVALUATION`) with the first number that the table has not."""
+    taken: set[str] = set()
+    if evals.exists():
+        with evals.open(newline="", encoding="utf-8") as file:
+            taken = {row.get("source") or "" for row in csv.DictReader(file)}
+    number = 1
+    while f"eval-{number}" in taken:
+        number += 1
+    return f"eval-{number}"

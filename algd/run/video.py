@@ -1,0 +1,143 @@
+"""Videos of episodes: frames of a task with the return and the cost so far written above them."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from algd.budget import Budget
+from algd.envs.task import Task
+from algd.errors import UsageError
+from algd.run.evaluation import Act, Episode
+from algd.run.loading import LoadedAgent
+from algd.seeding import episode_seed
+from algd.storage.files import write_atomically
+from algd.storage.run_folder import RunFolder
+
+Frame = NDArray[np.uint8]
+
+LEAST_WIDTH = 480  # narrower frames are enlarged by a whole number, so that the caption can be read
+CAPTION_HEIGHT = 32
+BACKGROUND, TEXT, OVER_BUDGET = (24, 26, 31), (235, 235, 235), (255, 110, 100)
+
+
+def check_rendering(build: Callable[[], Task]) -> None:
+    """Draw one frame, so that a machine that cannot make a video says so before anything is trained.
+
+    Args:
+        build: makes the task with render_mode="rgb_array". (MuJoCo looks for OpenGL when it is imported, so making
+            the task can be what fails.)
+
+    Raises:
+        UsageError: no frame or no encoder.
+    """
+    try:
+        imageio_ffmpeg.get_ffmpeg_exe()
+        task = build()
+        try:
+            task.reset(seed=0)
+            _render(task)
+        finally:
+            task.close()
+    except UsageError:
+        raise
+    except Exception as error:  # OpenGL's bindings raise whatever they like
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UsageError(
+            f"a video was asked for, but this machine cannot draw one ({reason}); MuJoCo needs OpenGL: install "
+            "libegl1, or libosmesa6 and set MUJOCO_GL=osmesa; or ask for no video (eval.video=false)"
+        ) from error
+
+
+def record(task: Task, act: Act, seed: int, cost_discount: float, path: Path) -> Episode:
+    """Run one episode and write it as an H.264 video, which is complete or not there.
+
+    Args:
+        task: made with render_mode="rgb_array".
+        act: observation (s,) ↦ action (d,).
+        seed: of the episode.
+        cost_discount: γ_c.
+        path: of the video, *.mp4; its folder is made.
+
+    Raises:
+        UsageError: the task draws no frames.
+    """
+    episode = Episode(cost_discount)
+    observation, _ = task.reset(seed=seed)
+    frames = [captioned(_render(task), episode, task.budget)]
+    over = False
+    while not over:
+        observation, reward, terminated, truncated, info = task.step(act(observation))
+        episode.add(reward, info["cost"])
+        frames.append(captioned(_render(task), episode, task.budget))
+        over = terminated or truncated
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, _encode(frames, float(task.metadata.get("render_fps") or 30)))
+    return episode
+
+
+def record_evaluation(loaded: LoadedAgent) -> Path:
+    """A video of one deterministic evaluation episode of a loaded agent, in its run's videos/; its path.
+
+    Args:
+        loaded: loaded with render_mode="rgb_array".
+
+    Raises:
+        UsageError: the task draws no frames.
+    """
+    config = loaded.config
+    seed = episode_seed(config["seed"], "evaluation video", loaded.step)
+    path = video_path(loaded.folder, loaded.step)
+    record(loaded.task, loaded.act, seed, config["agent"]["cost_discount"], path)
+    return path
+
+
+def video_path(folder: RunFolder, step: int) -> Path:
+    """Where the video of the agent of an environment step is."""
+    return folder.videos / f"step{step}.mp4"
+
+
+def captioned(frame: Frame, episode: Episode, budget: Budget) -> Frame:
+    """A frame with the step, the return and the cost so far above it; height and width are even, as H.264 needs.
+
+    The cost is in the budget's kind, and in red once it exceeds the limit.
+    """
+    zoom = -(-LEAST_WIDTH // frame.shape[1])
+    picture = np.repeat(np.repeat(frame, zoom, axis=0), zoom, axis=1)
+    height, width = (n + n % 2 for n in picture.shape[:2])
+    canvas = Image.new("RGB", (width, height + CAPTION_HEIGHT), BACKGROUND)
+    canvas.paste(Image.fromarray(picture), (0, CAPTION_HEIGHT))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=17)
+    spent = budget.spent(episode.cost, episode.discounted_cost)
+    kind = "discounted cost" if budget.kind == "discounted" else "cost"
+    left = f"step {episode.length}   return {episode.reward:.1f}   "
+    draw.text((10, 6), left, fill=TEXT, font=font)
+    draw.text((10 + draw.textlength(left, font=font), 6), f"{kind} {spent:.1f} of {budget.limit:g}",
+              fill=OVER_BUDGET if spent > budget.limit else TEXT, font=font)
+    return np.asarray(canvas)
+
+
+def _render(task: Task) -> Frame:
+    frame = task.render()
+    if not (isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == 3 and frame.dtype == np.uint8):
+        raise UsageError(f"env={task.name} draws no frames (render_mode={task.render_mode}): "
+                         "a video needs an environment that offers rgb_array")
+    return frame
+
+
+def _encode(frames: list[Frame], frames_per_second: float) -> bytes:
+    """The frames, each (H, W, 3), as an mp4 file's content."""
+    height, width = frames[0].shape[:2]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "video.mp4"
+        writer = imageio_ffmpeg.write_frames(str(path), (width, height), fps=frames_per_second, macro_block_size=2,
+                                             ffmpeg_log_level="error")
+        writer.send(None)
+        for frame in frames:
+            writer.send(np.ascontiguousarray(frame))
+        writer.close()
+        return path.read_bytes()

@@ -1,0 +1,254 @@
+"""A run's folder: its name, its files, and what they say about the run."""
+
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from algd.config.identity import identity, upgraded
+from algd.config.schema import check
+from algd.errors import UsageError
+from algd.secrets import redacted
+from algd.storage.files import free_name, sealed, unsealed, write_atomically
+from algd.storage.yaml import read_yaml
+
+SUMS = ["return", "cost", "discounted_cost", "length", "simulator_error"]
+EPISODE_COLUMNS = ["step", "episode", "seed", *SUMS]
+EVALUATION_COLUMNS = ["step", "sampler", "source", "episode", "seed", *SUMS, "predicted_cost"]
+REEVALUATION = re.compile(r"eval-[1-9][0-9]*")  # the source of rows that mode=eval adds; training's is "train"
+PACKAGES = ["torch", "numpy", "gymnasium", "mujoco", "safety-gymnasium", "hydra-core", "omegaconf", "wandb",
+            "submitit", "safetensors"]
+STATES = ("starting", "running", "interrupted", "finished", "failed")
+UNKNOWN = "unknown"  # the state of a run whose status.json is damaged
+
+
+def run_path(config: Mapping[str, Any]) -> Path:
+    """Where the run of this configuration is: <runs_dir>/<env>/<agent>-<guidance>/seed=<seed>-<identity>."""
+    return (Path(config["runs_dir"]) / config["env"]["name"] / f"{config['agent']['name']}-{config['guidance']['name']}"
+            / f"seed={config['seed']}-{identity(config)}")
+
+
+class RunFolder:
+    """The files of one run, by the names that sweeps and analysis know.
+
+    Args:
+        path: the folder, which need not exist.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config_file, self.meta_file, self.status_file = (
+            path / name for name in ("config.yaml", "meta.json", "status.json"))
+        self.episodes, self.evals, self.metrics = (
+            path / name for name in ("episodes.csv", "evals.csv", "metrics.csv"))
+        self.checkpoints, self.snapshots, self.videos = (
+            path / name for name in ("checkpoints", "snapshots", "videos"))
+
+    def config(self) -> dict[str, Any]:
+        """The configuration that the run was started with, checked.
+
+        Raises:
+            UsageError: there is none, or it does not fit this version of the code.
+        """
+        refuse_links(self.path)
+        try:
+            content = read_yaml(self.config_file)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise UsageError(f"{self.path} is not a run's folder: it has no config.yaml") from error
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{self.config_file} cannot be read: {str(error).splitlines()[0]}") from error
+        if not isinstance(content, dict):
+            raise UsageError(f"{self.config_file} is not a configuration")
+        try:
+            return check(upgraded(content))
+        except UsageError as error:
+            raise UsageError(f"{self.config_file}: {error}") from error
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write config.yaml."""
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        write_atomically(self.config_file, text.encode())
+
+    def status(self) -> dict[str, Any]:
+        """What status.json says; empty if there is none. If it is damaged, its state is "unknown", with the reason."""
+        try:
+            return _read_json(self.status_file)
+        except ValueError as error:
+            return {"state": UNKNOWN, "reason": f"{self.status_file.name} is damaged: {error}"}
+
+    def is_own(self, status: Mapping[str, Any]) -> bool:
+        """Whether a status is of the run whose folder bears this name."""
+        return status.get("run", self.path.resolve().name) == self.path.resolve().name
+
+    def write_status(self, status: Mapping[str, Any]) -> None:
+        """Write status.json."""
+        content = {"run": self.path.resolve().name} | dict(status)
+        if isinstance(content.get("reason"), str):
+            content["reason"] = redacted(content["reason"])
+        write_atomically(self.status_file, sealed(content))
+
+    def meta(self) -> dict[str, Any]:
+        """What meta.json says; empty if there is none or it is damaged."""
+        try:
+            return _read_json(self.meta_file)
+        except ValueError:
+            return {}
+
+    def write_meta(self, meta: Mapping[str, Any]) -> None:
+        """Write meta.json."""
+        write_atomically(self.meta_file, sealed(meta))
+
+    def damage(self, run: str) -> list[str]:
+        """What is wrong with the files that tell what this run is and where it stands, a sentence each.
+
+        Args:
+            run: the run's identity (`algd.config.identity`).
+        """
+        found = []
+        if any(file.exists() for file in (self.meta_file, self.status_file)) and not self.config_file.exists():
+            found.append(f"{self.config_file} is missing")
+        elif self.config_file.exists():
+            try:
+                self.config()
+            except UsageError as error:
+                found.append(str(error))
+        for file, key, mine in ((self.meta_file, "identity", run), (self.status_file, "run", self.path.resolve().name)):
+            try:
+                content = _read_json(file)
+            except ValueError as error:
+                found.append(f"{file} is damaged: {error}")
+                continue
+            if not content and self.checkpoints.exists():
+                found.append(f"{file} is missing")
+            elif content.get(key, mine) != mine:
+                found.append(f"{file} is of another run, {content[key]} instead of {mine}")
+        return found
+
+    def remove_leftovers(self) -> None:
+        """Remove the unfinished files that a killed process left behind; nobody else may be writing."""
+        for path in self.path.rglob(".*.tmp"):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def move_aside(self) -> Path:
+        """Rename the folder to the first free `<name>.old-<n>`; returns the new path."""
+        aside = free_name(self.path, "old")
+        os.rename(self.path, aside)
+        return aside
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuse a run's folder in which a link leads out of it: what is written or shown there would be another's.
+
+    Raises:
+        UsageError: there is such a link.
+    """
+    top = folder.resolve()
+    for at, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(at) / name
+            if path.is_symlink() and top not in path.resolve().parents:
+                raise UsageError(f"{path} is a link out of the run's folder, to {os.readlink(path)}: what a run "
+                                 "consists of must lie in its folder")
+        if "wandb" in folders and Path(at) == folder:
+            folders.remove("wandb")  # its client's own, with links to its logs
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A sealed file's content; empty if there is none.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        return unsealed(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ValueError(error.strerror) from error
+
+
+@cache
+def code_version() -> dict[str, str | None]:
+    """The git commit of the code and the uncommitted changes to it when the process first asked; both None outside a
+    checkout.
+
+    A copy of the code that a sweep has kept says itself what it was copied from.
+    """
+    root = Path(__file__).parents[2]
+    if (root / "code.json").exists():
+        return json.loads((root / "code.json").read_bytes())
+
+    def git(*arguments: str) -> str | None:
+        try:
+            result = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return result.stdout if result.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD") if (root / ".git").exists() else None
+    diff = git("diff", "HEAD", "--no-color", "--no-ext-diff") if commit else None
+    return {"commit": commit.strip() if commit else None, "diff": redacted(diff) if diff else None}
+
+
+def process_record(pid: int) -> dict[str, Any]:
+    """What tells a process of this machine from every other, whatever the clock says: host, process id, the machine's
+    boot, and the ticks from there to the process's start.
+
+    The last two are None for a process that is not there, and where there is no Linux to ask.
+    """
+    boot = ticks = None
+    try:
+        # Field 22 of proc(5); the second is a name in parentheses that may hold anything.
+        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except (OSError, ValueError, IndexError):
+        pass
+    return {"host": platform.node(), "pid": pid, "boot": boot, "ticks": ticks}
+
+
+def start_record(threads: int, device: str) -> dict[str, Any]:
+    """What meta.json keeps about one start of a run: when, where, and with what."""
+    versions: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {"time": datetime.now(UTC).isoformat(timespec="seconds"), **process_record(os.getpid()),
+            "processor": processor(), "system": platform.platform(), "python": platform.python_version(),
+            "versions": versions, "command": safe_command(sys.argv), "threads": threads, "device": device,
+            "slurm_job": os.environ.get("SLURM_JOB_ID"), **code_version()}
+
+
+def safe_command(arguments: list[str]) -> str:
+    """The command line as typed, without the values of arguments that look like secrets, or are the environment's."""
+    secret = re.compile(r"(?i)([\w.]*(key|token|secret|password)[\w.]*=).*")
+    return shlex.join(redacted(secret.sub(r"\1***", argument)) for argument in arguments)
+
+
+def processor(about: Path = Path("/proc/cpuinfo")) -> str:
+    """The name of this machine's CPU; with its generation, which a virtual machine's name does not tell."""
+    try:
+        lines = about.read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    fields: dict[str, str] = {}
+    for line in lines:
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    if "model name" not in fields:
+        return platform.processor() or platform.machine()
+    generation = [f"{key.removeprefix('cpu ')} {fields[key]}" for key in ("cpu family", "model") if key in fields]
+    return fields["model name"] + (f" ({', '.join(generation)})" if generation else "")

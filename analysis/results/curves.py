@@ -1,0 +1,281 @@
+"""Learning curves: return, cost, λ, the constraint's value and curvature against environment steps.
+
+Small multiples: a figure for each quantity, with a panel for each row of the grouping. A line is the interquartile mean
+over the seeds that have a value at that step, with its interval as a band from three seeds on. Nothing is padded: where
+seeds stop early the line goes on with fewer, and is faint where it stands for fewer seeds than the cell has.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, MaxNLocator
+from numpy.typing import NDArray
+
+from algd.errors import UsageError
+from analysis.results.cells import Cell, sorting
+from analysis.runs.read import Floats, Run, Series, rows
+from analysis.statistics.estimators import Method, iqm_interval
+
+WIDTH = 3.4  # inches, one column of a paper
+PANEL = 1.55  # inches, a panel's height
+# Okabe and Ito's palette, which people of every kind of colour vision tell apart, without its yellow.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)))
+# An algorithm looks the same in every figure, whoever else is in it: the colour is its guidance, the dashes its agent.
+GUIDANCES = {"augmented": PALETTE[0], "plain": PALETTE[1], "pid": PALETTE[2], "none": PALETTE[6]}
+AGENTS = {"vesde": DASHES[0], "ddpm": DASHES[1], "gaussian": DASHES[2]}
+UNKNOWN = PALETTE[3:6]
+FAINT = 0.5
+LIMIT: Any = {"color": "0.35", "linewidth": 0.8, "linestyle": (0, (2, 2))}
+STYLE: Any = {
+    "font.size": 7, "axes.labelsize": 7, "axes.titlesize": 7, "legend.fontsize": 6.5, "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5, "axes.linewidth": 0.6, "figure.dpi": 100, "savefig.dpi": 250, "pdf.fonttype": 42,
+    "axes.spines.top": False, "axes.spines.right": False,
+}
+LABELS = {"return": "return", "cost": "cost", "lam": "λ", "constraint": "constraint value (Qc − h)"}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A quantity across seeds.
+
+    Attributes:
+        steps: at which at least one seed has a value, (n,).
+        centre: interquartile mean at each.
+        low, high: ends of the interval; NaN with fewer than three seeds.
+        count: seeds at each.
+    """
+
+    steps: Floats
+    centre: Floats
+    low: Floats
+    high: Floats
+    count: Floats
+
+
+def curve(series: Sequence[Series], method: Method = "t", bootstrap_seed: int = 0) -> Curve:
+    """The interquartile mean at every step at which a seed has a value, over the seeds that have one there."""
+    by_step: dict[float, list[float]] = {}
+    for one in series:
+        for step, value in zip(one.steps, one.values, strict=True):
+            if np.isfinite(value):
+                by_step.setdefault(float(step), []).append(float(value))
+    steps = sorted(by_step)
+    found = [iqm_interval([np.array(by_step[step])], bootstrap_seed, method, resamples=500) for step in steps]
+    return Curve(np.array(steps), np.array([one.value for one in found]),
+                 np.array([np.nan if one.low is None else one.low for one in found]),
+                 np.array([np.nan if one.high is None else one.high for one in found]),
+                 np.array([one.count for one in found]))
+
+
+def smoothed(one: Series, window: int) -> Series:
+    """Each value replaced by the mean of the last `window` values up to it, of as many as there are."""
+    sums = np.concatenate([[0.0], np.cumsum(one.values)])
+    ends = np.arange(1, len(one.values) + 1)
+    starts = np.maximum(ends - window, 0)
+    return Series(one.steps, (sums[ends] - sums[starts]) / (ends - starts))
+
+
+def series_of(run: Run, quantity: str) -> Series:
+    """A run's values of "return" or "cost" (of its evaluations), or of a column of metrics.csv."""
+    if quantity in ("return", "cost"):
+        return Series(run.steps.astype(float), run.returns if quantity == "return" else run.costs)
+    if run.metrics:
+        return run.metrics.get(quantity, Series(np.array([]), np.array([])))
+    found = [(float(row["step"]), float(row[quantity])) for row in rows(run.folder / "metrics.csv")
+             if row.get(quantity)]
+    return Series(*np.array(found, dtype=float).reshape(-1, 2).T)
+
+
+def look(column: Sequence[str], keys: Sequence[str], columns: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """A line's colour and dashes: the algorithm's own where the keys name one, else by its place among the columns."""
+    named = dict(zip(keys, column, strict=True))
+    agent, guidance = named.get("agent", "vesde"), named.get("guidance")
+    if set(keys) <= {"agent", "guidance"} and guidance in GUIDANCES and agent in AGENTS:
+        return {"color": GUIDANCES[guidance], "linestyle": AGENTS[agent]}
+    palette = UNKNOWN if "guidance" in named and "agent" in named else PALETTE
+    place = list(columns).index(column)
+    return {"color": palette[place % len(palette)], "linestyle": DASHES[place // len(palette) % len(DASHES)]}
+
+
+def draw(cells: Sequence[Cell], keys: Sequence[str], quantity: str, window: int = 1, raw: bool = False,
+         method: Method = "t", bootstrap_seed: int = 0) -> Figure:
+    """A figure of one quantity: a panel for each row of the cells, a line for each column.
+
+    Args:
+        cells: of `analysis.results.cells.cells`.
+        keys: of the columns, for the legend and the colours.
+        quantity: "return", "cost", or a column of metrics.csv.
+        window: values that are averaged; 1: none. More than one is named in the figure.
+        raw: whether each seed is drawn too, thin.
+        method, bootstrap_seed: of the bands.
+
+    Raises:
+        UsageError: no run has the quantity.
+    """
+    panels = list(dict.fromkeys(cell.row for cell in cells))
+    columns = sorted({cell.column for cell in cells}, key=sorting)
+    across = min(2, len(panels))
+    down = -(-len(panels) // across)
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(down, across, figsize=(WIDTH, PANEL * down + 0.65), squeeze=False,
+                                    layout="constrained")
+        drawn: dict[tuple[str, ...], None] = {}
+        faint = False
+        for row, axis in zip(panels, grid.flat, strict=False):
+            here = [cell for cell in cells if cell.row == row]
+            empty = True
+            for cell in here:
+                series = [smoothed(one, window) for run in cell.runs if len((one := series_of(run, quantity)).steps)]
+                if series:
+                    drawn[cell.column], empty = None, False
+                    faint |= _lines(axis, series, len(cell.runs), look(cell.column, keys, columns), raw, method,
+                                    bootstrap_seed)
+            if quantity == "cost":
+                for limit in {cell.limit for cell in here if cell.limit is not None}:
+                    axis.axhline(limit, zorder=1, **LIMIT)
+            if quantity == "constraint" and not empty:
+                axis.axhline(0, zorder=1, **LIMIT)
+            if empty:
+                axis.text(0.5, 0.5, "not logged", transform=axis.transAxes, ha="center", color="0.4")
+                axis.set(xticks=[], yticks=[])
+            axis.set_title(", ".join(row))
+        if not drawn:
+            plt.close(figure)
+            raise UsageError(f"{quantity}: none of the runs has values of it; return and cost come from evals.csv, "
+                             "others are columns of metrics.csv")
+        _finish(figure, grid, len(panels), LABELS.get(quantity, quantity))
+        handles = [Line2D([], [], label=", ".join(one) or "all", **look(one, keys, columns))
+                   for one in columns if one in drawn]
+        if quantity in ("cost", "constraint"):
+            handles.append(Line2D([], [], label="limit", **LIMIT))
+        if faint:
+            handles.append(Line2D([], [], color="0.5", alpha=FAINT, linewidth=0.8, label="faint: not all seeds"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)), frameon=False,
+                      handlelength=2.4, columnspacing=1.0)
+        if window > 1:
+            figure.suptitle(f"each point averages {window} values", fontsize=6.5)
+    return figure
+
+
+def _finish(figure: Figure, grid: Any, panels: int, label: str) -> None:
+    """Labels at the outer edges of the panels in use."""
+    across = grid.shape[1]
+    for number, axis in enumerate(grid.flat):
+        axis.set_visible(number < panels)
+        if number + across >= panels:
+            axis.set_xlabel("environment steps")
+        if axis.lines:
+            axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    figure.supylabel(label, fontsize=7)
+
+
+def _lines(axis: Axes, series: Sequence[Series], runs: int, style: dict[str, Any], raw: bool, method: Method,
+           bootstrap_seed: int) -> bool:
+    """One cell's line and band. Returns whether a part of it stands for fewer seeds than there are runs."""
+    one = curve(series, method, bootstrap_seed)
+    if raw:
+        for single in series:
+            axis.plot(single.steps, single.values, linewidth=0.4, alpha=0.5, color=style["color"])
+    axis.fill_between(one.steps, one.low, one.high, color=style["color"], alpha=0.18, linewidth=0)
+    whole = one.count == runs
+    # A stretch is drawn in full if both of its ends stand for all seeds.
+    axis.plot(one.steps, np.where(whole, one.centre, np.nan), linewidth=1.1, **style)
+    if not whole.all():
+        near = np.where(_with_neighbours(~whole), one.centre, np.nan)
+        axis.plot(one.steps, near, linewidth=0.8, alpha=FAINT, **style)
+    if len(one.steps) == 1:
+        axis.plot(one.steps, one.centre, "o", color=style["color"], markersize=2.5)
+    return not bool(whole.all())
+
+
+def _with_neighbours(marked: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The marked points and those right beside them, so that a line to the others has no gap."""
+    wide = marked.copy()
+    wide[1:] |= marked[:-1]
+    wide[:-1] |= marked[1:]
+    return wide
+
+
+def curvature_columns(runs: Iterable[Run]) -> list[str]:
+    """The columns of curvature quantiles that the runs have, such as curvature_plain_s1_q50."""
+    found: dict[str, None] = {}
+    for run in runs:
+        found |= dict.fromkeys(one for one in run.metrics if one.startswith("curvature_"))
+        file = run.folder / "metrics.csv"
+        if file.exists():
+            with file.open(encoding="utf-8") as lines:
+                found |= dict.fromkeys(one for one in lines.readline().strip().split(",")
+                                       if one.startswith("curvature_"))
+    return list(found)
+
+
+def draw_curvature(cells: Sequence[Cell], level: str) -> Figure:
+    """Quantiles of the smallest Hessian eigenvalue of L and L_A at a noise level: a panel for each cell.
+
+    The line is the median over states, the band its 10% to 90%, both averaged over seeds: a spread over states, not an
+    interval of an estimate.
+
+    Args:
+        level: "raw" or "s1" … "sK".
+
+    Raises:
+        UsageError: no run has the columns.
+    """
+    having: list[tuple[Cell, dict[str, dict[str, Curve]]]] = []
+    for cell in cells:
+        found: dict[str, dict[str, Curve]] = {}
+        for energy in ("plain", "augmented"):
+            names = {q: f"curvature_{energy}_{level}_q{q}" for q in ("10", "50", "90")}
+            all_series = {q: [one for run in cell.runs if len((one := series_of(run, name)).steps)]
+                          for q, name in names.items()}
+            if all(all_series.values()):
+                found[energy] = {q: curve(series) for q, series in all_series.items()}
+        if found:
+            having.append((cell, found))
+    if not having:
+        raise UsageError(f"curvature at {level}: none of the runs has it; curvature.states=64 logs it in training")
+    across = min(2, len(having))
+    down = -(-len(having) // across)
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(down, across, figsize=(WIDTH, PANEL * down + 0.65), squeeze=False, sharey=True,
+                                    layout="constrained")
+        for (cell, found), axis in zip(having, grid.flat, strict=False):
+            for energy, quantiles in found.items():
+                middle, line = quantiles["50"], PALETTE[0 if energy == "augmented" else 1]
+                axis.plot(middle.steps, middle.centre, color=line, linewidth=1.1)
+                axis.fill_between(middle.steps, quantiles["10"].centre, quantiles["90"].centre, color=line, alpha=0.18,
+                                  linewidth=0)
+            axis.axhline(0, color="0.35", linewidth=0.6)
+            axis.set_title(f"{', '.join(cell.row)}\n{', '.join(cell.column)}")
+        _finish(figure, grid, len(having), f"smallest eigenvalue of ∇²E, {level}")
+        figure.legend(handles=[Line2D([], [], color=PALETTE[1], label=r"$L$: median, 10–90% of states"),
+                               Line2D([], [], color=PALETTE[0], label=r"$L_A$")],
+                      loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def write(figure: Figure, name: str, out: Path) -> list[Path]:
+    """The figure as PNG and PDF in a folder, which is made if it is not there; without dates in it.
+
+    Raises:
+        UsageError: the folder cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {out}: this folder cannot be made ({error.strerror})") from error
+    files = [out / f"{name}.{ending}" for ending in ("png", "pdf")]
+    with plt.rc_context(STYLE):
+        for file in files:
+            figure.savefig(file, metadata={"Software": None} if file.suffix == ".png" else {"CreationDate": None})
+    plt.close(figure)
+    return files

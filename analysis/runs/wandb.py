@@ -1,0 +1,103 @@
+"""Runs out of a W&B project, as `algd.logging.wandb` mirrored them, for who has no access to their folders.
+
+W&B holds the means of an evaluation, not its episodes. So there is no CVaR, identical episodes count each, and nothing
+can be drawn that needs networks. Everything else is as in the folders. Lines that were sent twice, after a kill, count
+once: by environment step.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from algd.errors import UsageError
+from analysis.runs.read import COST, NEEDED, Evaluation, Run, Series, flat, training
+from analysis.statistics.estimators import time_to_stay_feasible
+
+TIMEOUT_SECONDS = 60
+STATUS = ("state", "step", "reason", "updates_per_second", "seconds")
+# What W&B says of a run whose own status says nothing, or is older.
+STATES = {"finished": "finished", "failed": "failed", "crashed": "interrupted", "killed": "interrupted",
+          "preempted": "interrupted", "preempting": "interrupted", "running": "running", "pending": "starting"}
+
+
+def read_project(path: str, sampler: str = "deterministic") -> tuple[list[Run], list[str]]:
+    """The runs of a W&B project, and the names of those that are not this project's, or hold no configuration.
+
+    Args:
+        path: "entity/project".
+        sampler: whose evaluations are wanted.
+
+    Raises:
+        UsageError: the path is wrong, or W&B cannot be asked.
+    """
+    if path.count("/") != 1 or not all(path.split("/")):
+        raise UsageError(f"--wandb {path}: ENTITY/PROJECT is needed, such as my-team/algd")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    found, others = [], []
+    try:
+        for one in wandb.Api(timeout=TIMEOUT_SECONDS).runs(path, order="+created_at", lazy=False):
+            config = flat({key: value for key, value in one.config.items() if key != "meta"})
+            if all(key in config for key in NEEDED):
+                status = {key: one.summary.get(f"status/{key}") for key in STATUS}
+                found.append(_run(f"wandb:{path}/{one.id}", path, config, str(one.state), status, one.scan_history(),
+                                  sampler))
+            else:
+                others.append(f"{one.name} ({one.id})")
+    except (wandb.Error, OSError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"--wandb {path}: it cannot be read ({type(error).__name__}: {reason})") from error
+    if not found:
+        raise UsageError(f"--wandb {path}: none of its {len(others)} runs is one of this project's")
+    return found, others
+
+
+def _run(name: str, path: str, config: dict[str, Any], state: str, status: Mapping[str, Any],
+         history: Iterable[Mapping[str, Any]], sampler: str) -> Run:
+    limit, cost = float(config["env.limit"]), COST[config["env.limit_kind"]]
+    evaluations: dict[int, dict[str, float]] = {}
+    episodes: dict[int, dict[str, str]] = {}
+    metrics: dict[str, dict[int, float]] = {}
+    for row in history:
+        if row.get("env_step") is None:
+            continue
+        step = int(row["env_step"])
+        for key, value in row.items():
+            group, _, column = key.partition("/")
+            if value is None or not column:
+                continue
+            if group == "eval" and column.startswith(f"{sampler}/"):
+                evaluations.setdefault(step, {})[column.partition("/")[2]] = float(value)
+            elif group == "episode":
+                episodes.setdefault(step, {"step": str(step)})[column] = str(value)
+            elif group == "train":
+                metrics.setdefault(column, {})[step] = float(value)
+    complete = {step: values for step, values in sorted(evaluations.items())
+                if values.get("episodes", 0) >= config["eval.episodes"]}
+    steps = list(complete)
+    returns, costs = (np.array([values[column] for values in complete.values()]) for column in ("return", cost))
+    last = None
+    if steps:
+        count = int(complete[steps[-1]]["episodes"])
+        last = Evaluation(steps[-1], float(returns[-1]), float(costs[-1]), max(0.0, float(costs[-1]) - limit),
+                          complete[steps[-1]].get("share_over_limit"), None, count, count)
+    seconds = status.get("seconds")
+    said = STATES.get(state, "unknown")
+    return Run(
+        Path(name), config, said if said == "running" else str(status.get("state") or said), status.get("reason"),
+        status.get("step"), last, np.array(steps, dtype=np.int64), returns, costs,
+        time_to_stay_feasible(steps, [bool(one <= limit) for one in costs]),
+        training(episodes.values(), cost, limit), status.get("updates_per_second"),
+        None if seconds is None else seconds / 3600,
+        f"W&B ({path}): means of whole evaluations, identical episodes included; CVaR is not known",
+        metrics={column: _series(values) for column, values in metrics.items()})
+
+
+def _series(values: Mapping[int, float]) -> Series:
+    steps = sorted(values)
+    return Series(np.array(steps, dtype=float), np.array([values[step] for step in steps]))

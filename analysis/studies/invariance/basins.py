@@ -1,0 +1,65 @@
+"""Local minima of an energy on the box, and the minimum to which an action descends."""
+
+import numpy as np
+from scipy.optimize import minimize
+
+from analysis.studies.invariance.energies import Energy
+from analysis.studies.invariance.problems import Array
+
+
+def descend(energy: Energy, points: Array, iterations: int = 400, longest: float = 0.02) -> Array:
+    """The local minimiser of the energy that each point (n, d) reaches by projected gradient descent, (n, d).
+
+    Every point has its own step length. A step is taken only downhill, and is at most `longest`, so that no barrier is
+    jumped. Points that end in one small cell share one polished minimiser.
+    """
+    a = np.clip(points, -1, 1)
+    value, gradient, rate = energy.value(a), energy.gradient(a), np.full(len(a), 0.1)
+    for _ in range(iterations):
+        move = -rate[:, None] * gradient
+        move *= np.minimum(1, longest / np.maximum(np.linalg.norm(move, axis=1), 1e-300))[:, None]
+        trial = np.clip(a + move, -1, 1)
+        trial_value = energy.value(trial)
+        better = trial_value < value
+        a, value = np.where(better[:, None], trial, a), np.where(better, trial_value, value)
+        gradient = np.where(better[:, None], energy.gradient(trial), gradient)
+        rate = np.clip(np.where(better, 1.5 * rate, 0.4 * rate), 1e-8, 1e8)
+    if not energy.problem.cost.differentiable:
+        return a
+    _, first, cell = np.unique(np.round(a / longest), axis=0, return_index=True, return_inverse=True)
+    return np.array([_polish(energy, a[i]) for i in first])[np.ravel(cell)]
+
+
+def _polish(energy: Energy, start: Array) -> Array:
+    result = minimize(lambda a: float(energy.value(a)), start, jac=energy.gradient, method="L-BFGS-B",
+                      bounds=[(-1, 1)] * len(start), options={"ftol": 1e-15, "gtol": 1e-10})
+    return result.x
+
+
+def distinct(points: Array, apart: float = 0.02) -> Array:
+    """The points (n, d) without those closer than `apart` to an earlier one."""
+    kept: list[Array] = []
+    for point in points:
+        if all(np.linalg.norm(point - other) > apart for other in kept):
+            kept.append(point)
+    return np.array(kept)
+
+
+def modes(energy: Energy) -> Array:
+    """The modes of exp(−energy/β): local minimisers on the box, walls included, deepest first, (number, d).
+
+    None, (0, d), where the energy is constant. Candidates are a grid's points below all their neighbours.
+    """
+    d = energy.problem.dimension
+    axis = np.linspace(-1, 1, 2001 if d == 1 else 201)
+    grid = np.stack(np.meshgrid(*[axis] * d, indexing="ij"), -1)
+    values = energy.value(grid)
+    if np.ptp(values) < 1e-9:
+        return np.empty((0, d))
+    padded = np.pad(values, 1, constant_values=np.inf)
+    lowest = np.ones(values.shape, bool)
+    for shift in np.ndindex(*(3,) * d):
+        if shift != (1,) * d:
+            lowest &= values <= padded[tuple(slice(s, s + n) for s, n in zip(shift, values.shape, strict=True))]
+    found = descend(energy, grid[lowest])
+    return distinct(found[np.argsort(energy.value(found))])

@@ -1,0 +1,134 @@
+"""Reading A: the constraint's average is augmented, not the energy of each action.
+
+    J(π) = −E_π[Q] − β·entropy(π) + ([λ + ρ(E_π[Qc] − h)]₊² − λ²)/(2ρ)
+
+J is strictly convex in π. Its minimiser at λ = λ* is found here by two routes that do not assume that it is π*.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import brentq
+
+from analysis.studies.invariance.energies import penalty, weight
+from analysis.studies.invariance.multipliers import at
+from analysis.studies.invariance.policies import Policy
+from analysis.studies.invariance.problems import Array, Problem
+
+
+def by_fixed_point(problem: Problem, beta: float, rho: float, lam: float, panels: int) -> Policy:
+    """The minimiser of J as a fixed point in one number.
+
+    J's derivative in π is −Q + μ Qc + β log π + constant with μ = [λ + ρ(E_π[Qc] − h)]₊, so the minimiser is the plain
+    Boltzmann density at a μ that equals that bracket under itself; the bracket falls with μ, so the root is unique.
+    """
+    def mismatch(mu: float) -> float:
+        mean_excess = at(problem, beta, 0.0, mu, panels).cost - problem.threshold
+        return mu - float(weight(mean_excess, lam, rho))
+
+    high = 1.0
+    while mismatch(high) < 0:
+        high *= 2
+    mu = 0.0 if mismatch(0.0) >= 0 else float(brentq(mismatch, 0.0, high, xtol=1e-15, rtol=8.9e-16))
+    return at(problem, beta, 0.0, mu, panels)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A problem on the equal cells of a grid, where a policy is a probability vector.
+
+    Attributes:
+        reward: Q at the centres, (n,).
+        cost: Qc at the centres, (n,).
+        volume: of one cell.
+        threshold: h.
+    """
+
+    reward: Array
+    cost: Array
+    volume: float
+    threshold: float
+
+    def boltzmann(self, beta: float, mu: float) -> Array:
+        exponent = (self.reward - mu * self.cost) / beta
+        p = np.exp(exponent - exponent.max())
+        return p / p.sum()
+
+    def optimal_multiplier(self, beta: float) -> float:
+        """λ* of the discretised problem P."""
+        def excess(mu: float) -> float:
+            return float(self.boltzmann(beta, mu) @ self.cost) - self.threshold
+
+        if excess(0.0) <= 0:
+            return 0.0
+        high = 1.0
+        while excess(high) > 0:
+            high *= 2
+        return float(brentq(excess, 0.0, high, xtol=1e-15, rtol=8.9e-16))
+
+    def objective(self, p: Array, beta: float, rho: float, lam: float) -> float:
+        """J of a probability vector with positive entries."""
+        mean_excess = float(p @ self.cost) - self.threshold
+        return float(-p @ self.reward + beta * p @ np.log(p / self.volume) + penalty(np.array(mean_excess), lam, rho))
+
+
+def cells(problem: Problem, per_axis: int) -> Cells:
+    centres = -1 + (np.arange(per_axis) + 0.5) * 2 / per_axis
+    points = np.stack(np.meshgrid(*[centres] * problem.dimension, indexing="ij"), -1).reshape(-1, problem.dimension)
+    return Cells(problem.reward.value(points), problem.cost.value(points), (2 / per_axis) ** problem.dimension,
+                 problem.threshold)
+
+
+def by_convex_optimisation(grid: Cells, beta: float, rho: float, lam: float, steps: int = 500) -> Array:
+    """The minimiser of J over the probability simplex by damped Newton steps from the uniform vector, (n,).
+
+    The Hessian is diag(β/p) + ρ 1[active] Qc Qcᵀ; the step stays on Σp = 1 and keeps every entry positive.
+    """
+    p = np.full(len(grid.reward), 1 / len(grid.reward))
+    for _ in range(steps):
+        mean_excess = float(p @ grid.cost) - grid.threshold
+        active = float(weight(mean_excess, lam, rho))
+        gradient = -grid.reward + beta * (np.log(p / grid.volume) + 1) + active * grid.cost
+        curvature = rho if active > 0 else 0.0
+
+        def solve(right: Array, p: Array = p, curvature: float = curvature) -> Array:  # Sherman-Morrison
+            scaled, along = p * right / beta, p * grid.cost / beta
+            return scaled - curvature * along * (grid.cost @ scaled) / (1 + curvature * grid.cost @ along)
+
+        ones = np.ones_like(p)
+        step = -solve(gradient)
+        step -= solve(ones) * step.sum() / solve(ones).sum()
+        decrement = -float(gradient @ step)
+        if decrement < 1e-24:
+            break
+        shrinking = step < 0
+        length = min(1.0, 0.99 * float(np.min(-p[shrinking] / step[shrinking], initial=np.inf)))
+        value = grid.objective(p, beta, rho, lam)
+        enough = 1e-15 - 0.1 * decrement * length
+        while length > 1e-12 and grid.objective(p + length * step, beta, rho, lam) > value + enough:
+            length /= 2
+        p = p + length * step
+    return p
+
+
+def multiplier_steps(grid: Cells, beta: float, rho: float, tolerance: float = 1e-6, most: int = 100_000) -> int:
+    """Steps of the method of multipliers from λ = 0 until λ moves by less than the tolerance.
+
+    A step minimises J and sets λ ← [λ + ρ(E_π[Qc] − h)]₊, which is the bracket μ of the minimiser itself.
+    """
+    def mean_excess(mu: float) -> float:
+        return float(grid.boltzmann(beta, mu) @ grid.cost) - grid.threshold
+
+    lam = 0.0
+    for step in range(1, most + 1):
+        high = float(weight(mean_excess(lam), lam, rho))  # the bracket at μ = λ bounds the root from one side
+        low, high = sorted((lam, high))
+
+        def mismatch(mu: float, lam: float = lam) -> float:
+            return mu - float(weight(mean_excess(mu), lam, rho))
+
+        following = low if low == high else float(brentq(mismatch, low, high, xtol=1e-12))
+        if abs(following - lam) < tolerance:
+            return step
+        lam = following
+    return most

@@ -1,0 +1,158 @@
+"""The update that training runs, with its gradients by hand, against automatic differentiation of the definitions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from algd.algorithm.agent import Agent, Batch
+from algd.algorithm.energy import ROWS, Energy, risk
+from algd.algorithm.lagrangian import augmented, constraint_weight
+from algd.algorithm.networks import CriticEnsemble
+from algd.algorithm.rng import Noise
+from algd.run.build import build
+from tests.support.command import TINY, compose
+
+AGENTS, GUIDANCES = ("vesde", "ddpm", "gaussian"), ("augmented", "plain", "none", "pid")
+EXACT = {"rtol": 0, "atol": 1e-9}
+
+
+def small_agent(*overrides: str) -> Agent:
+    """An agent of two critic layers in float64, on a box of actions that is not symmetric."""
+    config = compose(*TINY, "env=toy", *overrides)
+    torch.manual_seed(0)
+    guidance = build(config["guidance"], threshold=0.3, limit=1.0)
+    agent: Agent = build(config["agent"], observation_size=5, action_low=[-1.0, 0.0], action_high=[1.0, 3.0],
+                         guidance=guidance).double()
+    for name in ("spreads", "scales"):
+        process = getattr(agent.policy, "process", None)
+        if process is not None:
+            setattr(process, name, getattr(process, name).double())
+    return agent
+
+
+class Draws64:
+    """A noise in float64."""
+
+    def __init__(self, seed: int):
+        self._noise = Noise(seed)
+
+    def normal(self, *shape: int) -> Tensor:
+        return self._noise.normal(*shape).double()
+
+    def integers(self, high: int, size: int) -> Tensor:
+        return self._noise.integers(high, size)
+
+
+class DefinitionAtStates:
+    """What `Energy.at` returns, by differentiating the energy's definition."""
+
+    def __init__(self, energy: Energy, observation: Tensor):
+        self._energy, self._observation = energy, observation
+
+    def __call__(self, action: Tensor) -> Tensor:
+        return self._energy(self._observation, action)
+
+    def risk(self, action: Tensor) -> Tensor:
+        return self._energy.risk(self._observation, action).detach()
+
+    def value_and_gradient(self, action: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            action = action.detach().requires_grad_()
+            energy = self(action)
+            return energy.detach(), torch.autograd.grad(energy.sum(), action)[0]
+
+
+def regress_by_definition(critics: CriticEnsemble) -> Callable[..., tuple[Tensor, Tensor]]:
+    """What `CriticEnsemble.regress` does, by differentiating the loss."""
+    def regress(observation: Tensor, action: Tensor, target: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+        values = critics(observation, action)
+        loss = weight * (values - target).square().mean(1).sum()
+        critics.zero_grad()
+        loss.backward()
+        return loss.detach(), values.detach()
+    return regress
+
+
+def by_definition(agent: Agent) -> Agent:
+    """The agent, with every gradient by automatic differentiation."""
+    anything: Any = agent
+    anything.energy.at = lambda observation: DefinitionAtStates(agent.energy, observation)
+    anything.critics.regress = regress_by_definition(agent.critics)
+    anything.cost_critics.regress = regress_by_definition(agent.cost_critics)
+    return agent
+
+
+def batch_of(number: int, size: int = 16) -> Batch:
+    draw = torch.Generator().manual_seed(number)
+    parts = [torch.randn(size, *shape, generator=draw, dtype=torch.float64) for shape in ((5,), (2,), (), (), (5,))]
+    done = (torch.rand(2, size, generator=draw) < 0.2).double()
+    return Batch(*parts[:3], parts[3].abs(), parts[4], *done)
+
+
+@pytest.mark.parametrize("guidance", GUIDANCES)
+@pytest.mark.parametrize("agent", AGENTS)
+def test_200_updates_are_those_of_the_definition(agent: str, guidance: str) -> None:
+    overrides = [f"agent={agent}", f"guidance={guidance}"]
+    fast, slow = small_agent(*overrides), by_definition(small_agent(*overrides))
+    draws = Draws64(1), Draws64(1)
+    for number in range(200):
+        found, expected = (one.update(batch_of(number), noise)  # type: ignore[arg-type]
+                           for one, noise in zip((fast, slow), draws, strict=True))
+        assert found.keys() == expected.keys()
+        if number % 40 == 0 or number == 199:
+            for name in found:
+                torch.testing.assert_close(found[name], expected[name], **EXACT, msg=f"{name} in update {number}")
+    for (name, one), other in zip(fast.state_dict().items(), slow.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, other, **EXACT, equal_nan=True, msg=name)
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.6, 500.0])
+@pytest.mark.parametrize(("states", "actions"), [(5, 7), (300, 4), (1, 2 * ROWS + 3), (ROWS + 1, 1)])
+def test_pieces_of_an_energy_are_the_whole(states: int, actions: int, lam: float) -> None:
+    """Whatever a multiplier leaves active (nothing, some, all) and however the actions fall into pieces."""
+    torch.manual_seed(int(10 * lam) + states)
+    q = CriticEnsemble(2, 4, 3, [16, 16, 16], "relu", "xavier").double()
+    qc = CriticEnsemble(4, 4, 3, [16], "silu", "normal").double()
+    for bias in (*q.biases, *qc.biases):
+        torch.nn.init.normal_(bias)
+    state, action = torch.randn(states, 4).double(), torch.randn(states, actions, 3).double()
+    risks = risk(qc(state, action).detach(), 1.5)[0]
+    threshold = float(risks.median())
+    energy = Energy(q, qc, 1.5, lambda a, b: augmented(a, b, lam, threshold, 5.0),
+                    lambda b: constraint_weight(b, lam, threshold, 5.0))
+    weight = constraint_weight(risks, lam, threshold, 5.0)
+    assert {0.0: (weight == 0).any(), 0.6: (weight == 0).any() and (weight > 0).any(), 500.0: (weight > 0).all()}[lam]
+    values, gradients = energy.value_and_gradient(state, action)
+    expected_values, expected_gradients = DefinitionAtStates(energy, state).value_and_gradient(action)
+    torch.testing.assert_close(values, expected_values)
+    torch.testing.assert_close(gradients, expected_gradients)
+    # The actor's loss takes the same gradient through its own graph.
+    start = (action[:, 0] / 2).requires_grad_()
+    energy.at(state)(2 * start).square().sum().backward()
+    slope = 2 * expected_values[:, :1] * 2 * expected_gradients[:, 0]
+    torch.testing.assert_close(start.grad, slope)
+
+
+def test_an_unconstrained_energy_does_not_ask_the_cost_critics() -> None:
+    agent = small_agent("guidance=none")
+    with torch.no_grad():
+        for parameter in agent.cost_critics.parameters():
+            parameter.fill_(float("nan"))
+    state, action = torch.randn(6, 5).double(), torch.randn(6, 3, 2).double()
+    values, gradients = agent.energy.value_and_gradient(state, action)
+    torch.testing.assert_close(values, -agent.energy.reward(state, action).detach())
+    assert gradients.isfinite().all()
+
+
+def test_a_policy_may_have_parameters_that_are_frozen_or_not_used() -> None:
+    agent = small_agent("agent=vesde")
+    agent.policy.unused = torch.nn.Parameter(torch.ones(3).double())
+    agent.policy.network.embedding.requires_grad_(False)
+    agent.optimizers["policy"] = torch.optim.Adam(agent.policy.parameters(), lr=1e-3)
+    before = {name: parameter.clone() for name, parameter in agent.policy.named_parameters()}
+    agent.update(batch_of(0), Draws64(0))  # type: ignore[arg-type]
+    still = {name for name, parameter in agent.policy.named_parameters() if torch.equal(parameter, before[name])}
+    assert still == {"unused", "network.embedding"}

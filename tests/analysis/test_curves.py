@@ -1,0 +1,202 @@
+"""Learning curves and comparisons: what is drawn is what the folders hold."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from algd.errors import UsageError
+from analysis.__main__ import main
+from analysis.results.cells import Cell, cells
+from analysis.results.compare import Side, compare, pareto, sides
+from analysis.results.curves import curve, draw, draw_curvature, look, series_of, smoothed
+from analysis.runs.read import Run, Series, find_runs, read_run, where
+
+matplotlib.use("Agg")
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "runs"
+KEYS = ("agent", "guidance")
+
+
+def fixture_runs(*conditions: str) -> list[Run]:
+    return where([read_run(folder) for folder in find_runs([str(FIXTURE)]).folders], conditions)
+
+
+def paper_cells(*conditions: str) -> list[Cell]:
+    return cells(fixture_runs("env.family=paper", *conditions))
+
+
+def lines(figure: Figure, panel: int, colour: str) -> list[tuple[list[float], list[float]]]:
+    """Steps and values of the lines of a colour that are drawn in full."""
+    return [(list(line.get_xdata()), list(line.get_ydata())) for line in figure.axes[panel].lines
+            if line.get_color() == colour and line.get_linewidth() > 1]
+
+
+def test_a_curve_uses_the_seeds_that_are_there() -> None:
+    """Four seeds of different lengths: nothing is padded, and fewer than three have no interval."""
+    one = curve([Series(np.array([0.0, 10, 20]), np.array([1.0, 2, 3])),
+                 Series(np.array([0.0, 10]), np.array([3.0, 4])),
+                 Series(np.array([0.0, 10]), np.array([5.0, np.nan])), Series(np.array([0.0]), np.array([100.0]))])
+    assert one.steps.tolist() == [0, 10, 20] and one.count.tolist() == [4, 2, 1]
+    assert one.centre.tolist() == [4, 3, 3]  # of 1 3 5 100 the middle two
+    assert np.isnan(one.low[1:]).all() and np.isnan(one.high[1:]).all() and one.low[0] < 4 < one.high[0]
+
+
+def test_smoothing_looks_back_only() -> None:
+    one = Series(np.arange(4.0), np.array([1.0, 3, 5, 9]))
+    assert smoothed(one, 1).values.tolist() == [1, 3, 5, 9]
+    assert smoothed(one, 2).values.tolist() == [1, 2, 4, 7]
+    assert smoothed(one, 9).values.tolist() == [1, 2, 3, 4.5]
+
+
+def test_series_come_from_the_files() -> None:
+    (run,) = fixture_runs("env=point_button1", "guidance=augmented", "seed=1")
+    assert series_of(run, "return").values.tolist() == [0, 10, 22, 24]
+    assert series_of(run, "cost").steps.tolist() == [0, 100, 200, 300]
+    assert series_of(run, "lam").values.tolist() == [0.7, 1.1, 1.5]
+    assert len(series_of(run, "not there").steps) == 0
+
+
+def test_what_is_drawn_is_the_table() -> None:
+    """The line's last point is the table's number; the limit is drawn; a band only from three seeds on."""
+    found = paper_cells()
+    figure = draw(found, KEYS, "cost")
+    car, point = figure.axes[:2]
+    assert [axis.get_title() for axis in (car, point)] == ["car_button1", "point_button1"]
+    augmented = next(cell for cell in found if cell.row == ("point_button1",) and cell.column[1] == "augmented")
+    ((steps, values),) = lines(figure, 1, "#0072B2")
+    assert augmented.mean_cost is not None and (steps[-1], values[-1]) == (300, augmented.mean_cost.value)
+    assert any(set(line.get_ydata()) == {10.0} for line in point.lines)
+    # Two seeds of car_button1's plain: an empty band.
+    bands = [band for band in car.collections if isinstance(band, PolyCollection)]
+    filled = [any(len(path.vertices) for path in band.get_paths()) for band in bands]
+    assert sorted(filled) == [False, True]
+    assert figure.get_suptitle() == ""
+    assert "averages 3 values" in draw(found, KEYS, "cost", window=3).get_suptitle()
+
+
+def test_where_seeds_stop_the_line_goes_on_faintly_and_without_a_gap() -> None:
+    """Two seeds reach step 200, one of them 300: in full to 200, faint from there, where the full line ends."""
+    runs = [dataclasses.replace(run, steps=run.steps[:length], returns=run.returns[:length])
+            for run, length in zip(fixture_runs("env=point_button1", "guidance=augmented", "seed=0,1"), (3, 4),
+                                   strict=True)]
+    full, faint = draw(cells(runs), KEYS, "return").axes[0].lines
+    assert np.array_equal(full.get_ydata(), [0, 10, 20, np.nan], equal_nan=True)
+    assert np.array_equal(faint.get_ydata(), [np.nan, np.nan, 20, 24], equal_nan=True)
+    assert (full.get_color(), full.get_alpha(), faint.get_alpha()) == (faint.get_color(), None, 0.5)
+
+
+def test_raw_seeds_on_request() -> None:
+    found = paper_cells("env=point_button1", "guidance=plain")
+    assert len(draw(found, KEYS, "return", raw=True).axes[0].lines) == len(
+        draw(found, KEYS, "return").axes[0].lines) + 5
+
+
+def test_an_algorithm_looks_the_same_in_every_figure() -> None:
+    alone = look(("vesde", "plain"), KEYS, [("vesde", "plain")])
+    among = look(("vesde", "plain"), KEYS, [("ddpm", "pid"), ("gaussian", "none"), ("vesde", "plain")])
+    assert alone == among == look(("plain",), ("guidance",), [("augmented",), ("plain",)])
+    every = [look((agent, guidance), KEYS, []) for agent in ("vesde", "ddpm", "gaussian")
+             for guidance in ("augmented", "plain", "pid", "none")]
+    assert len({repr(one) for one in every}) == 12
+    columns = [(str(rho),) for rho in (0.1, 0.5, 1, 2, 4)]
+    assert len({repr(look(one, ("guidance.rho",), columns)) for one in columns}) == 5
+    strangers = [("SACLag", "imported"), ("CPO", "imported")]
+    assert not {look(one, KEYS, strangers)["color"] for one in strangers} & {one["color"] for one in every}
+
+
+def test_curvature_and_what_is_missing() -> None:
+    figure = draw_curvature(paper_cells("env=point_button1", "guidance=augmented"), "s1")
+    # Over seeds λ ends at 1.4 … 1.8; the fixture's medians are −λ for L and −λ/2 for L_A.
+    ends = {line.get_color(): line.get_ydata()[-1] for line in figure.axes[0].lines if len(line.get_ydata()) == 3}
+    assert ends == {"#D55E00": pytest.approx(-1.6), "#0072B2": pytest.approx(-0.8)}
+    with pytest.raises(UsageError, match=r"curvature\.states"):
+        draw_curvature(paper_cells(), "raw")
+    with pytest.raises(UsageError, match="none of the runs has values"):
+        draw(paper_cells(), KEYS, "critic_los")
+
+
+def test_the_command_writes_vectors_and_pixels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A figure for each family and quantity, one column wide; the same runs make the same bytes."""
+    arguments = ["curves", str(FIXTURE), "--quantities", "return,lam", "--where", "env=point_button1"]
+    assert main([*arguments, "--out", str(tmp_path / "a")]) == 0
+    assert capsys.readouterr().out.split() == [
+        str(tmp_path / "a" / f"{name}_paper.{ending}") for name in ("return", "lam") for ending in ("png", "pdf")]
+    assert imread(tmp_path / "a" / "return_paper.png").shape[1] == 850  # 3.4 inches of 250 pixels
+    assert (tmp_path / "a" / "return_paper.pdf").read_bytes().startswith(b"%PDF")
+    main([*arguments, "--out", str(tmp_path / "b")])
+    for file in (tmp_path / "a").iterdir():
+        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+    assert main(["curves", str(FIXTURE), "--quantities", "nothing", "--out", str(tmp_path)]) == 2
+
+
+# --- comparisons ---------------------------------------------------------------------------------------------------
+
+
+def test_two_sides_by_hand() -> None:
+    """point_button1: returns 20 24 22 40 21 against 30 31 29 30 50, seed by seed."""
+    runs = fixture_runs("env=point_button1")
+    one, other = sides(runs, "guidance=augmented", "guidance=plain")
+    found = compare(one, other)
+    assert found.tasks == ["point_button1"] and (found.left_out, found.unfinished) == ([], [])
+    # Only 40 beats any: four of five.
+    assert found.returns.value == pytest.approx(4 / 25)
+    paired = found.paired["point_button1"]
+    # −10 −7 −7 10 −29 in return, so the middle three average to −8; −6 −1 −5 3 −23 in cost, −4.
+    assert paired.returns.difference.value == pytest.approx(-8)
+    assert (paired.returns.wins, paired.returns.losses) == (1, 4)
+    assert paired.costs.difference.value == pytest.approx(-4)
+    # Lower costs are better: 6 beats five, 8 five, 10 three, 14 two, 7 five; no ties.
+    costs_x, costs_y = [6, 8, 10, 14, 7], [12, 9, 15, 11, 30]
+    wins = sum(x < y for x in costs_x for y in costs_y)
+    assert found.costs.value == pytest.approx(wins / 25)
+
+
+def test_sides_that_cannot_be_compared() -> None:
+    runs = fixture_runs()
+    one, other = sides(runs, "guidance=augmented", "guidance=plain")
+    with pytest.raises(UsageError, match="paper and stock"):
+        compare(one, other)
+    one, other = sides(fixture_runs("env.family=paper"), "guidance=plain", "guidance=pid")
+    found = compare(one, other)
+    assert found.tasks == ["point_button1"] and found.left_out == ["car_button1"]
+    assert found.unfinished == ["guidance=pid: 1 of 3 runs has no evaluation, 1 more is not finished"]
+    assert found.returns.low is None
+    with pytest.raises(UsageError, match="both sides"):
+        sides(runs, "guidance=plain", "agent=vesde")
+    mixed = Side("both", fixture_runs("env=point_button1"))
+    with pytest.raises(UsageError, match=r"guidance\.name"):
+        compare(mixed, mixed)
+
+
+def test_ties_are_half_a_win() -> None:
+    found = compare(*sides(fixture_runs("env.family=stock"), "guidance=augmented", "guidance=plain"))
+    paired = found.paired["safety_point_goal1"].returns
+    assert (found.returns.value, found.costs.value, paired.ties, paired.p_value) == (0.5, 0.5, 3, 1)
+
+
+def test_compare_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["compare", str(FIXTURE), "--where", "env=point_button1", "--first", "guidance=augmented", "--second",
+                 "guidance=plain"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "0.16 [" in text and "| point_button1 | return " in text and "-8.00 [" in text
+    assert (tmp_path / "profile_point_button1.pdf").exists()
+    assert main([*arguments, "--format", "json"]) == 0
+    read = json.loads(capsys.readouterr().out)
+    assert read["returns"]["value"] == pytest.approx(0.16) and read["paired"]["point_button1"]["return"]["wins"] == 1
+
+
+def test_the_pareto_front_of_a_budget_sweep(tmp_path: Path) -> None:
+    """Cells by mean cost and return; those that another cell beats in both are not on the front."""
+    found = paper_cells("env=point_button1")
+    # augmented (8.33, 22.33), plain (12.67, 30.33), pid (7, 14.5): none is beaten.
+    assert {cell.column[1] for cell in pareto(found)} == {"augmented", "plain", "pid"}
+    both = cells(fixture_runs("env=car_button1"))
+    # plain costs less (24 against 31) for more (7.5 against 7).
+    assert [cell.column[1] for cell in pareto(both)] == ["plain"]

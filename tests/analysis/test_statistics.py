@@ -1,0 +1,200 @@
+"""Every estimator against hand-computed numbers, a second implementation, or what it promises in simulation."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.statistics.coverage import SHAPES, coverage, improvement_coverage
+from analysis.statistics.estimators import (
+    StayTime,
+    cvar,
+    interquartile_mean,
+    iqm_interval,
+    median_time,
+    paired_by_seed,
+    pareto_front,
+    performance_profile,
+    probability_of_improvement,
+    stratified_resamples,
+    time_to_stay_feasible,
+)
+
+
+@pytest.mark.parametrize("count", range(1, 14))
+def test_interquartile_mean_is_the_fields(count: int) -> None:
+    values = np.random.default_rng(count).normal(size=count)
+    assert interquartile_mean(values) == pytest.approx(scipy.stats.trim_mean(values, 0.25))
+    assert interquartile_mean(np.array([100.0, 1, 2, 3, -100])) == 2
+
+
+@pytest.mark.parametrize(("values", "share", "expected"), [
+    (range(1, 21), 0.1, 19.5),            # the worst 2 of 20
+    (range(1, 31), 0.1, 29.0),            # the worst 3 of 30, though 0.1 · 30 is not quite 3 in floats
+    ([5, 4, 3, 2, 1], 0.3, (5 + 4 / 2) / 1.5),  # one whole and half of the next
+    ([7, 1, 1, 1], 0.1, 7.0),             # fewer than ten: the worst alone
+    ([3, 3, 1], 2 / 3, 3.0),              # a tie on the edge
+    ([1, 2, 3], 1.0, 2.0),
+    ([4], 0.1, 4.0),
+])
+def test_cvar_by_hand(values: list[float], share: float, expected: float) -> None:
+    assert cvar(np.array(list(values), dtype=float), share) == pytest.approx(expected)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30), st.floats(0.01, 1))
+def test_cvar_solves_rockafellar_and_uryasevs_problem(values: list[float], share: float) -> None:
+    """CVaR = min over c of c + E[(x − c)₊]/α, and a minimum is at one of the values."""
+    x = np.array(values)
+    assert cvar(x, share) == pytest.approx(min(c + np.maximum(x - c, 0).mean() / share for c in x), abs=1e-2, rel=1e-5)
+
+
+@pytest.mark.parametrize(("feasible", "expected"), [
+    ([False, True, False, True, True], StayTime(30, False)),
+    ([True, True, True, True, True], StayTime(0, False)),
+    ([True, True, True, True, False], StayTime(40, True)),
+    ([False, False, False, False, True], StayTime(40, False)),
+    ([True], StayTime(0, False)), ([False], StayTime(0, True)),
+])
+def test_time_to_stay_feasible(feasible: list[bool], expected: StayTime) -> None:
+    assert time_to_stay_feasible([0, 10, 20, 30, 40][:len(feasible)], feasible) == expected
+    assert time_to_stay_feasible([], []) is None
+
+
+def test_median_time_by_hand() -> None:
+    def times(*spelled: str) -> list[StayTime]:
+        return [StayTime(int(one.rstrip("+")), one.endswith("+")) for one in spelled]
+
+    assert median_time(times("10", "20", "30")) == (20, False)
+    # S falls to 2/3 at 10; the one censored at 15 leaves one at risk, whose event takes S to 0.
+    assert median_time(times("10", "15+", "30")) == (30, False)
+    # S = 3/4 at 10 and stays: more than half are censored.
+    assert median_time(times("10", "40+", "40+", "40+")) == (40, True)
+    # Censored at the time of an event is still at risk there: S = 1/2 exactly at 20.
+    assert median_time(times("20", "20+")) == (20, False)
+    assert median_time(times("40+")) == (40, True)
+
+
+def test_stratified_resamples_stay_in_their_stratum() -> None:
+    draws = stratified_resamples([np.array([1.0, 2, 3]), np.array([10.0, 20])], 400, 3)
+    assert draws.shape == (400, 5)
+    assert set(draws[:, :3].ravel()) == {1, 2, 3} and set(draws[:, 3:].ravel()) == {10, 20}
+    assert np.array_equal(draws, stratified_resamples([np.array([1.0, 2, 3]), np.array([10.0, 20])], 400, 3))
+
+
+def test_intervals_for_three_seeds_are_students() -> None:
+    """Nothing is trimmed from three: the t interval of a mean, up to the resampling's own noise."""
+    values = np.array([1.0, 2.0, 6.0])
+    one = iqm_interval([values], seed=1, resamples=40_000)
+    low, high = scipy.stats.t.interval(0.95, 2, loc=3.0, scale=scipy.stats.sem(values))
+    assert (one.value, one.count) == (3, 3)
+    assert (one.low, one.high) == (pytest.approx(low, rel=0.03), pytest.approx(high, rel=0.03))
+
+
+def test_percentile_intervals_are_scipys() -> None:
+    values = np.random.default_rng(0).normal(size=12)
+    one = iqm_interval([values], method="percentile", resamples=20_000)
+    other = scipy.stats.bootstrap((values,), lambda x, axis: scipy.stats.trim_mean(x, 0.25, axis=axis),
+                                  method="percentile", n_resamples=20_000, rng=1).confidence_interval
+    assert (one.low, one.high) == (pytest.approx(other.low, abs=0.03), pytest.approx(other.high, abs=0.03))
+
+
+def test_intervals_are_seeded_and_need_three() -> None:
+    values = np.array([1.0, 2, 3, 4, 50])
+    assert iqm_interval([values], 5) == iqm_interval([values], 5) != iqm_interval([values], 6)
+    assert iqm_interval([values, values[:2]]).low is None
+    two = iqm_interval([np.array([1.0, 4.0])])
+    assert (two.value, two.low, two.high, two.count) == (2.5, None, None, 2)
+    same = iqm_interval([np.array([7.0, 7, 7])])
+    assert (same.value, same.low, same.high) == (7, 7, 7)
+    with pytest.raises(ValueError, match="at least one value"):
+        iqm_interval([np.array([])])
+
+
+@pytest.mark.parametrize("shape", ["normal", "skewed"])
+@pytest.mark.parametrize("count", [3, 5, 10])
+def test_coverage_stays_in_the_stated_band(shape: str, count: int) -> None:
+    """The band that docs/analysis.md states; 500 repetitions are good to about 2%."""
+    assert 0.85 < coverage(SHAPES[shape], count, 500, seed=1, resamples=200) < 0.995
+
+
+def test_percentile_intervals_do_not_cover_at_three_seeds() -> None:
+    """Why they are not the default."""
+    assert coverage(SHAPES["normal"], 3, 500, seed=1, method="percentile", resamples=200) < 0.85
+
+
+def test_probability_of_improvement_by_hand_and_by_scipy() -> None:
+    x, y = np.array([1.0, 2, 3]), np.array([2.0, 0, 5, 2])
+    # Of 12 pairs: 1 beats 0; 2 beats 0 and ties two; 3 beats three. So 5 wins and 2 ties.
+    one = probability_of_improvement([x], [y])
+    assert one.value == pytest.approx(6 / 12)
+    assert one.value == pytest.approx(scipy.stats.mannwhitneyu(x, y).statistic / 12)
+    both = probability_of_improvement([x, x], [y, x - 10])
+    assert both.value == pytest.approx(0.75) and both.count == 13
+    assert both.low is not None and both.high is not None and one.low is not None and one.high is not None
+    assert one.low < one.value < one.high and both.high <= 1
+    assert probability_of_improvement([x[:2]], [y]).low is None
+
+
+def test_probability_of_improvement_of_separated_seeds_has_a_width() -> None:
+    """θ̂ = 1: the ends solve the score equation, here (1 − θ)² m n = z² θ (1 − θ) [...]; more seeds say more."""
+    lows = []
+    for count in (3, 5, 10):
+        x = np.arange(count, dtype=float)
+        one = probability_of_improvement([x + 100], [x])
+        assert one.value == one.high == 1 and one.low is not None
+        theta, z = one.low, scipy.stats.norm.ppf(0.975)
+        inner = 1 + (count - 1) * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+        assert (1 - theta) ** 2 * count**2 == pytest.approx(z**2 * theta * (1 - theta) * inner)
+        lows.append(theta)
+        assert probability_of_improvement([x], [x + 100]).high == pytest.approx(1 - theta)
+    assert all(a < b for a, b in pairwise(lows))
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_coverage_of_the_probability_of_improvement(shift: float) -> None:
+    assert 0.90 < improvement_coverage(shift, 5, 400, seed=2) < 0.995
+
+
+def test_paired_by_hand() -> None:
+    one = paired_by_seed({0: 5.0, 1: 6.0, 2: 9.0, 7: 1.0}, {2: 6.0, 1: 6.0, 0: 4.0, 3: 0.0})
+    assert (one.seeds, one.unpaired) == ([0, 1, 2], [3, 7])
+    assert one.difference.value == pytest.approx(4 / 3)
+    assert (one.wins, one.ties, one.losses) == (2, 1, 0)
+    assert one.p_value == 0.5  # ±1 and ±3 with the same sign: 4 of the 8
+    assert paired_by_seed({0: 1.0, 1: 1.0}, {0: 0.0, 1: 0.0}).p_value is None
+    with pytest.raises(ValueError, match="common seed"):
+        paired_by_seed({0: 1.0}, {1: 1.0})
+
+
+def test_sign_flips_are_scipys() -> None:
+    random = np.random.default_rng(4)
+    x, y = random.normal(size=7) + 0.5, random.normal(size=7)
+
+    def difference(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
+        return np.mean(a - b, axis=axis)
+
+    expected = scipy.stats.permutation_test((x, y), difference, permutation_type="samples", n_resamples=np.inf).pvalue
+    assert paired_by_seed(dict(enumerate(x)), dict(enumerate(y))).p_value == pytest.approx(expected)
+    x, y = random.normal(size=20) + 0.5, random.normal(size=20)
+    expected = scipy.stats.permutation_test((x, y), difference, permutation_type="samples", n_resamples=20_000,
+                                            rng=1).pvalue
+    assert paired_by_seed(dict(enumerate(x)), dict(enumerate(y))).p_value == pytest.approx(expected, abs=0.02)
+
+
+def test_performance_profile_by_hand() -> None:
+    """Strictly above, averaged over tasks, whatever their number of runs."""
+    one = performance_profile([np.array([1.0, 2, 3, 4]), np.array([2.0, 2, 9])], np.array([0.0, 2.0, 8.5]))
+    assert one.share == pytest.approx([1, (2 / 4 + 1 / 3) / 2, (0 + 1 / 3) / 2])
+    assert one.low is not None and one.high is not None
+    assert (one.low <= one.share).all() and (one.share <= one.high).all() and one.low[0] == 1
+    assert performance_profile([np.array([1.0, 2])], np.array([0.0])).low is None
+
+
+def test_pareto_front_by_hand() -> None:
+    """A costs less for less; B is beaten by C at the same cost; D equals A and stays; E costs more than C for less."""
+    costs, returns = [1, 5, 5, 1, 9], [10, 12, 20, 10, 19]
+    assert pareto_front(costs, returns) == [0, 3, 2]
+    assert pareto_front([], []) == []

@@ -1,0 +1,468 @@
+"""Tables of runs, on folders written by hand whose answers were worked out by hand."""
+
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+
+from algd.errors import UsageError
+from analysis.__main__ import main
+from analysis.results.cells import cells
+from analysis.results.table import escaped, number
+from analysis.runs.read import (
+    Run,
+    complete_evaluations,
+    differing_keys,
+    distinct,
+    find_runs,
+    flat,
+    read_run,
+    training,
+    where,
+)
+from tests.support.command import ROOT
+
+HEADER = "step,sampler,source,episode,seed,return,cost,discounted_cost,length\n"
+EPISODES = "step,episode,seed,return,cost,discounted_cost,length\n"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "runs"
+Episode = tuple[float, float, float]
+
+
+def config(seed: int = 0, guidance: str = "augmented", env: str = "toy", rho: float = 1.0,
+           **others: Any) -> dict[str, Any]:
+    """What a run's config.yaml needs to say to be tabled."""
+    return {"seed": seed, "total_steps": 200, "eval": {"every": 100, "episodes": 2},
+            "agent": {"name": "vesde"}, "guidance": {"name": guidance, "rho": rho}, "runs_dir": f"somewhere{seed}",
+            "env": {"name": env, "family": "toy", "limit": 4.0, "limit_kind": "episode"} | others}
+
+
+def evaluation(step: int, episodes: Sequence[Episode], sampler: str = "deterministic", source: str = "train") -> str:
+    """Rows of evals.csv for episodes (return, cost, discounted cost)."""
+    return "".join(f"{step},{sampler},{source},{number},{7 + number},{r},{c},{d},16\n"
+                   for number, (r, c, d) in enumerate(episodes))
+
+
+def make_run(folder: Path, settings: dict[str, Any], *evaluations: str, state: str | None = "finished",
+             **status: Any) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    (folder / "evals.csv").write_text(HEADER + "".join(evaluations))
+    if state:
+        (folder / "status.json").write_text(json.dumps({"state": state} | status))
+    return folder
+
+
+def simple(folder: Path, settings: dict[str, Any], gain: float, cost: float, **status: Any) -> Path:
+    """A finished run whose two last episodes average to this return and cost."""
+    return make_run(folder, settings, evaluation(200, [(gain - 1, cost, 0), (gain + 1, cost, 1)]), **status)
+
+
+def as_json(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> list[dict[str, Any]]:
+    """The tables that the command prints as JSON."""
+    assert main(["table", *map(str, arguments), "--format", "json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def text_of(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """What the command prints."""
+    assert main(["table", *map(str, arguments)]) == 0
+    return capsys.readouterr().out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """The one sentence with which the command refuses."""
+    assert main(["table", *map(str, arguments)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    return captured.err
+
+
+def lines_of(text: str, *starts: str) -> list[list[str]]:
+    """The Markdown rows whose first cells are these."""
+    split = [[cell.strip() for cell in line.strip("|").split(" | ")]
+             for line in text.splitlines() if line.startswith("|")]
+    return [line for line in split if tuple(line[:len(starts)]) == starts]
+
+
+def runs_in(folder: Path) -> list[Run]:
+    return [read_run(one) for one in find_runs([str(folder)]).folders]
+
+
+# --- one run -------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_by_hand(tmp_path: Path) -> None:
+    """Only the last evaluation, in training, by the sampler asked for; a cost on the limit is within it."""
+    folder = make_run(
+        tmp_path / "a", config(),
+        evaluation(100, [(1, 50, 1), (1, 60, 1)]), evaluation(200, [(20, 4, 30), (22, 4.0, 31)]),
+        evaluation(200, [(10, 1, 1), (11, 8, 1)], sampler="stochastic"),
+        evaluation(300, [(99, 99, 99), (99, 98, 99)], source="eval-1"), updates_per_second=30.0, seconds=7200)
+    run = read_run(folder)
+    assert run.last is not None and run.feasible
+    assert (run.last.step, run.last.mean_return, run.last.mean_cost, run.last.over) == (200, 21, 4, 0)
+    assert (run.last.violation, run.last.cvar, run.last.different) == (0, 4, 2)
+    assert run.steps.tolist() == [100, 200] and run.costs.tolist() == [55, 4]
+    assert run.stay is not None and (run.stay.step, run.stay.censored) == (200, False)
+    assert (run.updates_per_second, run.hours) == (30, 2)
+    run = read_run(folder, "stochastic")
+    assert run.last is not None and not run.feasible
+    assert (run.last.mean_return, run.last.mean_cost, run.last.over, run.last.violation) == (10.5, 4.5, 0.5, 0.5)
+    assert run.last.cvar == 8 and run.stay is not None and run.stay.censored
+
+
+def test_the_limits_own_kind_of_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "a", config(limit_kind="discounted", limit=100.5),
+             evaluation(200, [(-1, 4, 100), (-0.001, 4, 102)]))
+    text = text_of(capsys, tmp_path, "--each-run")
+    assert lines_of(text, "toy", "vesde", "augmented", "0")[0][4:] == [
+        "finished", "200", "-0.50", "101.0", "100.5", "50% of 2", "> 200", "no"]
+    assert "discounted sums in toy" in text
+
+
+def test_identical_episodes_count_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three of four are the same: the mean is that of two. Rows that differ in the last digit are not the same."""
+    settings = config()
+    settings["eval"]["episodes"] = 4
+    same = (20.0, 2.0, 1.0)
+    make_run(tmp_path / "a", settings, evaluation(200, [same, (10.0, 8.0, 3.0), same, same]))
+    text = text_of(capsys, tmp_path, "--each-run")
+    assert lines_of(text, "toy", "vesde", "augmented", "0")[0][6:10] == ["15.00", "5.00", "4.00", "50% of 2"]
+    assert "in 1 of 1 runs" in text and "2 different of 4" in text
+    kept = distinct([{"return": "0.1", "cost": "1", "discounted_cost": "1", "length": "3", "seed": "1"},
+                     {"return": "0.1", "cost": "1", "discounted_cost": "1", "length": "3", "seed": "2"},
+                     {"return": "0.10000000000000002", "cost": "1", "discounted_cost": "1", "length": "3"}])
+    assert [row.get("seed") for row in kept] == ["1", None]
+
+
+def test_unfinished_evaluations_and_torn_lines_do_not_count(tmp_path: Path,
+                                                            capsys: pytest.CaptureFixture[str]) -> None:
+    done, begun = evaluation(100, [(1, 2, 1), (3, 4, 1)]), evaluation(200, [(9, 9, 9)])
+    make_run(tmp_path / "a", config(0), done, begun, state="running")
+    make_run(tmp_path / "b", config(1), done, evaluation(200, [(9, 9, 9), (9, 9, 8)])[:-2], state="failed")
+    make_run(tmp_path / "c", config(2), begun, state=None)
+    text = text_of(capsys, tmp_path, "--each-run")
+    for seed, state in (("0", "running"), ("1", "failed")):
+        (line,) = lines_of(text, "toy", "vesde", "augmented", seed)
+        assert line[4:] == [state, "100", "2.00", "3.00", "4.00", "0% of 2", "100", "yes"]
+    assert lines_of(text, "toy", "vesde", "augmented", "2")[0][4] == "unknown"
+    assert lines_of(text, "toy", "vesde", "augmented", "2 of 3 (3 unfinished)")
+    assert "Not finished: 3 of 3 runs (1 failed, 1 running, 1 unknown)" in text
+    assert "Runs without an evaluation are counted but have no numbers: toy vesde augmented" in text
+    assert complete_evaluations([], "deterministic", 1) == {}
+
+
+def test_training_costs_by_hand() -> None:
+    """Initial steps do not count; the cost rate is per step; over is in the limit's own kind."""
+    def episode(step: int, cost: float, discounted: float, length: int) -> dict[str, str]:
+        return {"step": str(step), "cost": str(cost), "discounted_cost": str(discounted), "length": str(length)}
+
+    some = [episode(-10, 99, 99, 10), episode(0, 99, 99, 10), episode(10, 5, 4, 10), episode(30, 1, 1, 20)]
+    one, two = training(some, "cost", 4), training(some, "discounted_cost", 4)
+    assert one is not None and two is not None
+    assert (one.episodes, one.total_cost, one.cost_rate, one.over) == (2, 6, 0.2, 0.5)
+    assert (two.total_cost, two.over) == (6, 0)
+    assert training(some[:2], "cost", 4) is None
+
+
+# --- across seeds --------------------------------------------------------------------------------------------------
+
+
+def test_a_cell_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Five seeds: the mean of the middle three. Two seeds: both values, and no interval."""
+    for seed, (gain, cost) in enumerate([(0, 0), (10, 1), (20, 2), (30, 9), (100, 50)]):
+        simple(tmp_path / f"a{seed}", config(seed), gain, cost, updates_per_second=10.0 + seed, seconds=3600)
+    for seed, (gain, cost) in enumerate([(5, 0), (10, 1)]):
+        simple(tmp_path / f"p{seed}", config(seed, "plain"), gain, cost)
+    ((augmented, plain),) = [table["cells"] for table in as_json(capsys, tmp_path)]
+    assert (augmented["return"], augmented["cost"]) == (20, 4) and augmented["feasible"]
+    assert (augmented["safe"], augmented["evaluated"], augmented["best_feasible"]) == (3, 5, True)
+    assert augmented["violation"] == (0 + 0 + 0 + 5 + 46) / 5 and augmented["episodes_over"] == 0.4
+    assert (augmented["updates_per_second"], augmented["hours"]) == (12, 1)
+    assert augmented["return_low"] < 20 < augmented["return_high"]
+    assert (plain["return"], plain["return_low"], plain["return_high"], plain["hours"]) == (7.5, None, None, None)
+    text = text_of(capsys, tmp_path)
+    assert lines_of(text, "toy", "return")[0][-1] == "7.50 (5.00; 10.00)"
+    assert "Fewer than 3 seeds, hence values and no interval: toy vesde plain." in text
+    assert "Missing seeds: toy vesde plain lacks 2, 3, 4." in text
+
+
+def test_the_interval_of_three_seeds_is_students(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, gain in enumerate([1.0, 2.0, 6.0]):
+        simple(tmp_path / str(seed), config(seed), gain, 0)
+    (cell,) = as_json(capsys, tmp_path)[0]["cells"]
+    low, high = stats.t.interval(0.95, 2, loc=3, scale=stats.sem([1, 2, 6]))
+    assert (cell["return_low"], cell["return_high"]) == (pytest.approx(low, abs=0.3), pytest.approx(high, abs=0.3))
+    (other,) = as_json(capsys, tmp_path, "--interval", "percentile")[0]["cells"]
+    assert other["return_low"] >= 1 and other["return_high"] <= 6
+
+
+def test_bold_and_daggers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Infeasible cells are marked and never bold; returns that print alike share it; a row may have no bold cell."""
+    for name, env, gain, cost in (("augmented", "toy", 5, 4), ("plain", "toy", 5.001, 1), ("pid", "toy", 9, 4.01),
+                                  ("none", "toy", 3, 0), ("augmented", "ring", 8, 30), ("plain", "ring", 9, 20)):
+        simple(tmp_path / f"{env}-{name}", config(0, name, env), gain, cost)
+    text = text_of(capsys, tmp_path)
+    ring, toy = lines_of(text, "ring", "return")[0], lines_of(text, "toy", "return")[0]
+    assert lines_of(text, "env")[0] == ["env", "", "vesde, augmented", "vesde, none", "vesde, pid", "vesde, plain"]
+    assert toy[2:] == ["**5.00**", "3.00", "9.00", "**5.00**"]
+    assert ring[2:] == ["8.00", "–", "–", "9.00"]
+    assert [line[1:] for line in lines_of(text, "", "cost (limit 4.00)")] == [
+        ["cost (limit 4.00)", "30.00 †", "–", "–", "20.00 †"],
+        ["cost (limit 4.00)", "4.00", "0.00", "4.01 †", "1.00"]]
+
+
+def test_bold_compares_equal_limits_only(tmp_path: Path) -> None:
+    """In a budget sweep a looser budget does not beat a tighter one; numbers are sorted as numbers."""
+    for limit, gain in ((4.0, 5), (10.0, 9), (2.0, 1)):
+        simple(tmp_path / str(limit), config(0, limit=limit), gain, 0)
+    found = cells(runs_in(tmp_path), ["env"], ["env.limit"])
+    assert [(cell.column, cell.best) for cell in found] == [(("2.0",), True), (("4.0",), True), (("10.0",), True)]
+
+
+def test_uneven_steps_and_times_to_stay_feasible(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad, good = [(1, 9, 1), (2, 9, 1)], [(1, 1, 1), (2, 1, 1)]
+    make_run(tmp_path / "0", config(0), evaluation(100, good), evaluation(200, bad))
+    make_run(tmp_path / "1", config(1), evaluation(100, bad), evaluation(200, good))
+    make_run(tmp_path / "2", config(2), evaluation(100, bad), state="interrupted")
+    text = text_of(capsys, tmp_path)
+    assert "Seeds evaluated at different steps stand together in toy vesde augmented." in text
+    (line,) = lines_of(text, "toy", "vesde", "augmented")
+    assert line[3:5] == ["3 (1 unfinished)", "100–200"]
+    # Censored at 100 and at 200, one event at 200: the curve falls to 1/2 there.
+    assert line[9] == "200"
+
+
+def test_the_fixture_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
+    """Three tasks of two families with failed, running and not started runs, ties, a torn line, a missing seed."""
+    paper, stock = as_json(capsys, "fixture", "--runs-dir", FIXTURE)
+    at = {(cell["env"], cell["guidance"]): cell for cell in paper["cells"] + stock["cells"]}
+    one = at["point_button1", "augmented"]
+    # Seeds: returns 20 24 22 40 21, costs 6 8 10 14 7; the worst of four episodes is one above its mean.
+    assert (one["return"], one["cost"]) == (pytest.approx((21 + 22 + 24) / 3), pytest.approx((7 + 8 + 10) / 3))
+    assert (one["safe"], one["evaluated"], one["best_feasible"]) == (4, 5, True)
+    assert (one["violation"], one["cvar"], one["episodes_over"]) == (0.8, 10, 0.25)
+    assert (one["stays_feasible_from"], one["stays_feasible_censored"]) == (200, False)
+    # Six episodes of 50 steps after the initial ones, with 20 + 14 + 10 + 4 + 2 + 0.
+    assert (one["training_cost"], one["training_cost_rate"], one["training_over"]) == (50, 50 / 300, 2 / 6)
+    other = at["point_button1", "plain"]
+    assert (other["return"], other["feasible"], other["safe"]) == (pytest.approx(91 / 3), False, 1)
+    assert not other["best_feasible"]
+    pid = at["point_button1", "pid"]
+    assert (pid["runs"], pid["evaluated"], pid["unfinished"], pid["return_low"]) == (3, 2, 2, None)
+    assert [run["state"] for run in pid["each_run"]] == ["finished", "failed", "starting"]
+    assert pid["each_run"][1]["reason"].startswith("FloatingPointError")
+    # Three identical episodes and one other: (6 + 8) / 2, (30 + 32) / 2. Nothing on this task is feasible.
+    assert (at["car_button1", "augmented"]["return"], at["car_button1", "augmented"]["cost"]) == (7, 31)
+    assert not any(at["car_button1", guidance]["best_feasible"] for guidance in ("augmented", "plain"))
+    assert at["car_button1", "plain"]["stays_feasible_censored"]
+    # Discounted costs are half of the plain ones, exactly at the limit; both algorithms are equal.
+    for guidance in ("augmented", "plain"):
+        tied = at["safety_point_goal1", guidance]
+        assert (tied["return"], tied["cost"], tied["feasible"], tied["best_feasible"]) == (13, 25, True, True)
+    notes = " ".join(paper["notes"])
+    assert "car_button1 vesde plain lacks 2; point_button1 vesde pid lacks 3, 4" in notes
+    assert "1 more runs that have not started" in notes and "at worst 2 different of 4" in notes
+
+
+# --- what may stand together ---------------------------------------------------------------------------------------
+
+
+def test_what_differs_is_refused_unless_pooled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The keys are named with their values; paths, logging and the seed may differ."""
+    simple(tmp_path / "a", config(0) | {"logger": {"name": "none"}}, 1, 0)
+    simple(tmp_path / "b", config(1) | {"logger": {"name": "wandb"}, "device": "cpu"}, 3, 0)
+    assert as_json(capsys, tmp_path)[0]["cells"][0]["evaluated"] == 2
+    simple(tmp_path / "c", config(0, rho=2.0) | {"total_steps": 900}, 5, 0)
+    message = refused(capsys, tmp_path)
+    assert "env=toy, agent=vesde, guidance=augmented" in message and "--pool" in message
+    assert "differ in guidance.rho (1.0, 2.0), total_steps (200, 900)" in message
+    assert "total_steps" in refused(capsys, tmp_path, "--columns", "guidance.rho")
+    (cell,) = as_json(capsys, tmp_path, "--pool")[0]["cells"]
+    assert (cell["return"], cell["pooled"], cell["evaluated"]) == (3, "guidance.rho total_steps", 3)
+    assert "Pooled although different in guidance.rho, total_steps" in text_of(capsys, tmp_path, "--pool")
+    found = as_json(capsys, tmp_path, "--columns", "guidance.rho,total_steps")[0]["cells"]
+    assert [(cell["guidance.rho"], cell["total_steps"]) for cell in found] == [("1.0", "200"), ("2.0", "900")]
+
+
+def test_columns_must_be_comparable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """guidance may bring its own keys along, but not another batch size; tasks may differ from each other."""
+    simple(tmp_path / "a", config(0, "plain") | {"batch_size": 8}, 1, 0)
+    simple(tmp_path / "b", config(0, "augmented", rho=3.0) | {"batch_size": 8}, 1, 0)
+    simple(tmp_path / "c", config(0, env="ring") | {"batch_size": 9}, 1, 0)
+    assert len(as_json(capsys, tmp_path)[0]["cells"]) == 3
+    simple(tmp_path / "d", config(0, "pid") | {"batch_size": 9}, 1, 0)
+    assert "the runs on toy differ in more than env, agent, guidance, namely in batch_size (8, 9)" in refused(
+        capsys, tmp_path)
+
+
+def test_families_never_mix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for env, family in (("point_button1", "paper"), ("safety_point_button1", "stock")):
+        simple(tmp_path / env, config(0, env=env, family=family), 1, 0)
+    text = text_of(capsys, tmp_path)
+    assert text.index("Family: paper") < text.index("| point_button1") < text.index("Family: stock")
+    assert [[cell["env"] for cell in table["cells"]] for table in as_json(capsys, tmp_path)] == [
+        ["point_button1"], ["safety_point_button1"]]
+    assert "families paper, stock" in refused(capsys, tmp_path, "--format", "csv")
+    with pytest.raises(UsageError, match="never stand in one table"):
+        cells(runs_in(tmp_path), pool=True)
+
+
+def test_the_same_run_twice_is_refused(tmp_path: Path) -> None:
+    simple(tmp_path / "a", config(0), 1, 0)
+    simple(tmp_path / "b", config(0) | {"runs_dir": "elsewhere"}, 1, 0)
+    with pytest.raises(UsageError, match="are the same run"):
+        cells(runs_in(tmp_path), pool=True)
+
+
+def test_differing_keys() -> None:
+    one, other = flat(config(0)), flat(config(1) | {"extra": {"key": [1, 2]}})
+    assert differing_keys([one, flat(config(1))]) == []
+    assert differing_keys([one, other]) == ["extra.key"]
+    assert differing_keys([one, other], ["extra"]) == differing_keys([one, other], ["extra.key"]) == []
+
+
+# --- which runs ----------------------------------------------------------------------------------------------------
+
+
+def test_where_runs_are_found(tmp_path: Path) -> None:
+    """At any depth and by patterns, each once; not inside runs, and not those that were moved aside."""
+    run = make_run(tmp_path / "runs" / "toy" / "vesde-plain" / "seed=0-1a", config())
+    other = make_run(tmp_path / "runs" / "toy" / "vesde-plain" / "seed=1-1b", config(1))
+    make_run(run / "wandb" / "inner", config(2))
+    aside = make_run(run.with_name("seed=0-1a.old-1"), config())
+    (tmp_path / "runs" / "sweeps").mkdir()
+    make_run(tmp_path / "runs" / "sweeps" / "code" / "tests" / "fixture", config(3))
+    assert find_runs([str(tmp_path)]).folders == [run, other]
+    pattern = str(tmp_path / "runs" / "*" / "*" / "seed=0-*a")
+    assert find_runs([pattern, str(run), str(run.parent)]).folders == [run, other]
+    assert find_runs([str(aside)]).folders == [aside]
+    (tmp_path / "empty").mkdir()
+    for nothing in (tmp_path / "empty", tmp_path / "not there", tmp_path / "none*"):
+        with pytest.raises(UsageError, match="there is no run"):
+            find_runs([str(nothing)])
+
+
+def test_sweeps_by_file_name_and_experiment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Members that have not started are counted; a name that two sweeps of an experiment share is refused."""
+    top = tmp_path / "runs"
+    simple(top / "toy" / "a", config(0), 1, 0)
+    simple(top / "toy" / "b", config(1), 2, 0)
+    simple(top / "toy" / "not a member", config(2), 99, 0)
+    (top / "sweeps").mkdir()
+    sweep = {"runs": ["toy/a", "toy/b", "toy/c"], "experiment": "study"}
+    (top / "sweeps" / "mine-12.json").write_text(json.dumps(sweep))
+    for name in ("mine-12", "study", str(top / "sweeps" / "mine-12.json")):
+        found = find_runs([name], top)
+        assert found.folders == [top / "toy" / "a", top / "toy" / "b"] and found.absent == [top / "toy" / "c"]
+    assert "The sweep has 1 more runs that have not started." in text_of(capsys, "study", "--runs-dir", top)
+    (top / "sweeps" / "mine-13.json").write_text(json.dumps(sweep))
+    assert "name one of mine-12, mine-13" in refused(capsys, "study", "--runs-dir", top)
+    (top / "sweeps" / "none.json").write_text(json.dumps({"runs": ["toy/d"]}))
+    assert "none of the 1 runs has started" in refused(capsys, "none", "--runs-dir", top)
+    (top / "sweeps" / "bad.json").write_text(json.dumps({"runs": ["../../elsewhere"]}))
+    assert "outside" in refused(capsys, "bad", "--runs-dir", top)
+    (top / "sweeps" / "torn.json").write_text('{"runs": [')
+    assert "is not a sweep's list" in refused(capsys, "torn", "--runs-dir", top)
+
+
+def test_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    simple(tmp_path / "a", config(0), 1, 0)
+    simple(tmp_path / "b", config(0, "plain"), 2, 0)
+    simple(tmp_path / "c", config(1, rho=2.0), 3, 0)
+    runs = runs_in(tmp_path)
+    assert [run.folder.name for run in where(runs, ["guidance=augmented"])] == ["a", "c"]
+    assert [run.folder.name for run in where(runs, ["guidance=augmented,plain", "guidance.rho=1"])] == ["a", "b"]
+    assert [run.folder.name for run in where(runs, ["env.limit=4"])] == ["a", "b", "c"]
+    runs[1].config["rate"] = "1e-05"
+    assert [run.folder.name for run in where(runs, ["rate=0.00001"])] == ["b"]
+    assert "no run is left; guidance is augmented, plain" in refused(capsys, tmp_path, "--where", "guidance=pid")
+    assert "KEY=VALUE is needed" in refused(capsys, tmp_path, "--where", "guidance")
+    assert "did you mean guidance.rho?" in refused(capsys, tmp_path, "--where", "rho=1")
+    assert "did you mean guidance.rho?" in refused(capsys, tmp_path, "--columns", "agent.rho")
+
+
+def test_a_folder_that_cannot_be_read_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "a", config(), "200,deterministic,train,0,1,x,1,1,1\n",
+                   "200,deterministic,train,1,1,x,1,1,1\n")
+    assert refused(capsys, run) == (f"error: {run} cannot be read as a run (ValueError: could not convert string "
+                                    "to float: 'x')\n")
+    (run / "config.yaml").write_text("seed: 0\n")
+    assert "KeyError: 'eval.episodes'" in refused(capsys, run)
+
+
+# --- formats -------------------------------------------------------------------------------------------------------
+
+
+def test_csv_and_json_hold_the_same_at_full_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(3):
+        simple(tmp_path / str(seed), config(seed), 1 / 3 + seed, 0)
+    (line,) = csv.DictReader(io.StringIO(text_of(capsys, tmp_path, "--format", "csv")))
+    (cell,) = as_json(capsys, tmp_path)[0]["cells"]
+    assert float(line["return"]) == cell["return"] == float(np.mean([1 / 3, 4 / 3, 7 / 3]))
+    assert line["hours"] == "" and cell["hours"] is None
+    assert [run["seed"] for run in cell["each_run"]] == [0, 1, 2]
+
+
+def test_a_run_that_diverged_is_shown_and_json_stays_valid(tmp_path: Path,
+                                                           capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, gain in enumerate([1.0, 2.0, float("nan")]):
+        simple(tmp_path / str(seed), config(seed), gain, gain)
+    (cell,) = as_json(capsys, tmp_path)[0]["cells"]
+    assert cell["return"] is None and cell["feasible"] is False and cell["safe"] == 2
+    assert "nan" in lines_of(text_of(capsys, tmp_path), "toy", "return")[0][2]
+
+
+def test_latex_is_well_formed_whatever_the_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    r"""Every row has the tabular's number of columns, braces and dollars are balanced, special characters escaped."""
+    for seed, name in enumerate(["a&b_c", "50%#{}", r"~^\$", "ρ≤λ"]):
+        simple(tmp_path / str(seed), config(0, name, "toy_1"), seed, seed * 3)
+    text = text_of(capsys, tmp_path, "--format", "latex")
+    code = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    columns = re.search(r"\\begin\{tabular\}\{([lr]+)\}", code)
+    assert columns is not None and columns[1] == "llrrrr"
+    body = code.split(r"\toprule")[1].split(r"\bottomrule")[0]
+    for row in (line for line in body.splitlines() if line.strip() and line != r"\midrule"):
+        assert row.endswith(r" \\") and len(re.findall(r"(?<!\\)&", row)) == len(columns[1]) - 1
+    bare = re.sub(r"\\[\\&%$#_{}]", "", code)
+    assert bare.count("{") == bare.count("}") and bare.count("$") % 2 == 0
+    assert not re.search(r"[%#_]", bare) and code.isascii()
+    for environment in ("table", "tabular"):
+        assert code.count(rf"\begin{{{environment}}}") == code.count(rf"\end{{{environment}}}") == 1
+    assert r"toy\_1 & return" in code and r"a\&b\_c" in code and r"$^\dagger$" in code and r"\textbf{1.00}" in code
+    assert escaped("a_b") == r"a\_b"
+
+
+def test_numbers() -> None:
+    assert [number(value) for value in (-0.001, 0, 99.994, 123.456, 1234.5, -2.5)] == [
+        "0.00", "0.00", "99.99", "123.5", "1234", "-2.50"]
+
+
+def test_the_real_command_needs_no_torch(tmp_path: Path) -> None:
+    simple(tmp_path / "a", config(), 2, 3)
+    code = ("import sys; from analysis.__main__ import main; main(['table', sys.argv[1]]); "
+            "sys.exit(any(name in sys.modules for name in ('torch', 'matplotlib', 'gymnasium')))")
+    result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert lines_of(result.stdout, "toy", "return") == [["toy", "return", "**2.00**"]]
+
+
+def test_a_reader_that_has_gone_is_no_traceback(tmp_path: Path) -> None:
+    simple(tmp_path / "a", config(), 2, 3)
+    reading, writing = os.pipe()
+    os.close(reading)
+    result = subprocess.run([sys.executable, "-m", "analysis", "table", str(tmp_path)], cwd=ROOT, stdout=writing,
+                            stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (141, "")

@@ -1,0 +1,94 @@
+"""What the benchmark compares with computes the same: a second implementation of the whole update."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from algd.algorithm.agent import Batch
+from algd.run.build import build
+from benchmarks import seeds
+from benchmarks.__main__ import MEASUREMENTS
+from benchmarks.plain_update import PlainAgent
+from benchmarks.turns import take_turns
+from benchmarks.whole_runs import SMALL, measure
+from tests.support.command import ROOT, TINY, compose
+
+
+class GlobalNoise:
+    """Draws from torch's global generator, as the plain implementation does."""
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(*shape)
+
+    def integers(self, high: int, size: int) -> Tensor:
+        return torch.randint(high, (size,))
+
+
+@pytest.mark.parametrize("agent_name", ["vesde", "ddpm"])
+def test_the_plain_update_is_the_same_update(agent_name: str) -> None:
+    config = compose(*TINY, "env=toy", f"agent={agent_name}", "agent.policy.hidden_sizes=[16,16,16]")
+    guidance = build(config["guidance"], threshold=0.3, limit=1.0)
+    torch.manual_seed(0)
+    agent = build(config["agent"], observation_size=5, action_low=[-1.0, 0.0], action_high=[1.0, 3.0],
+                  guidance=guidance)
+    plain = PlainAgent(agent, 16)
+    for update in range(20):
+        draw = torch.Generator().manual_seed(update)
+        parts = [torch.randn(16, *size, generator=draw) for size in ((5,), (2,), (), (), (5,))]
+        done = (torch.rand(16, generator=draw) < 0.2).float()
+        torch.manual_seed(100 + update)
+        plain.update_from(*parts, done)
+        torch.manual_seed(100 + update)
+        agent.update(Batch(*parts, done, torch.zeros(16)), GlobalNoise())
+    # Adam turns the rounding of a gradient near zero into part of a step, 3e-4: a tenth of one over twenty updates.
+    near = {"rtol": 0, "atol": 3e-5}
+    for layer in range(3):
+        torch.testing.assert_close(agent.cost_critics.weights[layer], plain.cost.weights[layer].mT, **near)
+        torch.testing.assert_close(agent.target_critics.weights[layer][1],
+                                   plain.target_critic.second[2 * layer].weight, **near)
+    torch.testing.assert_close(agent.policy.network.embedding, plain.embedding.weight, **near)
+    for head, linear in agent.policy.network.heads.items():
+        torch.testing.assert_close(linear.weight, plain.heads[head].weight, **near)
+    torch.testing.assert_close(agent.guidance.multiplier, plain.log_lam.exp(), rtol=1e-6, atol=0)
+
+
+def test_stacked_seeds_compute_what_each_computes_alone() -> None:
+    torch.manual_seed(0)
+    held, rows = seeds.initial(3, "cpu"), [seeds.batch(3, "cpu") for _ in range(3)]
+    alone = [seeds.of_seed(held, number) for number in range(3)]
+    with torch.no_grad():
+        for drawn in rows:
+            held = torch.func.vmap(seeds.update)(held, drawn)
+            alone = [seeds.update(one, seeds.of_seed(drawn, number)) for number, one in enumerate(alone)]
+    for number, one in enumerate(alone):
+        torch.testing.assert_close(seeds.of_seed(held, number), one, rtol=1e-3, atol=1e-4)
+    assert not torch.equal(alone[0]["policy"][0], alone[1]["policy"][0])
+
+
+def test_the_variants_take_turns_in_processes_of_their_own() -> None:
+    workers = take_turns("benchmarks.replay", ["sample/20000", "add/20000"], rounds=3, count=2, burn_in=1)
+    for worker in workers.values():
+        assert len(worker.seconds) == 3 and 0 < min(worker.seconds) <= worker.median <= max(worker.seconds)
+        # Small beside what a process needs anyway, so not much under 110% as with a million.
+        assert 0.9 < float(worker.said) < 1.3
+
+
+def test_a_variant_that_fails_is_not_waited_for() -> None:
+    with pytest.raises(RuntimeError, match="the process of nonsense/1 ended with exit code 1"):
+        take_turns("benchmarks.replay", ["nonsense/1"], rounds=1, count=1, burn_in=1)
+
+
+def test_where_a_run_spends_its_time_adds_up() -> None:
+    measured = measure(*SMALL, "total_steps=60", "checkpoint.every=20", "eval.every=30")
+    parts = [measured.environment, measured.updating, measured.evaluating, measured.saving]
+    assert measured.steps == 59 and all(part > 0 for part in parts) and sum(parts) < measured.seconds
+    assert measured.to_first_update > 0.5 and 1e8 < measured.peak < 2e9
+
+
+def test_there_is_one_door_to_all_measurements() -> None:
+    assert set(MEASUREMENTS) <= {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    result = subprocess.run([sys.executable, "-m", "benchmarks", "updats"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2 and "updats: not one of updates, acting" in result.stderr

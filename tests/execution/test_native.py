@@ -1,0 +1,411 @@
+"""Networks in C are the networks in torch's operations, and there is a way on where they cannot be had."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from algd.algorithm.agent import Agent, Batch
+from algd.algorithm.mlp import MLP, Activation, Layer
+from algd.errors import UsageError
+from algd.execution.native import library
+from algd.execution.native.mlp import NativeMLP
+from algd.execution.step import step_of
+from tests.algorithm.test_update import AGENTS, GUIDANCES, Draws64, batch_of, small_agent
+from tests.support.command import TINY, run, train_here
+
+CLOSE = {"rtol": 2e-5, "atol": 2e-5}
+
+
+def built_for(flags: list[str], folder: Path) -> ctypes.CDLL:
+    """mlp.c for these instructions, whatever this processor is taken for."""
+    path = folder / "other.so"
+    library._build(path, library.FLAGS + flags)
+    return library._load(path)
+
+
+@pytest.fixture(scope="session")
+def instruction_sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The library for every instruction set that this processor has."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    names = {"AVX512": ["AVX512", "AVX2", "none"], "AVX2": ["AVX2", "none"]}.get(capability, ["none"])
+    return {name: built_for(library.INSTRUCTIONS.get(name, []), tmp_path_factory.mktemp(name)) for name in names}
+
+
+@pytest.fixture(params=["AVX512", "AVX2", "none"])
+def instructions(request: pytest.FixtureRequest, instruction_sets: dict[str, Any],
+                 monkeypatch: pytest.MonkeyPatch) -> str:
+    """NativeMLP computes with these instructions; with the best that there are, where this processor has not these."""
+    name: str = request.param if request.param in instruction_sets else next(iter(instruction_sets))
+    monkeypatch.setattr(library, "library", lambda: instruction_sets[name])
+    return name
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def layers_of(widths: list[int], members: int | None, first_bias: bool = True) -> list[Layer]:
+    """Layers with random parameters."""
+    lead = () if members is None else (members,)
+    return [Layer(torch.randn(*lead, n, k) / k**0.5, torch.randn(*lead, n) if i or first_bias else None)
+            for i, (k, n) in enumerate(pairwise(widths))]
+
+
+def doubled(layers: list[Layer]) -> list[Layer]:
+    return [Layer(layer.weight.double(), None if layer.bias is None else layer.bias.double()) for layer in layers]
+
+
+# Widths below, at, between and above those of a panel and of a vector, and rows likewise of a tile and of a block.
+WIDTHS = [[3, 1], [5, 33, 1], [78, 32, 64, 1], [2, 100, 7, 31, 9], [40, 16, 8]]
+ROWS = [1, 7, 8, 9, 64, 131]
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+@pytest.mark.parametrize("members", [None, 1, 3])
+@pytest.mark.parametrize("widths", WIDTHS, ids=str)
+def test_values_and_gradients_are_those_of_the_definition(widths: list[int], members: int | None,
+                                                          activation: Activation, instructions: str,
+                                                          threads: int) -> None:
+    torch.manual_seed(len(widths) + (members or 0))
+    for rows in ROWS:
+        lead = () if members is None else (members,)
+        layers = layers_of(widths, members)
+        x, gradient = torch.randn(rows, widths[0]), torch.randn(*lead, rows, widths[-1])
+        native, definition = NativeMLP(layers, activation), MLP(doubled(layers), activation)
+        with torch.no_grad():
+            torch.testing.assert_close(native(x), definition(x.double()).float(), **CLOSE)
+            values, trace = native.trace(x, inputs=True)
+            expected, expected_trace = definition.trace(x.double(), inputs=True)
+            torch.testing.assert_close(values, expected.float(), **CLOSE)
+            found = [[torch.full_like(p, float("nan")) for p in (layer.weight, layer.bias)] for layer in layers]
+            wanted = [[torch.empty_like(p).double() for p in pair] for pair in found]
+            native.gradients(trace, gradient, *zip(*found, strict=True))
+            definition.gradients(expected_trace, gradient.double(), *zip(*wanted, strict=True))
+            for pair, twin in zip(found, wanted, strict=True):
+                for one, other in zip(pair, twin, strict=True):
+                    torch.testing.assert_close(one, other.float(), rtol=1e-4, atol=1e-4)
+            values, trace = native.trace(x)
+            torch.testing.assert_close(values, expected.float(), **CLOSE)
+            torch.testing.assert_close(native.pull(trace, gradient),
+                                       definition.pull(expected_trace, gradient.double()).float(), **CLOSE)
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+@pytest.mark.parametrize("members", [None, 3])
+@pytest.mark.parametrize("repeat", [1, 5])
+def test_a_start_stands_for_the_first_bias(repeat: int, members: int | None, activation: Activation,
+                                           instructions: str, threads: int) -> None:
+    """Also where it is a slice of the states, as an energy's pieces take them."""
+    torch.manual_seed(0)
+    lead = () if members is None else (members,)
+    layers = layers_of([2, 40, 33, 1], members, first_bias=False)
+    whole = torch.randn(*lead, 30, 40)
+    for piece in (slice(0, 30), slice(9, 24), slice(28, 30)):
+        start = whole[..., piece, :]
+        x = torch.randn(start.shape[-2] * repeat, 2)
+        native, definition = NativeMLP(layers, activation), MLP(doubled(layers), activation)
+        with torch.no_grad():
+            values, trace = native.trace(x, start)
+            expected, expected_trace = definition.trace(x.double(), start.double())
+            torch.testing.assert_close(values, expected.float(), **CLOSE)
+            gradient = torch.randn_like(values)
+            torch.testing.assert_close(native.pull(trace, gradient),
+                                       definition.pull(expected_trace, gradient.double()).float(), **CLOSE)
+
+
+def test_columns_of_a_wider_weight_need_no_copy(instructions: str) -> None:
+    """The states' and the actions' part of a first layer are slices of one matrix."""
+    torch.manual_seed(0)
+    weight, bias, x = torch.randn(3, 40, 11), torch.randn(3, 40), torch.randn(20, 11)
+    for columns in (slice(0, 9), slice(9, 11)):
+        part = weight[:, :, columns]
+        with torch.no_grad():
+            torch.testing.assert_close(NativeMLP([Layer(part, bias)], "relu")(x[:, columns]),
+                                       MLP([Layer(part, bias)], "relu")(x[:, columns]), **CLOSE)
+            gradient = torch.randn(3, 20, 40)
+            mlp = NativeMLP([Layer(part, bias)], "relu")
+            pulled = mlp.pull(mlp.trace(x[:, columns])[1], gradient)
+            torch.testing.assert_close(pulled, (gradient @ part).sum(0), **CLOSE)
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_rows_without_a_slope_are_not_looked_at(activation: Activation, instructions: str, threads: int) -> None:
+    """What is not a number there would spread, since 0 · NaN is NaN: the rows that count are as if alone."""
+    torch.manual_seed(0)
+    layers = layers_of([3, 40, 33, 1], 2)
+    x, slopes = torch.randn(150, 3), torch.randn(2, 150, 1)
+    slopes[0, ::3] = 0
+    slopes[1, 20:] = 0
+    mlp = NativeMLP(layers, activation)
+    with torch.no_grad():
+        expected = mlp.pull(mlp.trace(x)[1], slopes)
+        nowhere = (slopes == 0).all(0).squeeze(1)
+        torch.testing.assert_close(expected[nowhere], torch.zeros(int(nowhere.sum()), 3), rtol=0, atol=0)
+        _, trace = mlp.trace(x)
+        kept = trace.inputs if activation == "relu" else trace.slopes
+        assert kept is not None
+        first = kept[:2 * 150 * 40].view(2, 150, 40)
+        first[slopes.squeeze(-1) == 0] = float("nan")
+        torch.testing.assert_close(mlp.pull(trace, slopes), expected, rtol=0, atol=0)
+        torch.testing.assert_close(mlp.pull(trace, torch.zeros_like(slopes)), torch.zeros(150, 3), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_a_graph_through_several_calls(activation: Activation, instructions: str) -> None:
+    """Gradients for the input, the start and all parameters, summed over calls that feed each other."""
+    torch.manual_seed(0)
+    widths = [3, 40, 33, 3]
+    parameters = [p for layer in layers_of(widths, None) for p in (layer.weight, layer.bias)]
+    start = torch.randn(20, 40)
+    x = torch.randn(20, 3)
+
+    def gradients(kind: type[MLP], dtype: torch.dtype) -> list[Tensor]:
+        mine = [p.to(dtype, copy=True).requires_grad_() for p in (x, start, *parameters)]
+        layers = [Layer(mine[2]), *(Layer(*mine[i:i + 2]) for i in range(4, len(mine), 2))]
+        mlp = kind(layers, activation)
+        once = mlp(mine[0], mine[1] * 2)
+        twice = mlp(once + mine[0], mine[1])
+        (twice.square().sum() + once[::2].sum()).backward()
+        return [p.grad.float() for p in mine if p.grad is not None]
+
+    found, expected = gradients(NativeMLP, torch.float32), gradients(MLP, torch.float64)
+    assert len(found) == len(expected) == 7  # all but the first layer's bias
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_a_graph_can_be_gone_through_twice_and_no_derivative_is_lost_without_a_word() -> None:
+    torch.manual_seed(0)
+    layers = layers_of([3, 16, 1], None)
+    weight = layers[0].weight.requires_grad_()
+    x = torch.randn(10, 3, requires_grad=True)
+    value = NativeMLP(layers, "relu")(x).square().sum()
+    value.backward(retain_graph=True)
+    once = weight.grad.clone()
+    value.backward()
+    torch.testing.assert_close(weight.grad, 2 * once)
+    # A pass for the input alone leaves nothing behind that the next one would count.
+    weight.grad = None
+    value = NativeMLP(layers, "relu")(x).square().sum()
+    torch.autograd.grad(value, x, retain_graph=True)
+    value.backward()
+    torch.testing.assert_close(weight.grad, once)
+    with pytest.raises(RuntimeError, match="differentiable once only"):
+        torch.autograd.grad(NativeMLP(layers, "silu")(x).sum(), x, create_graph=True)
+
+
+def test_silu_to_a_few_units_in_the_last_place(instructions: str) -> None:
+    """With its slope, and as near to nothing as float32 can tell where e^−x overflows."""
+    x = torch.cat([torch.linspace(-110, 110, 20_001), torch.tensor([0.0, -0.0, 1e-30, -1e-38, 1e6, -1e6])])
+    mlp = NativeMLP([Layer(torch.ones(1, 1), torch.zeros(1)), Layer(torch.ones(16, 1), torch.zeros(16))], "silu")
+    with torch.no_grad():
+        values, trace = mlp.trace(x[:, None], inputs=True)
+    exact = x.double()
+    sigmoid = torch.sigmoid(exact)
+    torch.testing.assert_close(values[:, 0].double(), exact * sigmoid, rtol=6e-7, atol=1e-31)
+    assert trace.slopes is not None
+    torch.testing.assert_close(trace.slopes.double(), sigmoid * (1 + exact * (1 - sigmoid)), rtol=2e-6, atol=2e-5)
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_what_is_not_a_number_stays_so(activation: Activation, instructions: str) -> None:
+    """A run that diverges has to be seen: in values as in gradients."""
+    for wrong in (float("nan"), float("inf")):
+        layers = layers_of([3, 40, 1], 2)
+        x = torch.randn(10, 3)
+        x[4, 1] = wrong
+        mlp = NativeMLP(layers, activation)
+        with torch.no_grad():
+            values, trace = mlp.trace(x)
+            assert not values[:, 4].isfinite().any()
+            assert values[:, [0, 1, 2, 3, 5, 6, 7, 8, 9]].isfinite().all()
+            gradient = torch.ones_like(values)
+            gradient[:, 2] = float("nan")
+            assert mlp.pull(trace, gradient)[2].isnan().all()
+
+
+def test_any_number_of_threads_finds_the_same_bits() -> None:
+    torch.manual_seed(0)
+    layers = layers_of([7, 50, 60, 1], 4)
+    x, gradient = torch.randn(700, 7), torch.randn(4, 700, 1)
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        mlp = NativeMLP(layers, "silu")
+        with torch.no_grad():
+            values, trace = mlp.trace(x, inputs=True)
+            parameters = [[torch.empty_like(layer.weight), torch.empty_like(layer.bias)] for layer in layers]
+            mlp.gradients(trace, gradient, *zip(*parameters, strict=True))
+            found.append([values, mlp.pull(trace, gradient), *chain(*parameters)])
+    torch.set_num_threads(before)
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=0, atol=0)
+
+
+def test_what_c_cannot_read_is_refused() -> None:
+    for weight in (torch.randn(4, 3).double(), torch.randn(3, 4).t(), torch.randn(4, 3, device="meta")):
+        with pytest.raises(TypeError, match="rows of float32 on the CPU"):
+            NativeMLP([Layer(weight, torch.zeros(4))], "relu")
+    with pytest.raises(ValueError, match="3 starts do not divide 20 rows"):
+        NativeMLP([Layer(torch.randn(4, 2))], "relu")(torch.randn(20, 2), torch.randn(3, 4))
+
+
+class Draws32(Draws64):
+    """A noise in float32 with the same numbers."""
+
+    def normal(self, *shape: int) -> Tensor:
+        return super().normal(*shape).float()
+
+
+@pytest.mark.parametrize("guidance", GUIDANCES)
+@pytest.mark.parametrize("agent", AGENTS)
+def test_200_updates_are_as_near_to_the_exact_ones_as_torchs(agent: str, guidance: str) -> None:
+    """In float32 two ways of adding up drift apart; neither may drift further from float64 than the other's kind."""
+    overrides = [f"agent={agent}", f"guidance={guidance}"]
+
+    def after(how: str) -> Agent:
+        one = small_agent(*overrides)
+        if how != "exact":
+            one.float()
+            for name in ("spreads", "scales"):
+                if hasattr(one.policy, "process"):
+                    setattr(one.policy.process, name, getattr(one.policy.process, name).float())
+        step = step_of(one, "native" if how == "native" else "eager")
+        draws: Any = Draws64(1) if how == "exact" else Draws32(1)
+        for number in range(200):
+            batch = batch_of(number)
+            one.update(batch if how == "exact" else Batch(*(part.float() for part in batch)), draws, step)
+        return one
+
+    exact, eager, native = (after(how).state_dict() for how in ("exact", "eager", "native"))
+    for name, reference in exact.items():
+        if not reference.is_floating_point() or reference.isnan().all():
+            continue
+        errors = [(found[name].double() - reference.double()).abs().max() for found in (eager, native)]
+        assert errors[1] <= 3 * errors[0] + 2e-5, f"{name}: {errors[1]:.2e} against {errors[0]:.2e}"
+
+
+def test_updates_do_not_pile_up_memory() -> None:
+    """A graph that holds on to itself would not be freed; three hundred of them would be noticed."""
+    code = """
+import resource, torch
+from algd.execution.step import keep_freed_memory, step_of
+from algd.algorithm.rng import Noise
+from benchmarks.setting import default_agent, random_replay
+keep_freed_memory()
+torch.set_num_threads(1)
+agent, _ = default_agent("ddpm", "augmented", 10, 2)
+step, replay, noise = step_of(agent, "native"), random_replay(1000, 1000, 10, 2), Noise(0)
+def updates(count):
+    for _ in range(count):
+        agent.update(replay.sample(32, noise), noise, step)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+first = updates(30)
+print(updates(300) - first)
+"""
+    grown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                           cwd=Path(__file__).parents[2], env=os.environ | {"OMP_NUM_THREADS": "1"}).stdout
+    assert int(grown) < 3_000, f"{grown} kB"
+
+
+# --- where there is no library ----------------------------------------------------------------------------------------
+
+def fresh(monkeypatch: pytest.MonkeyPatch, cache: Path, **environment: str) -> None:
+    """As in a new process with an empty cache."""
+    monkeypatch.setattr(library, "library", library.library.__wrapped__)
+    for name, value in (environment | {"ALGD_CACHE": str(cache)}).items():
+        monkeypatch.setenv(name, value)
+
+
+def test_without_a_compiler_auto_does_without_and_true_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh(monkeypatch, tmp_path / "cache", PATH=str(tmp_path), CC="")
+    assert not library.worthwhile()
+    with pytest.raises(UsageError, match="no cc, gcc or clang is there; install one, or use compile=false"):
+        library.library()
+    monkeypatch.setenv("CC", "no-such-compiler -m64")
+    with pytest.raises(UsageError, match="CC=no-such-compiler -m64 is not there"):
+        library.library()
+
+
+def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho 'mlp.c: some note' >&2\necho 'mlp.c:1: error: no space' >&2\nexit 3\n")
+    broken.chmod(0o755)
+    fresh(monkeypatch, tmp_path / "cache", CC=str(broken))
+    with pytest.raises(UsageError, match=r"cannot build .*mlp.c .*error: no space.*; use compile=false"):
+        library.library()
+    assert not library.worthwhile()
+    broken.write_text("#!/bin/sh\nwhile [ \"$1\" != -o ]; do shift; done\necho garbage > \"$2\"\n")
+    with pytest.raises(UsageError, match="cannot be built or loaded"):
+        library.library()
+    assert not list((tmp_path / "cache").rglob("*.so"))
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    fresh(monkeypatch, tmp_path / "file")
+    assert library.library().panel_size(3, 5) > 0
+
+
+def test_what_is_no_library_in_the_cache_is_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh(monkeypatch, tmp_path)
+    library.library()
+    (kept,) = tmp_path.iterdir()
+    whole = kept.read_bytes()
+    kept.unlink()  # what is loaded is mapped, and would change with the file
+    kept.write_text("not a library")
+    assert library.library().panel_size(3, 5) > 0
+    assert kept.read_bytes() == whole
+
+
+def test_many_who_build_at_once_leave_one_whole_library(tmp_path: Path) -> None:
+    code = "from algd.execution.native.library import library; print(library().panel_size(3, 5))"
+    environment = os.environ | {"ALGD_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
+
+    def build(_: int) -> str:
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                              cwd=Path(__file__).parents[2], env=environment).stdout
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(build, range(4)))) == 1
+    (kept,) = tmp_path.iterdir()
+    assert kept.suffix == ".so"
+
+
+def test_a_run_without_a_compiler_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    arguments = [*TINY, "env=toy", f"runs_dir={tmp_path / 'runs'}", "total_steps=4", "initial_steps=16"]
+    without = {"ALGD_CACHE": str(tmp_path / "cache"), "CC": "no-such-compiler"}
+    errors = run(*arguments, "compile=true", code=2, **without)
+    assert "CC=no-such-compiler is not there" in errors and "Traceback" not in errors
+    assert not (tmp_path / "runs").exists()
+    run(*arguments, "total_steps=1000", "updates_per_step=1", "eval.episodes=1", **without)
+
+
+def test_a_run_in_c_learns_what_a_run_in_torch_does(tmp_path: Path) -> None:
+    """The same first row of losses from the same draws, in two whole runs."""
+    arguments = [*TINY, "env=toy", "initial_steps=60", "total_steps=20", "log_every=10", "eval.episodes=1", "seed=1"]
+    rows = {}
+    for how in ("true", "false"):
+        runs = tmp_path / how
+        assert train_here(*arguments, f"compile={how}", f"runs_dir={runs}") == 0
+        (metrics,) = runs.rglob("metrics.csv")
+        rows[how] = np.genfromtxt(metrics, delimiter=",", names=True)
+    for column in ("critic_loss", "cost_critic_loss", "policy_loss"):
+        np.testing.assert_allclose(rows["true"][column], rows["false"][column], rtol=1e-3)
+    assert shutil.which("cc")

@@ -1,0 +1,216 @@
+"""python -m launchers, W&B over a whole sweep, and the parts of a sweep that need no processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from algd.errors import UsageError
+from algd.storage.files import Lock
+from algd.storage.run_folder import code_version
+from launchers.processes import death, with_threads
+from launchers.queue import Task, elements, listed_of, read_accounting, read_queue
+from launchers.slurm import chunks, joined, lanes_of, refusal
+from launchers.snapshot import code_files, take_snapshot
+from launchers.states import RunState, Speeds, is_held, read_state
+from launchers.sweeps import Sweep, load_sweep, named_runs
+from tests.support.command import ROOT, TINY, run, start, status
+from tests.support.wandb_server import WandbServer
+
+SMALL = [*TINY, "env=toy", "initial_steps=20", "total_steps=40", "eval.every=40", "eval.episodes=1", "log_every=20",
+         "threads=1"]
+ENDLESS = [*SMALL, "total_steps=100000", "eval.every=100000", "checkpoint.every=100000"]
+
+
+def launchers(*arguments: str | Path, code: int = 0) -> str:
+    """python -m launchers with these arguments. Returns all that it said."""
+    done = subprocess.run([sys.executable, "-m", "launchers", *arguments], cwd=ROOT, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == code, done.stdout
+    return done.stdout
+
+
+def make_run(folder: Path, **what: object) -> Path:
+    """A run's folder with a status and nothing else."""
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("{}\n")
+    (folder / "lock").touch()
+    if what:
+        (folder / "status.json").write_text(json.dumps(what))
+    return folder
+
+
+def test_cancel_retry_and_logs(tmp_path: Path) -> None:
+    """cancel stops the launcher and its run with a checkpoint; retry goes on with the sweep's own settings."""
+    sweep = start("-m", *ENDLESS, "seed=0,1", f"runs_dir={tmp_path}", "hydra.launcher.jobs=1", "hydra.launcher.name=s")
+    try:
+        while not list(tmp_path.glob("*/*/*/metrics.csv")):
+            assert sweep.poll() is None
+            time.sleep(0.05)
+        (folder,) = [path.parent for path in tmp_path.glob("*/*/*/config.yaml")]
+        following = subprocess.Popen([sys.executable, "-m", "launchers", "logs", folder, "-f"], cwd=ROOT, text=True,
+                                     stdout=subprocess.PIPE)
+        while "running" not in (shown := launchers("status", tmp_path / "sweeps" / "s.json")):
+            assert sweep.poll() is None
+        assert "1 new, 1 running" in shown
+        assert "asked the launcher of s to stop" in launchers("cancel", tmp_path)
+        _, errors = sweep.communicate()
+    finally:
+        sweep.kill()
+    assert sweep.returncode == 128 + signal.SIGTERM, errors
+    assert status(folder)["state"] == "interrupted" and (folder / "checkpoints" / "000002").is_dir()
+    heard, _ = following.communicate()
+    assert "stopped by SIGTERM at a checkpoint" in heard
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(config.replace("total_steps: 100000", f"total_steps: {status(folder)['step']}"))
+    said = launchers("retry", tmp_path)
+    assert "1 runs, 0 finished before, 1 at once" in said and status(folder)["state"] == "finished"
+    assert "nothing failed or was stopped" in launchers("retry", folder)
+
+
+def test_the_sweep_in_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One group, the tags, and offline runs that `sync` uploads once, whatever number of starts they had."""
+    for name, value in {"WANDB_API_KEY": "0" * 40, "WANDB_CONFIG_DIR": str(tmp_path / "settings"),
+                        "WANDB_CACHE_DIR": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(name, value)
+    arguments = ["-m", *SMALL, "logger=wandb", "seed=0,1", f"runs_dir={tmp_path / 'runs'}", "experiment=algd_vesde",
+                 "env=toy", "hydra.launcher.jobs=2"]
+    with WandbServer() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        run(*arguments, "logger.mode=online", f"runs_dir={tmp_path / 'online'}")
+        assert len(server.runs) == 2
+        for stored in server.runs.values():
+            assert stored.attributes["groupName"] == "algd_vesde"
+            assert {"algd_vesde", "toy", "vesde", "augmented"} <= set(stored.attributes["tags"])
+            assert [step for step, _ in stored.rows("train/lam")] == [20, 40]
+    with WandbServer() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        for total_steps in (40, 80):
+            run(*arguments, "seed=0", f"total_steps={total_steps}")
+        assert server.runs == {}
+        assert launchers("sync", tmp_path / "runs").count("uploaded: ") == 1
+        (stored,) = server.runs.values()
+        assert stored.attributes["groupName"] == "algd_vesde"
+        assert [step for step, _ in stored.rows("train/lam")] == [20, 40, 60, 80]
+        assert launchers("sync", tmp_path / "runs") == ""
+
+
+def test_states_of_folders(tmp_path: Path) -> None:
+    """Who says running and holds no lock was killed."""
+    new = make_run(tmp_path / "toy" / "a-b" / "seed=0-1")
+    dead = make_run(tmp_path / "toy" / "a-b" / "seed=1-1", state="running", step=50, total_steps=100, seconds=5.0)
+    done = make_run(tmp_path / "toy" / "a-b" / "seed=2-1", state="finished", step=100, total_steps=100, seconds=20.0)
+    assert [read_state(folder).state for folder in (new, dead, done)] == ["new", "lost", "finished"]
+    lock = Lock(dead / "lock")
+    assert is_held(dead) and read_state(dead).state == "running"
+    lock.release()
+    assert not is_held(dead) and read_state(tmp_path / "nowhere").state == "new"
+    shown = json.loads(launchers("status", "--json", tmp_path))
+    assert [(Path(line["run"]), line["state"], line["step"]) for line in shown] == [
+        (new, "new", 0), (dead, "lost", 50), (done, "finished", 100)]
+    assert "there are no runs" in launchers("status", tmp_path / "toy" / "nothing", code=2)
+
+
+def test_time_left() -> None:
+    """Medians of the same kind, else of the same environment; several at once share the work, but not one run."""
+    speeds = Speeds()
+    a, b, c, d, e = (Path("runs") / run for run in ("toy/x-y/seed=0-1", "toy/x-z/seed=0-1", "ring/x-y/seed=0-1",
+                                                    "toy/x-y/seed=1-1", "toy/x-y/seed=2-1"))
+    speeds.learn(a, RunState("running", step=10, seconds=20.0))
+    speeds.learn(d, RunState("running", step=10, seconds=40.0))
+    speeds.learn(e, RunState("running", step=10, seconds=10.0))
+    speeds.learn(e, RunState("running", step=10, seconds=90.0))
+    assert speeds.seconds_per_step(a) == 4 and speeds.seconds_per_step(b) == 4 and speeds.seconds_per_step(c) is None
+    assert speeds.seconds_left({a: 100, b: 50}, 2) == 400
+    assert speeds.seconds_left({a: 100, b: 100}, 1) == 800
+    assert speeds.seconds_left({a: 100, c: 1}, 2) is None and speeds.seconds_left({}, 2) == 0
+
+
+def test_runs_are_named_by_folders_and_lists(tmp_path: Path) -> None:
+    first, second = (make_run(tmp_path / "toy" / "a-b" / f"seed={seed}-1") for seed in (0, 1))
+    make_run(tmp_path / "toy" / "a-b" / "seed=0-1.old-1")
+    sweep = Sweep(tmp_path / "sweeps" / "s.json", ["toy/a-b/seed=1-1"], [["seed=1"]])
+    sweep.save()
+    assert load_sweep(sweep.file) == sweep
+    assert named_runs([tmp_path]) == [first, second]
+    assert named_runs([sweep.file, first]) == [second, first]
+    sweep.runs.append("../../elsewhere")
+    sweep.save()
+    with pytest.raises(UsageError, match="lists runs outside"):
+        load_sweep(sweep.file)
+
+
+def test_snapshots_are_shared_by_content(tmp_path: Path) -> None:
+    root, sweeps = tmp_path / "root", tmp_path / "sweeps"
+    for name in ("algd/one.py", "launchers/two.py", "launchers/__pycache__/two.pyc"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    assert [str(path) for path in code_files(root)] == ["algd/one.py", "launchers/two.py"]
+    first = take_snapshot(sweeps, root)
+    assert take_snapshot(sweeps, root) == first
+    assert (first / "algd" / "one.py").read_text() == "algd/one.py"
+    assert json.loads((first / "code.json").read_text()) == code_version()
+    (root / "algd" / "one.py").write_text("edited")
+    assert take_snapshot(sweeps, root) != first
+    assert (first / "algd" / "one.py").read_text() == "algd/one.py"
+
+
+def test_a_snapshot_says_what_it_was_copied_from(tmp_path: Path) -> None:
+    code = take_snapshot(tmp_path)
+    (code / "code.json").write_text(json.dumps({"commit": "abc", "diff": None}))
+    ask = "from algd.storage.run_folder import code_version; print(code_version())"
+    told = subprocess.run([sys.executable, "-P", "-c", ask], env=os.environ | {"PYTHONPATH": str(code)}, cwd=ROOT,
+                          capture_output=True, text=True)
+    assert told.stdout == "{'commit': 'abc', 'diff': None}\n", told.stderr
+
+
+def test_threads_are_shared_but_never_changed(tmp_path: Path) -> None:
+    assert with_threads({"threads": "auto"}, tmp_path, 3) == {"threads": 3}
+    assert with_threads({"threads": 2}, tmp_path, 3) == {"threads": 2}
+    (tmp_path / "checkpoints" / "000001").mkdir(parents=True)
+    assert with_threads({"threads": "auto"}, tmp_path, 3) == {"threads": "auto"}
+
+
+def test_what_slurm_prints() -> None:
+    assert elements("12_3") == [("12", 3)]
+    assert elements("12_[1-3,7%2]") == [("12", 1), ("12", 2), ("12", 3), ("12", 7)]
+    assert elements("12_1.batch") == []
+    assert listed_of([("12", 0), ("12", 1), ("9", 0)], read_queue("12_0|RUNNING|None\n12|CANCELLED|None")) == {
+        ("12", 0): Task("RUNNING"), ("12", 1): Task("CANCELLED")}
+    assert read_queue("12_0|RUNNING|None\n12_[1-2%1]|PENDING|JobArrayTaskLimit\n") == {
+        ("12", 0): Task("RUNNING"), ("12", 1): Task("PENDING", "JobArrayTaskLimit"),
+        ("12", 2): Task("PENDING", "JobArrayTaskLimit")}
+    assert read_accounting("12_0|CANCELLED by 0|0:15\n12_1|COMPLETED|0:0\n12_1.batch|COMPLETED|0:0\n"
+                           "12_[0-1%1]|CANCELLED|0:0\n") == {
+        ("12", 0): Task("CANCELLED", "exit code 0:15"), ("12", 1): Task("COMPLETED", "exit code 0:0")}
+    assert refusal("sbatch: error: invalid partition specified: x\nsbatch: error: Batch job submission failed: y") == \
+        "invalid partition specified: x; Batch job submission failed: y"
+
+
+@pytest.mark.parametrize(("folder", "task", "expected"), [
+    ("running", None, "running"), ("new", "PENDING", "queued"), ("interrupted", "PENDING", "queued"),
+    ("running", "RUNNING", "running"), ("interrupted", "UNKNOWN", "interrupted"),
+    ("finished", "RUNNING", "finished"), ("finished", "CANCELLED", "finished"),
+    ("failed", "FAILED", "failed"), ("new", "CANCELLED", "cancelled"), ("interrupted", "CANCELLED", "cancelled"),
+    ("lost", "OUT_OF_MEMORY", "lost"), ("new", "NODE_FAIL", "lost"), ("interrupted", "TIMEOUT", "interrupted")])
+def test_folder_and_slurm_together(folder: str, task: str | None, expected: str) -> None:
+    assert joined(RunState(folder), Task(task) if task else None)[0] == expected
+
+
+def test_many_arrays_keep_the_limit_together() -> None:
+    assert chunks([1, 2, 3, 4, 5], 2) == [[1, 2], [3, 4], [5]]
+    assert lanes_of(3, None) == (3, None)
+    for arrays in range(1, 8):
+        for most in range(1, 8):
+            lanes, share = lanes_of(arrays, most)
+            assert share is not None and 1 <= lanes * share <= most and lanes <= arrays
+
+
+def test_deaths() -> None:
+    assert death(-signal.SIGKILL).startswith("its process was ended by SIGKILL (the kernel")
+    assert death(3) == "its process ended with exit code 3"

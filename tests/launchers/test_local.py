@@ -1,0 +1,177 @@
+"""Sweeps on this machine, through the real command line: what happens to the others when something happens to one."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from launchers.states import is_held
+from tests.support.command import ROOT, TINY, outcome, run, start, status, train_here
+
+SMALL = [*TINY, "env=toy", "initial_steps=40", "total_steps=300", "checkpoint.every=150", "eval.every=150",
+         "eval.episodes=1", "log_every=50", "threads=1"]
+SHORT = [*SMALL, "total_steps=60"]
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The run folders of a runs_dir."""
+    return sorted(path.parent for path in folder.glob("*/*/*/config.yaml"))
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Until the condition holds; the process must still live then."""
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+def has_rows(folder: Path, name: str, count: int) -> bool:
+    path = folder / name
+    return path.exists() and path.read_bytes().count(b"\n") >= count
+
+
+def started(runs: Path, seed: int, rows: int = 3) -> Path | None:
+    """The folder of the run with this seed, once it has so many rows of metrics."""
+    found = [path for path in runs.glob(f"*/*/seed={seed}-*") if has_rows(path, "metrics.csv", rows)]
+    return found[0] if found else None
+
+
+def process_of(folder: Path) -> int:
+    """The process id of the run's last start."""
+    return json.loads((folder / "meta.json").read_text())["starts"][-1]["pid"]
+
+
+def test_a_run_that_fails_and_one_that_is_killed(tmp_path: Path) -> None:
+    """The others go on; what failed is told and left, or tried again, and ends as if nothing had happened."""
+    arguments = ["-m", *SMALL, "agent.policy.beta=1.0,1e-38", "seed=0,1", f"runs_dir={tmp_path / 'runs'}",
+                 "hydra.launcher.jobs=2", "hydra.launcher.name=fates"]
+    sweep = start(*arguments)
+    wait_for(lambda: started(tmp_path / "runs", 0, 4) is not None, sweep)
+    killed = started(tmp_path / "runs", 0)
+    assert killed is not None
+    os.kill(process_of(killed), signal.SIGKILL)
+    _, errors = sweep.communicate()
+    assert sweep.returncode == 1, errors
+    states = {folder: status(folder) for folder in runs_in(tmp_path / "runs")}
+    assert sorted(found["state"] for found in states.values()) == ["failed", "failed", "failed", "finished"]
+    assert "SIGKILL" in states[killed]["reason"]
+    assert [found["reason"] for folder, found in states.items() if folder != killed and found["state"] == "failed"
+            and not found["reason"].startswith("NumericalError: ")] == []
+    assert "4 runs: 3 failed, 1 finished" in errors
+    assert "    | error: " in errors and "is inf in update 1 at step 1" in errors, "the tail of the log that failed"
+    listed = json.loads((tmp_path / "runs" / "sweeps" / "fates.json").read_text())["runs"]
+    assert sorted(tmp_path / "runs" / path for path in listed) == runs_in(tmp_path / "runs")
+
+    errors = run(*arguments, "hydra.launcher.retry_failed=false", code=1)
+    assert errors.count("left so by retry_failed=false") == 3 and "1 were finished before" in errors
+    assert states == {folder: status(folder) for folder in runs_in(tmp_path / "runs")}
+
+    sweep = start(*arguments, "agent.policy.beta=1.0", "hydra.launcher.dry_run=true")
+    listing, _ = sweep.communicate()
+    assert sweep.returncode == 0 and "1 retried, 1 skipped" in listing and "time left, 1 at once: 0:0" in listing
+    errors = run(*arguments, "agent.policy.beta=1.0")
+    assert "already finished at step 300" in errors
+    train_here(*SMALL, "seed=0", f"runs_dir={tmp_path / 'twin'}")
+    (twin,) = runs_in(tmp_path / "twin")
+    assert twin.name == killed.name and outcome(twin) == outcome(killed)
+
+
+def test_out_of_memory(tmp_path: Path) -> None:
+    errors = run("-m", *SHORT, "buffer_size=100000000000000,1000", f"runs_dir={tmp_path}", code=1)
+    assert "2 runs: 1 failed, 1 finished" in errors and "failed: " in errors and "allocate" in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_stopped_and_typed_again(number: signal.Signals, tmp_path: Path) -> None:
+    """Ctrl-C, or a terminal that is closed: a checkpoint, and the same command goes on from there."""
+    arguments = ["-m", *SMALL, "checkpoint.every=100000", "seed=0,1", f"runs_dir={tmp_path / 'runs'}",
+                 "hydra.launcher.jobs=1"]
+    sweep = start(*arguments)
+    wait_for(lambda: started(tmp_path / "runs", 0) is not None, sweep)
+    sweep.send_signal(number)
+    _, errors = sweep.communicate()
+    assert sweep.returncode == 128 + number, errors
+    (folder,) = runs_in(tmp_path / "runs")
+    assert status(folder)["state"] == "interrupted" and (folder / "checkpoints" / "000002").is_dir()
+    assert "1 interrupted, 1 new" in errors
+    if number == signal.SIGHUP:
+        return
+    run(*arguments)
+    assert "going on from step" in (folder / "log.txt").read_text()
+    train_here(*SMALL, "checkpoint.every=100000", "seed=0", f"runs_dir={tmp_path / 'twin'}")
+    ((folder, _), (twin,)) = runs_in(tmp_path / "runs"), runs_in(tmp_path / "twin")
+    expected, found = outcome(twin), outcome(folder)
+    assert [name for name in expected if expected[name] != found[name]] == []
+
+
+def test_two_sweeps_that_share_a_run(tmp_path: Path) -> None:
+    """The second one waits for the shared run, and runs the other; killed launchers do not take their runs along."""
+    # Long enough to be still on its way when the second command has composed its grid.
+    long = [*SMALL, "total_steps=2000"]
+    first = start("-m", *long, "seed=0", f"runs_dir={tmp_path}")
+    wait_for(lambda: any(is_held(folder) for folder in runs_in(tmp_path)), first)
+    first.kill()
+    first.communicate()
+    errors = run("-m", *long, "seed=0,1", f"runs_dir={tmp_path}", "hydra.launcher.jobs=1")
+    assert errors.count("trained by another process right now") == 1 and "2 runs: 2 finished" in errors
+    assert [len(json.loads((folder / "meta.json").read_text())["starts"]) for folder in runs_in(tmp_path)] == [1, 1]
+
+
+def test_edits_while_runs_wait(tmp_path: Path) -> None:
+    """Code and YAML are broken while the second run waits: it runs what was there when the command was typed."""
+    copy = tmp_path / "checkout"
+    for name in ("algd", "analysis", "launchers", "conf"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "run.py", copy)
+    sweep = subprocess.Popen([sys.executable, "run.py", "-m", *SHORT, "seed=0,1", "hydra.launcher.jobs=1"], cwd=copy,
+                             text=True, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    wait_for(lambda: bool(runs_in(copy / "runs")), sweep)
+    with (copy / "algd" / "trainer.py").open("a") as file:
+        file.write("\nraise RuntimeError('edited')\n")
+    (copy / "conf" / "guidance" / "augmented.yaml").write_text("rho: broken\n")
+    _, errors = sweep.communicate()
+    assert sweep.returncode == 0, errors
+    assert [status(folder)["state"] for folder in runs_in(copy / "runs")] == ["finished", "finished"]
+
+
+def test_fresh(tmp_path: Path) -> None:
+    for wish in ("false", "true"):
+        run("-m", *SHORT, "seed=0", f"fresh={wish}", f"runs_dir={tmp_path}")
+    aside, folder = sorted(runs_in(tmp_path), key=lambda path: ".old-" not in path.name)
+    assert aside.name == folder.name + ".old-1"
+    assert outcome(aside) == outcome(folder)
+
+
+WRONG = {
+    "agent.policy.process.steps=5,0": "seed=0: agent.policy.process.steps=0: it should be greater than 0",
+    "guidance=plain,augmentd": "guidance=augmentd is unknown: guidance is one of",
+    "hydra.launcher.jobs=0": "hydra.launcher.jobs=0: it should be greater than 0",
+    "hydra.launcher.jobz=2": "hydra.launcher.jobz is not a key of the launcher; its keys are in",
+    "hydra.launcher.name=a/b": "hydra.launcher.name='a/b': it should",
+    "mode=eval": "a sweep is over runs that train",
+}
+
+
+@pytest.mark.parametrize("argument", WRONG)
+def test_one_sentence_before_anything_is_started(argument: str, tmp_path: Path) -> None:
+    errors = run("-m", "env=toy", argument, "seed=0,1", f"runs_dir={tmp_path / 'runs'}", code=2)
+    assert errors.startswith("error: ") and errors.count("\n") == 1, errors
+    assert WRONG[argument] in errors
+    assert not (tmp_path / "runs").exists()
+
+
+def test_presets_of_seeds_and_studies(tmp_path: Path) -> None:
+    """A study sweeps what it names; a preset of seeds replaces its seeds; nothing is written by a dry run."""
+    listing = subprocess.run([sys.executable, ROOT / "run.py", "experiment=toy_guidance", "seeds=five",
+                              "hydra.launcher.dry_run=true"], cwd=tmp_path, text=True, capture_output=True,
+                             check=True).stdout
+    assert listing.count("new         started") == 10 and "10 runs: 10 started" in listing
+    assert listing.count("seed=4-") == 2 and listing.count("guidance=plain") == 5
+    assert list(tmp_path.iterdir()) == []

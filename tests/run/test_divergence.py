@@ -1,0 +1,245 @@
+"""A run that diverges says so with numbers while it runs, a few times; one that does not says nothing."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from algd.budget import Budget
+from algd.run.faults.divergence import Divergence, Look, look
+from algd.run.faults.requests import Requests
+from algd.run.train import train
+from tests.support.command import TINY, compose, only_run, outcome, status, train_here
+
+BUDGET = Budget(limit=10.0, kind="episode", horizon=400)
+
+
+def signs(multiplier: float | None = 0.7, limit: float = 10.0) -> Divergence:
+    """Of a run whose steps have rewards up to 2 and costs up to 1, with h = 2.455."""
+    budget = Budget(limit, "episode", 400)
+    found = Divergence(budget, budget.threshold(0.99), multiplier, 0.99, 0.99, settling_updates=1000)
+    found.observe(-2.0, 0.0)
+    found.observe(1.0, 1.0)
+    return found
+
+
+def evaluations(found: Divergence, *looks: Look, updates: int = 0) -> list[str]:
+    return [sentence for number, one in enumerate(looks)
+            for sentence in found.after_evaluation(number, one, updates)]
+
+
+def at(lam: float, spent: float, predicted: float = 2.0, measured: float = 2.0, tail: float = 0.1) -> Look:
+    return Look(lam, spent, predicted, measured, tail)
+
+
+def means(**values: float) -> dict[str, float]:
+    return {"critic_loss": 1.0, "cost_critic_loss": 0.1, "q": 30.0} | values
+
+
+def test_a_look_is_the_mean_over_the_stochastic_episodes_that_are_whole() -> None:
+    def row(cost: float, discounted: float, length: int, error: int, predicted: float | str) -> dict[str, Any]:
+        return {"cost": cost, "discounted_cost": discounted, "length": length, "simulator_error": error,
+                "predicted_cost": predicted}
+
+    rows = [row(6, 2, 100, 0, 3.0), row(2, 1, 300, 0, 5.0), row(99, 99, 1, 1, "")]
+    assert look(0.5, BUDGET, 0.99, rows) == Look(0.5, 4.0, 4.0, 1.5, 0.99**200 * (8 / 400) / (1 - 0.99))
+    assert look(0.5, Budget(1.0, "discounted", 400), 0.99, rows).spent == 1.5
+    assert look(0.5, BUDGET, 0.99, rows[2:]) is None
+
+
+def test_a_multiplier_that_rises_over_the_limit_is_told_once_per_doubling() -> None:
+    found = signs()
+    told = evaluations(found, *(at(0.7 * 1.5**i, 20 + i) for i in range(12)))
+    # 1.5² ≥ 2: from the third look on; then each time that λ has doubled since it was told.
+    assert [int(sentence.split(":")[0].removeprefix("step ")) for sentence in told] == [2, 4, 6, 8, 10]
+    assert told[0] == ("step 2: λ rose from 0.7 to 1.57 over the last 3 evaluations, in all of which the stochastic "
+                       "policy's cost was over the limit (now 22, limit 10, episode): the limit may be out of reach")
+    assert list(found.warnings.values()) == told[-1:] and found.count == 5
+
+
+@pytest.mark.parametrize("looks", [
+    [at(0.7, 20), at(1.4, 20), at(2.8, 10)],           # feasible at last
+    [at(0.7, 20), at(0.6, 20), at(2.8, 20)],           # not rising all the time
+    [at(0.7, 20), at(0.8, 20), at(1.3, 20)],           # not by much
+    [at(2.8, 5), at(1.4, 5), at(0.7, 5)],              # falling where it should
+    [at(0.7, 20), at(1.4, 20)]])                       # too short
+def test_a_multiplier_that_does_its_work_is_no_sign(looks: list[Look]) -> None:
+    assert evaluations(signs(), *looks) == []
+
+
+def test_a_multiplier_that_falls_over_the_limit() -> None:
+    (sentence,) = evaluations(signs(), at(0.8, 20), at(0.5, 20), at(0.4, 15))
+    assert sentence == ("step 2: λ fell from 0.8 to 0.4 over the last 3 evaluations, in all of which the stochastic "
+                        "policy's cost was over the limit (now 15, limit 10, episode): what moves λ does not see the "
+                        "violation")
+    found = signs()
+    told = evaluations(found, *[at(0.0, 20)] * 9)
+    assert len(told) == 1 and "λ is 0 over the last 3 evaluations" in told[0]
+
+
+def test_without_a_constraint_no_multiplier_is_looked_at() -> None:
+    assert evaluations(signs(multiplier=None), *[at(0.0, 20)] * 5) == []
+
+
+def test_a_multiplier_that_outweighs_the_reward_is_told_once_per_factor_of_ten() -> None:
+    """Whether the cost is over the limit or not. λ · 1 / 2 ≥ 1000."""
+    told = evaluations(signs(), *(at(2.0 * 2.0**i, 5 + 6 * (i % 2)) for i in range(20)))
+    steps = [int(sentence.split(":")[0].removeprefix("step ")) for sentence in told]
+    assert steps == [10, 14, 18]
+    assert "λ is 2.05e+03: the largest cost of a step weighs 1.02e+03 times its largest reward" in told[0]
+
+
+def test_cost_critics_that_predict_what_the_episodes_do_not_cost() -> None:
+    usual = [at(0.7, 5, predicted=8.7)] * 5  # 8.7 < 3 (2 + 0.1) + 2.455
+    assert evaluations(signs(), *usual) == []
+    told = evaluations(signs(), *(at(0.7, 5, predicted=8.8 * 2**i) for i in range(4)))
+    assert told == ["step 2: the cost critics predict a discounted cost of 35.2, the evaluation's episodes had 2 (and "
+                    "0.1 may come after their last step): they diverge",
+                    "step 3: the cost critics predict a discounted cost of 70.4, the evaluation's episodes had 2 (and "
+                    "0.1 may come after their last step): they diverge"]
+    assert evaluations(signs(), at(0.7, 5, predicted=99), at(0.7, 5), at(0.7, 5, predicted=99)) == []
+
+
+def test_cost_critics_that_do_not_see_the_cost_have_time_to_form() -> None:
+    blind = [at(0.7, 5, predicted=0.1, measured=8.0)] * 4  # 8 > 3 (0.1 + 2.455)
+    assert evaluations(signs(), *blind, updates=999) == []
+    (sentence,) = evaluations(signs(), *blind, updates=1000)
+    assert sentence.endswith("the evaluation's episodes had 8 (and 0.1 may come after their last step): they do not "
+                             "see the cost")
+
+
+def test_without_any_cost_and_limit_there_is_nothing_to_compare_with() -> None:
+    found = Divergence(Budget(0.0, "episode", 400), 0.0, 0.7, 0.99, 0.99, 1000)
+    assert evaluations(found, *[at(0.7, 0, predicted=1e-3, measured=0.0, tail=0.0)] * 4) == []
+
+
+def test_losses_that_grow_by_orders_of_magnitude() -> None:
+    found = signs()
+    usual = [found.after_updates(step, means(critic_loss=5.0 + step), 1.0) for step in range(10)]
+    assert usual == [[]] * 10
+    told = [found.after_updates(10 + step, means(critic_loss=loss), 1.0)
+            for step, loss in enumerate((1399, 1400, 2000, 13999, 14000))]  # 100 times the largest, 14
+    assert told[0] == told[2] == told[3] == []
+    assert told[1] == ["step 11: critic_loss is 1.4e+03, 100 times the largest of the run's first 10 rows and of one "
+                       "step's reward squared: the critics diverge"]
+    assert len(told[4]) == 1
+
+
+def test_losses_that_are_absurd_from_the_start() -> None:
+    found = signs()
+    assert found.after_updates(0, means(cost_critic_loss=1e5), 1.0) == []  # whatever networks start with
+    assert found.after_updates(1, means(cost_critic_loss=9999), 1.0) == []
+    assert found.after_updates(2, means(cost_critic_loss=10000), 1.0) == [
+        "step 2: cost_critic_loss is 1e+04: the error of a step is 100 times the largest cost of a step: the critics "
+        "diverge"]
+    # In the critics' own units, where rewards are normalised: the largest of a step is 2 / 4.
+    assert signs().after_updates(0, means(q=249.0), 4.0) == []
+    assert "Q is 250 on average, but rewards of at most 0.5 a step can only come to 50" in signs().after_updates(
+        0, means(q=250.0), 4.0)[0]
+
+
+def test_a_checkpoint_holds_what_was_told() -> None:
+    """At every look: told by one that was saved and restored there, or by one that was not, is the same."""
+    looks = [at(0.7 * 1.5**i, 20 + i, predicted=8.8 * 2**i) for i in range(9)] + [at(0.0, 20)] * 3
+    whole, parts = signs(), signs()
+    for step, one in enumerate(looks):
+        again = signs()
+        again.restore(parts.checkpoint())
+        parts = again
+        for found in (whole, parts):
+            found.observe(step, 2 * step)
+        assert whole.after_evaluation(step, one, 0) == parts.after_evaluation(step, one, 0)
+        losses = means(critic_loss=float(4**step))
+        assert whole.after_updates(step, losses, 1.0) == parts.after_updates(step, losses, 1.0)
+    assert whole.checkpoint() == parts.checkpoint() and math.isinf(whole.told["multiplier falls"])
+
+
+# --- runs that really diverge ------------------------------------------------------------------------------------
+
+SMALL = [*TINY, "agent=gaussian", "initial_steps=100", "log_every=20", "checkpoint.every=60"]
+# Every step costs 1, whatever the policy does: no limit below 20 can be kept.
+HOPELESS = [*SMALL, "env=gymnasium", "env.id=tests.support.faulty_env:Faulty-v0", "env.horizon=20", "env.limit=5",
+            "+env.kwargs.costs=1", "agent.cost_discount=0.9", "agent.polyak=1", "total_steps=300", "eval.every=30",
+            "eval.episodes=1"]
+RISING = [*HOPELESS, "guidance=plain", "guidance.learning_rate=0.02", "agent.cost_learning_rate=0.01"]
+
+
+def told(folder: Path, errors: str) -> list[str]:
+    """The signs on the console, which are those in the folder."""
+    sentences = [line.removeprefix("warning: ") for line in errors.splitlines() if line.startswith("warning: step")]
+    assert set(status(folder)["warnings"]) <= set(sentences)
+    with (folder / "metrics.csv").open(newline="") as file:
+        assert int(list(csv.DictReader(file))[-1]["warnings"]) == len(sentences)
+    return sentences
+
+
+def test_a_limit_that_cannot_be_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_here(*RISING, f"runs_dir={tmp_path}")
+    rising = [one for one in told(only_run(tmp_path), capsys.readouterr().err) if "λ rose from" in one]
+    assert 2 <= len(rising) <= 9 and all("(now 20, limit 5, episode): the limit may be out of reach" in one
+                                         for one in rising)
+
+
+def test_the_mirror_has_the_warnings(tmp_path: Path) -> None:
+    arguments = [argument for argument in RISING if argument != "logger=none"]
+    train_here(*arguments, "logger=tensorboard", f"runs_dir={tmp_path}")
+    events = EventAccumulator(str(only_run(tmp_path) / "tensorboard"))
+    events.Reload()
+    last = events.Tensors("warnings")[-1].tensor_proto.string_val[0].decode()
+    assert last.split("\n") == ["    " + text for text in status(only_run(tmp_path))["warnings"]] != []
+    assert events.Scalars("train/warnings")[-1].value >= 2
+
+
+class Stop(Requests):
+    """Asks to stop as soon as the folder's metrics have so many rows."""
+
+    def __init__(self, folder: Path, rows: int):
+        self.folder, self.rows = folder, rows
+        super().__init__()
+
+    @property
+    def stop(self) -> str | None:
+        found = list(self.folder.rglob("metrics.csv"))
+        return "SIGTERM" if found and found[0].read_text().count("\n") > self.rows else None
+
+    @stop.setter
+    def stop(self, value: str | None) -> None:
+        assert value is None
+
+
+def test_a_resumed_run_tells_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_here(*RISING, f"runs_dir={tmp_path / 'twin'}")
+    expected = told(only_run(tmp_path / "twin"), capsys.readouterr().err)
+    assert len(expected) > 1
+    arguments = [*RISING, f"runs_dir={tmp_path / 'runs'}"]
+    assert train(compose(*arguments), Stop(tmp_path / "runs", 8)) == 143
+    train_here(*arguments)
+    folder = only_run(tmp_path / "runs")
+    assert told(folder, capsys.readouterr().err) == expected
+    assert status(folder)["warnings"] == status(only_run(tmp_path / "twin"))["warnings"]
+    assert outcome(folder) == outcome(only_run(tmp_path / "twin"))
+
+
+def test_cost_critics_that_hardly_learn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_here(*HOPELESS, "guidance=pid", "agent.cost_learning_rate=1e-6", "total_steps=150",
+               f"runs_dir={tmp_path}")
+    sentences = told(only_run(tmp_path), capsys.readouterr().err)
+    # 1 + 0.9 + … over 20 steps is 8.78.
+    assert any("the evaluation's episodes had 8.78" in one and "they do not see the cost" in one for one in sentences)
+
+
+@pytest.mark.parametrize(("critic", "loss"), [("critic", "critic_loss"), ("cost", "cost_critic_loss")])
+def test_a_learning_rate_that_is_far_too_large(critic: str, loss: str, tmp_path: Path,
+                                               capsys: pytest.CaptureFixture[str]) -> None:
+    train_here(*SMALL, "env=toy", f"agent.{critic}_learning_rate=1", f"agent.{critic}_hidden_sizes=[64,64]",
+               "agent.polyak=0.5", "total_steps=60", "eval.episodes=1", f"runs_dir={tmp_path}")
+    sentences = told(only_run(tmp_path), capsys.readouterr().err)
+    assert sentences and f"step 40: {loss} is" in sentences[0] and "the critics diverge" in sentences[0]
+
+
+def test_a_run_that_learns_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_here(*SMALL, "env=toy", "total_steps=400", "eval.every=50", "eval.episodes=4", f"runs_dir={tmp_path}")
+    assert told(only_run(tmp_path), capsys.readouterr().err) == []

@@ -1,0 +1,91 @@
+"""Every cell agent × guidance × level trains on the toy, and every kind of task trains; every network moves."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+import algd
+from algd.run.build import build_agent, build_task
+from algd.seeding import stream
+from algd.storage.run_folder import RunFolder
+from tests.support.command import TINY, only_run, status, train_here
+
+SHORT = [*TINY, "initial_steps=30", "total_steps=60", "eval.every=40", "eval.episodes=1", "log_every=20", "snapshots=2",
+         "checkpoint.every=50"]
+CELLS = [(agent, guidance) for agent, guidance in itertools.product(
+    ("vesde", "ddpm", "gaussian"), ("none", "plain", "augmented", "pid"))]
+FILES = {"config.yaml", "meta.json", "status.json", "episodes.csv", "evals.csv", "metrics.csv", "checkpoints",
+         "snapshots", "lock"}
+
+
+def check_run(arguments: list[str], runs: Path) -> None:
+    """Train, then look for the whole folder and for parameters that did not move."""
+    train_here(*arguments, f"runs_dir={runs}")
+    folder = only_run(runs)
+    assert {path.name for path in folder.iterdir()} >= FILES
+    assert status(folder)["state"] == "finished" and status(folder)["updates"] == 60
+    config = RunFolder(folder).config()
+    torch.manual_seed(stream(config["seed"], "networks"))
+    before = build_agent(config, build_task(config)).state_dict()
+    loaded = algd.load(folder)
+    after = loaded.agent.state_dict()
+    still = [name for name in before if name.split(".")[0] in ("policy", "critics", "cost_critics", "target_critics",
+                                                              "target_cost_critics")
+             and torch.equal(before[name], after[name])]
+    assert still == []
+    moved = not torch.equal(torch.as_tensor(loaded.agent.guidance.multiplier),
+                            build_agent(config, loaded.task).guidance.multiplier)
+    assert moved == (config["guidance"]["name"] != "none")
+    observation, _ = loaded.task.reset(seed=0)
+    assert loaded.task.action_space.contains(loaded.act(observation))
+    loaded.task.close()
+
+
+@pytest.mark.parametrize(("agent", "guidance"), CELLS)
+def test_every_cell_trains(agent: str, guidance: str, tmp_path: Path) -> None:
+    check_run([*SHORT, "env=toy", f"agent={agent}", f"guidance={guidance}"], tmp_path)
+
+
+@pytest.mark.parametrize(("agent", "guidance"), [("vesde", "augmented"), ("ddpm", "plain"), ("gaussian", "augmented")])
+def test_batch_level_trains(agent: str, guidance: str, tmp_path: Path) -> None:
+    check_run([*SHORT, "env=toy", f"agent={agent}", f"guidance={guidance}", "guidance.level=batch"], tmp_path)
+
+
+@pytest.mark.parametrize("switches", [
+    ["agent.policy.score_space=latent", "agent.policy.score_level=before", "agent.policy.score_detach=true"],
+    ["agent=ddpm", "agent.policy.mc_rescale=true", "agent.policy.mc_clip=true",
+     "agent.policy.process.schedule=variance_preserving", "agent.policy.process.beta_min=0.1",
+     "agent.policy.process.beta_max=10"],
+    ["normalise.observation=true", "normalise.reward=true", "agent.cost_members=1"]])
+def test_switches_train(switches: list[str], tmp_path: Path) -> None:
+    check_run([*SHORT, "env=toy", *switches], tmp_path)
+
+
+@pytest.mark.parametrize("task", [
+    ["env=point_button1", "agent=ddpm"], ["env=hopper_velocity", "guidance=plain"], ["env=safety_point_goal1"],
+    ["env=gymnasium", "env.id=SafetyPointGoal2-v0", "agent=ddpm", "guidance=plain", "env.horizon=100"]])
+def test_every_kind_of_task_trains(task: list[str], tmp_path: Path) -> None:
+    check_run([*SHORT, *task], tmp_path)
+
+
+def test_notebook(tmp_path: Path) -> None:
+    """What algd.load gives: actions, critics, the energy with its multiplier, and the snapshots."""
+    train_here(*SHORT, "env=toy", f"runs_dir={tmp_path}")
+    folder = only_run(tmp_path)
+    loaded = algd.load(folder)
+    observation, _ = loaded.task.reset(seed=0)
+    action = loaded.act(observation)
+    assert (loaded.act(observation) == action).all()
+    states, actions = loaded.observations(observation[None]), torch.as_tensor(action)[None].float()
+    q, risk = loaded.energy.reward(states, actions), loaded.energy.risk(states, actions)
+    guidance = loaded.agent.guidance
+    weight = torch.clamp(guidance.multiplier + 1.0 * (risk - guidance.threshold), min=0)
+    torch.testing.assert_close(loaded.energy(states, actions),
+                               (-q + (weight**2 - guidance.multiplier**2) / 2).float(), check_dtype=False)
+    first, last = sorted((folder / "snapshots").iterdir())
+    assert algd.load(first).step == 30 and algd.load(last).step == loaded.step == 60
+    final = algd.load(last).agent.state_dict()
+    assert all(torch.equal(value, final[name]) for name, value in loaded.agent.state_dict().items())
+    assert any(not torch.equal(value, final[name]) for name, value in algd.load(first).agent.state_dict().items())

@@ -1,0 +1,84 @@
+"""How long each group of tests may take, and how long it took: python -m tests.support.budget REPORT.xml
+
+    python -m pytest -n logical --dist loadfile --junitxml REPORT.xml
+    python -m tests.support.budget REPORT.xml
+
+Prints the table of docs/promises.md: seconds of one core, as all tests together have 20 minutes of two.
+"""
+
+import fnmatch
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+CORES, MINUTES = 2, 20
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tests of one subject.
+
+    Attributes:
+        name: as the page calls it.
+        seconds: of one core that they may take.
+        files: patterns of their modules' names, after "tests.".
+    """
+
+    name: str
+    seconds: int
+    files: tuple[str, ...]
+
+
+GROUPS = [
+    Group("the mathematics and the update", 240, (
+        "algorithm.*", "execution.*", "analysis.test_closed_forms", "analysis.test_invariance",
+        "analysis.test_statistics")),
+    Group("environments and pictures", 140, ("envs.*", "run.test_video", "analysis.test_landscape")),
+    Group("training and the command line", 390, (
+        "run.test_matrix", "run.test_learning", "config.*", "cli.test_command_line", "docs.*", "benchmarks.*")),
+    Group("kills, damage, full disks, several at once", 460, (
+        "run.test_kill", "run.test_resume", "storage.test_checkpoint", "storage.test_damage", "run.test_disk_full",
+        "run.test_concurrency", "run.test_long_run")),
+    Group("failing numbers and simulators, divergence", 80, (
+        "run.test_numerical_failure", "run.test_simulator_failure", "run.test_divergence")),
+    Group("bad input, foreign files, secrets", 160, (
+        "cli.test_bad_input", "run.test_untrusted", "run.test_secrets", "storage.test_fuzz_readers")),
+    Group("sweeps, local and on a real SLURM", 820, ("launchers.*",)),
+    Group("logging and analysis", 110, (
+        "logging.*", "analysis.test_curves", "analysis.test_table", "analysis.test_report", "analysis.test_latex",
+        "analysis.test_omnisafe", "analysis.test_wandb_source")),
+]
+
+
+def group_of(module: str) -> Group:
+    """The group of a module of tests, by its dotted name after "tests.".
+
+    Raises:
+        ValueError: it has none, or several.
+    """
+    found = [group for group in GROUPS if any(fnmatch.fnmatchcase(module, pattern) for pattern in group.files)]
+    if len(found) != 1:
+        raise ValueError(f"tests.{module} is in {len(found)} groups of tests/support/budget.py; one is needed")
+    return found[0]
+
+
+def seconds_of_groups(report: Path) -> dict[str, float]:
+    """What the groups took in a run of pytest, from its --junitxml."""
+    taken: Counter[str] = Counter()
+    for case in ElementTree.parse(report).iter("testcase"):
+        module = ".".join(case.attrib["classname"].split(".")[1:3])
+        taken[group_of(module).name] += float(case.attrib["time"])
+    return dict(taken)
+
+
+def table(taken: dict[str, float]) -> str:
+    """The groups with what they may take and took, in Markdown."""
+    lines = ["| tests of | seconds of a core, at most | took |", "|---|---:|---:|"]
+    lines += [f"| {group.name} | {group.seconds} | {taken.get(group.name, 0):.0f} |" for group in GROUPS]
+    return "\n".join([*lines, f"| all | {sum(group.seconds for group in GROUPS)} | {sum(taken.values()):.0f} |"])
+
+
+if __name__ == "__main__":
+    print(table(seconds_of_groups(Path(sys.argv[1]))))
