@@ -1,6 +1,6 @@
 """Where Hydra looks for plugins: names for what is in `launchers`, imported only when a sweep begins."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -8,6 +8,8 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+from algd.errors import UsageError
 
 
 class Local(Launcher):
@@ -35,7 +37,21 @@ class Slurm(Local):
 
 
 class Grid(BasicSweeper):
-    """hydra/sweeper=grid: Hydra's own grid, that leaves no multirun.yaml, nor composes every configuration twice."""
+    """hydra/sweeper=grid: every combination of the swept values, for each of a study's cells.
+
+    It is Hydra's own grid, which leaves no multirun.yaml here, nor composes every configuration twice.
+
+    Args:
+        max_batch_size: Hydra's own.
+        params: key ↦ the values that it is swept over, as text.
+        cells: name ↦ the overrides that make a cell of the study's table, for tables that are no full grid; None: one
+            cell without any. Cells vary fastest, so that the first runs to finish make a complete small table.
+    """
+
+    def __init__(self, max_batch_size: int | None, params: dict[str, str] | None = None,
+                 cells: Mapping[str, Sequence[str]] | None = None):
+        super().__init__(max_batch_size, params)
+        self.cells = {name: list(overrides) for name, overrides in (cells or {}).items()}
 
     def sweep(self, arguments: list[str]) -> Any:
         from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -43,4 +59,21 @@ class Grid(BasicSweeper):
         assert self.hydra_context is not None and self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         (grid,) = self.split_arguments(parser.parse_overrides([*self._parse_config(), *arguments]), None)
-        return [self.launcher.launch(grid, initial_job_idx=0)]
+        return [self.launcher.launch(with_cells(grid, self.cells), initial_job_idx=0)]
+
+
+def with_cells(grid: Sequence[Sequence[str]], cells: Mapping[str, Sequence[str]]) -> Sequence[Sequence[str]]:
+    """Every combination of a grid in every cell, the cells of one combination after each other.
+
+    Raises:
+        UsageError: a key is in a cell and in the grid: which of the two counts is not for a guess.
+    """
+    if not cells:
+        return grid
+    swept = {override.partition("=")[0] for combination in grid for override in combination}
+    for name, overrides in cells.items():
+        for override in overrides:
+            if override.partition("=")[0] in swept:
+                raise UsageError(f"{override.partition('=')[0]}: the study's cell {name} sets it already, to "
+                                 f"{override.partition('=')[2]}; leave it out, or change the cell in the study's file")
+    return [[*combination, *overrides] for combination in grid for overrides in cells.values()]
