@@ -22,17 +22,17 @@ def prepare(name: str) -> Callable[[], object]:
     import numpy as np
     import torch
 
-    from algd.algorithm.rng import Noise
-    from algd.execution.step import step_of
+    from algd.algorithm.rng import RandomGenerator
+    from algd.execution.step import prepare_agent
     from algd.run.evaluation import Actor
     from benchmarks.setting import default_agent, long_run
 
     torch.set_num_threads(1)
     agent_name, sampler, states, actions = name.split("/")
     agent, _ = default_agent(agent_name, "augmented", int(states), int(actions))
-    step_of(agent, long_run())
+    prepare_agent(agent, long_run())
     box = SimpleNamespace(action_space=gymnasium.spaces.Box(-1, 1, (int(actions),), np.float32))
-    act = Actor(agent, box, Noise(0) if sampler == "stochastic" else None)  # type: ignore[arg-type]
+    act = Actor(agent, box, RandomGenerator(0) if sampler == "stochastic" else None)  # type: ignore[arg-type]
     observation = np.random.default_rng(0).normal(size=int(states))
     return lambda: act(observation)
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from algd.algorithm.rng import Noise
-from algd.execution.step import step_of
+from algd.algorithm.rng import RandomGenerator
+from algd.execution.step import prepare_agent
 from algd.storage.checkpoint import Checkpoints
 from benchmarks.setting import default_agent, long_run, random_replay
 
@@ -30,7 +30,7 @@ def seconds_of_checkpoints(held: int, interval: int, saved: int) -> tuple[float,
     agent, _ = default_agent("vesde", "augmented", STATES, ACTIONS)
     capacity = max(held, interval) + 1
     replay = random_replay(capacity, held, STATES, ACTIONS)
-    agent.update(replay.sample(256, Noise(0)), Noise(0))  # The optimisers have their moments now.
+    agent.update(replay.sample(256, RandomGenerator(0)), RandomGenerator(0))  # The optimisers have their moments now.
     with tempfile.TemporaryDirectory(dir=".") as folder:
         checkpoints, seconds, written = Checkpoints(Path(folder) / "checkpoints"), [], 0
         for number in range(saved + 1):
@@ -47,8 +47,8 @@ def seconds_of_checkpoints(held: int, interval: int, saved: int) -> tuple[float,
 def seconds_of_update(count: int) -> float:
     """Of the same agent, the median of five."""
     agent, config = default_agent("vesde", "augmented", STATES, ACTIONS)
-    step = step_of(agent, long_run())
-    replay, noise = random_replay(10_000, 10_000, STATES, ACTIONS), Noise(0)
+    step = prepare_agent(agent, long_run())
+    replay, noise = random_replay(10_000, 10_000, STATES, ACTIONS), RandomGenerator(0)
     measured = []
     for _ in range(6):
         start = time.perf_counter()

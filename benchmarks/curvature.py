@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from algd.algorithm.curvature import curvature, draw, smallest_eigenvalue, smoothed_hessian
-from algd.algorithm.rng import Noise
+from algd.algorithm.rng import RandomGenerator
 from algd.config.schema import resolve
 from algd.run.build import build_agent, build_task
 
@@ -38,7 +38,8 @@ class FormulaEnergy:
         return energy.detach(), torch.autograd.grad(energy.sum(), action)[0]
 
 
-def antithetic(function: Function, at: Tensor, sigma: float, count: int, noise: Noise) -> tuple[Tensor, Tensor]:
+def antithetic(function: Function, at: Tensor, sigma: float, count: int,
+               noise: RandomGenerator) -> tuple[Tensor, Tensor]:
     """E[(εεᵀ − I) E(a + σε)]/σ² and E[∇E(a + σε) εᵀ]/σ from count/2 pairs ±ε, (B, d, d) each."""
     size = at.shape[1]
     normals = noise.normal(len(at), count // 2, size)
@@ -74,7 +75,7 @@ def estimators(samples: int = 16) -> None:
         def kink(a: Tensor, direction: Tensor = direction) -> Tensor:
             return (a @ direction).abs()
 
-        at, noise = torch.zeros(REPETITIONS, size), Noise(0)
+        at, noise = torch.zeros(REPETITIONS, size), RandomGenerator(0)
         for sigma in (0.1, 1.0):
             peak = 2 / math.sqrt(2 * math.pi) / sigma * torch.outer(direction, direction)
             for name, function, truth in (("quadratic", quadratic, matrix), ("kink", kink, peak)):
@@ -92,9 +93,9 @@ def cost() -> None:
     task = build_task(config)
     agent = build_agent(config, task)
     observation = torch.randn(64, task.observation_space.shape[0])
-    curvature(agent, observation, 1, Noise(0))
+    curvature(agent, observation, 1, RandomGenerator(0))
     begin = time.process_time()
-    curvature(agent, observation, 16, Noise(0))
+    curvature(agent, observation, 16, RandomGenerator(0))
     print(f"\ncurvature.states=64 curvature.samples=16: {time.process_time() - begin:.2f} s of one core, d = 2, K = 5, "
           "256-wide critics")
 

@@ -26,7 +26,7 @@ def prepare(name: str) -> tuple[Callable[[], object], str]:
     import numpy as np
     import torch
 
-    from algd.algorithm.rng import Noise
+    from algd.algorithm.rng import RandomGenerator
     from benchmarks.setting import random_replay
 
     torch.set_num_threads(1)
@@ -35,7 +35,7 @@ def prepare(name: str) -> tuple[Callable[[], object], str]:
     replay = random_replay(1_000_000, int(count), STATES, ACTIONS)
     numbers = 2 * STATES + ACTIONS + 4  # reward, cost, and where each return ends
     said = f"{(resident() - before) / (4 * numbers * int(count)):.4f}"
-    noise, state, action = Noise(0), np.zeros(STATES), np.zeros(ACTIONS)
+    noise, state, action = RandomGenerator(0), np.zeros(STATES), np.zeros(ACTIONS)
     once = {"sample": lambda: replay.sample(BATCH, noise),
             "add": lambda: replay.add(state, action, 0.0, 0.0, state, False, False)}[what]
     return once, said

@@ -24,9 +24,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from algd.algorithm.agent import Agent
-from algd.algorithm.rng import Noise
+from algd.algorithm.rng import RandomGenerator
 from algd.execution.native import library
-from algd.execution.step import Execution, keep_freed_memory, step_of
+from algd.execution.step import Execution, keep_freed_memory, prepare_agent
 from benchmarks.plain_update import PlainAgent
 from benchmarks.setting import default_agent, long_run, random_replay
 from benchmarks.turns import serve, take_turns
@@ -65,7 +65,7 @@ class Counter(TorchDispatchMode):
 
         def counted(*args: Any) -> Any:
             members, rows, count, address = args[1:5]
-            layers = (library.Layer * count).from_address(address)
+            layers = (library.LayerStruct * count).from_address(address)
             sizes = [layer.k * layer.n for layer in layers]
             if name == "backward":
                 chosen, numbers, result = args[8], args[9], args[11]
@@ -108,8 +108,8 @@ def updates(name: str, device: str = "cpu") -> Callable[[], object]:
         plain.replay.extend(zip(*columns, strict=True))
         return plain.update
     keep_freed_memory()
-    noise = Noise(0, device)
-    step = step_of(agent, execution(name, device))
+    noise = RandomGenerator(0, device)
+    step = prepare_agent(agent, execution(name, device))
     return lambda: agent.update(replay.sample(size, noise), noise, step)
 
 
@@ -126,9 +126,9 @@ def parts(name: str) -> dict[str, Callable[[], object]]:
     agent, config = subject(name)
     states, actions = map(int, name.split("/")[2].split("x"))
     keep_freed_memory()
-    replay, noise, size = random_replay(20_000, 10_000, states, actions), Noise(0), config["batch_size"]
+    replay, noise, size = random_replay(20_000, 10_000, states, actions), RandomGenerator(0), config["batch_size"]
     batch, draws = replay.sample(size, noise), agent.draw(size, noise)
-    step = step_of(agent, execution(name))
+    step = prepare_agent(agent, execution(name))
     for _ in range(5):
         agent.update(batch, noise, step)
     policy, energy = agent.policy, agent.energy.at(batch.observation)

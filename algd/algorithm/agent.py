@@ -12,7 +12,7 @@ from algd.algorithm.guidance import Guidance
 from algd.algorithm.networks import CriticEnsemble, Initialisation
 from algd.algorithm.normalisation import Normaliser
 from algd.algorithm.policies import Policy
-from algd.algorithm.rng import Noise
+from algd.algorithm.rng import RandomGenerator
 
 Discount = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
@@ -43,7 +43,7 @@ Step = Callable[[Batch, Draws, bool], Mapping[str, Tensor]]
 
 
 @torch.no_grad()
-def act(policy: Policy, normaliser: Normaliser, observation: Tensor, noise: Noise | None) -> Tensor:
+def act(policy: Policy, normaliser: Normaliser, observation: Tensor, noise: RandomGenerator | None) -> Tensor:
     """Actions (B, d) at raw observations (B, s): stochastic with a source of noise, deterministic with None."""
     observation = normaliser.observations(observation)
     if noise is None:
@@ -122,15 +122,15 @@ class Agent(nn.Module):
             optimizer.load_state_dict({"param_groups": optimizer.state_dict()["param_groups"],
                                        "state": {int(k): v for k, v in state["optimizers"].get(name, {}).items()}})
 
-    def act(self, observation: Tensor, noise: Noise | None) -> Tensor:
+    def act(self, observation: Tensor, noise: RandomGenerator | None) -> Tensor:
         """Actions (B, d) at raw observations (B, s): stochastic with a source of noise, deterministic with None."""
         return act(self.policy, self.normaliser, observation, noise)
 
-    def update(self, batch: Batch, noise: Noise, step: Step | None = None) -> Mapping[str, Tensor]:
+    def update(self, batch: Batch, noise: RandomGenerator, step: Step | None = None) -> Mapping[str, Tensor]:
         """One update from one batch of raw transitions.
 
         Args:
-            step: what carries it out (`algd.execution.step.step_of`); None: `step` as it is written.
+            step: what carries it out (`algd.execution.step.prepare_agent`); None: `step` as it is written.
 
         Returns:
             Scalars for the log, detached, on the device, valid until the next update.
@@ -139,7 +139,7 @@ class Agent(nn.Module):
         self.updates += 1
         return metrics
 
-    def draw(self, size: int, noise: Noise) -> Draws:
+    def draw(self, size: int, noise: RandomGenerator) -> Draws:
         """All random numbers of one update from a batch of this size."""
         return Draws(self.policy.draw(size, noise), self.policy.draw_loss(size, noise))
 

@@ -37,7 +37,7 @@ from algd.algorithm.agent import Agent
 from algd.algorithm.energy import Energy
 from algd.algorithm.noise_processes import VESDE
 from algd.algorithm.policies.diffusion import DiffusionPolicy
-from algd.algorithm.rng import Noise
+from algd.algorithm.rng import RandomGenerator
 
 ENERGIES = ("plain", "augmented")
 QUANTILES = (0.1, 0.5, 0.9)
@@ -45,7 +45,7 @@ UNPENALISED_RHO = 1.0  # ρ of L_A where the guidance has none
 
 
 @dataclass(frozen=True)
-class Draws:
+class Directions:
     """Random directions and radii of the spherical-radial rule, S draws at each of B actions.
 
     Attributes:
@@ -57,11 +57,11 @@ class Draws:
     radii: Tensor
 
 
-def draw(samples: int, batch: int, size: int, noise: Noise) -> Draws:
+def draw(samples: int, batch: int, size: int, noise: RandomGenerator) -> Directions:
     """`samples` draws at each of `batch` actions of `size` dimensions."""
     # The sign of a column, which QR leaves to convention, does not matter: both signs are used.
     bases = torch.linalg.qr(noise.normal(samples, batch, size, size)).Q
-    return Draws(bases, noise.normal(samples, batch, size + 2).norm(dim=-1))
+    return Directions(bases, noise.normal(samples, batch, size + 2).norm(dim=-1))
 
 
 def both_energies(agent: Agent, lam: Tensor | float | None = None, rho: float | None = None) -> dict[str, Energy]:
@@ -104,7 +104,7 @@ def raw_hessian(energy: Energy, observation: Tensor, action: Tensor) -> Tensor:
     return vmap(jacrev(grad(at_one)))(action, observation)
 
 
-def smoothed_hessian(energy: Energy, observation: Tensor, action: Tensor, sigma: float, draws: Draws) -> Tensor:
+def smoothed_hessian(energy: Energy, observation: Tensor, action: Tensor, sigma: float, draws: Directions) -> Tensor:
     """∇²_a of E[E(s, a + σε)], (B, d, d), symmetrised.
 
     Samples are neither squashed nor clipped to the box of actions, like those of the score's estimator.
@@ -139,7 +139,7 @@ def column_names(levels: int) -> list[str]:
             for scale in ("raw", *(f"s{k}" for k in range(1, levels + 1))) for q in QUANTILES]
 
 
-def curvature(agent: Agent, observation: Tensor, samples: int, noise: Noise) -> dict[str, float]:
+def curvature(agent: Agent, observation: Tensor, samples: int, noise: RandomGenerator) -> dict[str, float]:
     """Quantiles over states of the smallest Hessian eigenvalue of L and L_A at the policy's stochastic actions.
 
     All scales and both energies share the actions and the draws, so that they differ by what they are alone.

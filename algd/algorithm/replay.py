@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from algd.algorithm.agent import Batch
-from algd.algorithm.rng import Noise
+from algd.algorithm.rng import RandomGenerator
 
 
 class Replay:
@@ -42,7 +42,7 @@ class Replay:
             self.rows[place].copy_(self._host[place])
         self.added += 1
 
-    def sample(self, size: int, noise: Noise) -> Batch:
+    def sample(self, size: int, noise: RandomGenerator) -> Batch:
         """`size` transitions drawn uniformly with replacement."""
         return self.split(self.rows[noise.integers(len(self), size).to(self.rows.device)])
 

@@ -1,11 +1,11 @@
-"""Every random draw of an agent comes from one explicit generator, whose state is part of a checkpoint."""
+"""Explicit random number generators: an agent draws from nothing else, and their states are part of a checkpoint."""
 
 import torch
 from torch import Tensor
 
 
-class Noise:
-    """A seeded source of normals and integers.
+class RandomGenerator:
+    """A seeded generator of normals and integers.
 
     Args:
         seed: any non-negative integer below 2⁶³.

@@ -57,8 +57,11 @@ def products_of(agent: Agent, batch_size: int) -> int:
     return batch_size * sum(weight.numel() for weight in critics)
 
 
-def step_of(agent: Agent, execution: Execution) -> Step:
-    """What carries out an agent's updates; the agent is on its device already."""
+def prepare_agent(agent: Agent, execution: Execution) -> Step:
+    """Change an agent's networks and optimisers to what an execution needs; returns what carries out its updates.
+
+    The agent is on its device already, and is executed so from now on.
+    """
     if execution == "native":
         use_native_networks(agent)
     step = compiled(agent) if execution.startswith("compiled") else agent.step

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from algd.algorithm.agent import Agent, act
-from algd.algorithm.rng import Noise
+from algd.algorithm.rng import RandomGenerator
 
 
 class ActingCopy:
@@ -36,7 +36,7 @@ class ActingCopy:
             self._pairs = list(zip([*copies.parameters(), *copies.buffers()],
                                    [*modules.parameters(), *modules.buffers()], strict=True))
 
-    def __call__(self, observation: Tensor, noise: Noise | None) -> Tensor:
+    def __call__(self, observation: Tensor, noise: RandomGenerator | None) -> Tensor:
         """Actions (B, d) at raw observations (B, s), all on the CPU: stochastic with a source of noise."""
         if self._pairs and (self._moments or self._updates != self._agent.updates):
             self._refresh()

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from algd.algorithm.agent import Agent
-from algd.algorithm.rng import Noise
+from algd.algorithm.rng import RandomGenerator
 from algd.envs.task import Task
 from algd.errors import NumericalError, SimulatorError
 from algd.run.acting import ActingCopy
@@ -30,7 +30,7 @@ class Actor:
         noise: where a stochastic policy's draws come from; None: deterministic.
     """
 
-    def __init__(self, agent: Agent, task: Task, noise: Noise | None):
+    def __init__(self, agent: Agent, task: Task, noise: RandomGenerator | None):
         self._act, self._noise, self._space = ActingCopy(agent), noise, task.action_space
 
     @torch.inference_mode()
@@ -166,7 +166,7 @@ def evaluate(agent: Agent, task: Task, run_seed: int, step: int, episodes: int, 
     """
     purpose = f"evaluation {source}"
     for sampler in SAMPLERS:
-        noise = Noise(stream(run_seed, purpose + " noise", step)) if sampler == "stochastic" else None
+        noise = RandomGenerator(stream(run_seed, purpose + " noise", step)) if sampler == "stochastic" else None
         act = Actor(agent, task, noise)
         for number in range(episodes):
             seed = episode_seed(run_seed, purpose, step, number)

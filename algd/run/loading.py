@@ -13,7 +13,7 @@ from torch import Tensor
 
 from algd.algorithm.agent import Agent
 from algd.algorithm.energy import Energy
-from algd.algorithm.rng import Noise
+from algd.algorithm.rng import RandomGenerator
 from algd.config.identity import identity
 from algd.envs.registered import SAFETY_GYMNASIUM
 from algd.envs.task import Task
@@ -43,7 +43,7 @@ class LoadedAgent:
     step: int
     folder: RunFolder
 
-    def act(self, observation: ArrayLike, noise: Noise | None = None) -> np.ndarray:
+    def act(self, observation: ArrayLike, noise: RandomGenerator | None = None) -> np.ndarray:
         """The action (d,) at an observation (s,): deterministic, or stochastic with a source of noise."""
         return Actor(self.agent, self.task, noise)(np.asarray(observation))
 

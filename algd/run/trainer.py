@@ -14,11 +14,11 @@ from algd.algorithm.agent import Agent, Batch
 from algd.algorithm.curvature import column_names, curvature, noise_levels
 from algd.algorithm.dual import Fixed
 from algd.algorithm.replay import Replay
-from algd.algorithm.rng import Noise
+from algd.algorithm.rng import RandomGenerator
 from algd.config.identity import identity
 from algd.envs.task import Task
 from algd.errors import NumericalError, SimulatorError
-from algd.execution.step import Execution, step_of
+from algd.execution.step import Execution, prepare_agent
 from algd.logging.console import Console
 from algd.run.evaluation import SAMPLERS, Actor, Episode, Interrupted, evaluate
 from algd.run.faults.divergence import SETTLED, Divergence, look
@@ -98,11 +98,11 @@ class Trainer:
         self._evaluation_task: Task | None = None
         self.total_steps, seed = config["total_steps"], config["seed"]
         self.device = next(agent.parameters()).device
-        self.update_step = step_of(agent, execution)
+        self.update_step = prepare_agent(agent, execution)
         self.replay = Replay(config["buffer_size"], task.observation_space.shape[0], task.action_space.shape[0],
                              self.device)
-        self.acting_noise = Noise(stream(seed, "acting"))
-        self.update_noise = Noise(stream(seed, "updates"), self.device)
+        self.acting_noise = RandomGenerator(stream(seed, "acting"))
+        self.update_noise = RandomGenerator(stream(seed, "updates"), self.device)
         self.act = Actor(agent, task, self.acting_noise)
         self.means = Means()
         self.simulator_errors = SimulatorErrors(config["simulator_errors"], folder.path / "simulator-errors.log",
@@ -342,7 +342,7 @@ class Trainer:
 
     def _curvature(self) -> dict[str, float]:
         """The curvature's columns, at states and draws that are this step's own: training's are not touched."""
-        noise = Noise(stream(self.config["seed"], "curvature", self.step), self.device)
+        noise = RandomGenerator(stream(self.config["seed"], "curvature", self.step), self.device)
         settings = self.config["curvature"]
         observation = self.replay.sample(settings["states"], noise).observation
         return curvature(self.agent, observation, settings["samples"], noise)

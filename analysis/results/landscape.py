@@ -26,7 +26,7 @@ from torch import Tensor
 from algd.algorithm.agent import Agent
 from algd.algorithm.curvature import ENERGIES, UNPENALISED_RHO, both_energies
 from algd.algorithm.policies.diffusion import DiffusionPolicy
-from algd.algorithm.rng import Noise
+from algd.algorithm.rng import RandomGenerator
 from algd.errors import UsageError
 from algd.run.evaluation import Actor
 from algd.run.loading import LoadedAgent, load
@@ -122,12 +122,12 @@ def denoising_paths(agent: Agent, observation: Tensor, count: int, seed: int) ->
     policy, many = agent.policy, observation.expand(count, -1)
     with torch.no_grad():
         if isinstance(policy, DiffusionPolicy):
-            normals = policy.draw(count, Noise(seed))
+            normals = policy.draw(count, RandomGenerator(seed))
             stochastic = torch.stack([policy.squash(x) for x in policy.chain(many, normals)], dim=1)
             # Without noise the stochastic process is the deterministic one.
             mean = torch.cat([policy.squash(x) for x in policy.chain(observation, torch.zeros_like(normals[:, :1]))])
         else:
-            stochastic = policy.sample(many, policy.draw(count, Noise(seed))).action.unsqueeze(1)
+            stochastic = policy.sample(many, policy.draw(count, RandomGenerator(seed))).action.unsqueeze(1)
             mean = policy.deterministic(observation)
     return stochastic.double().numpy(), mean.double().numpy()
 

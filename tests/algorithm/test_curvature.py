@@ -19,7 +19,7 @@ from algd.algorithm.curvature import smoothed_hessian as smoothed
 from algd.algorithm.energy import Energy
 from algd.algorithm.networks import CriticEnsemble
 from algd.algorithm.replay import Replay
-from algd.algorithm.rng import Noise
+from algd.algorithm.rng import RandomGenerator
 from algd.run.build import build_agent, build_task
 from algd.run.loading import load
 from algd.seeding import stream
@@ -53,12 +53,12 @@ def energy_of(reward: Callable[[Tensor], Tensor], cost: Callable[[Tensor], Tenso
 def average(energy: Energy, sigma: float, draws: int = 40_000, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Mean and standard error of the smoothed Hessian at POINT over so many single draws."""
     points, nothing = POINT.expand(draws, 2), torch.zeros(draws, 1)
-    each = smoothed(energy, nothing, points, sigma, draw(1, draws, 2, Noise(seed))).double()
+    each = smoothed(energy, nothing, points, sigma, draw(1, draws, 2, RandomGenerator(seed))).double()
     return each.mean(0), each.std(0) / math.sqrt(draws)
 
 
 def test_bases_are_orthonormal_and_radii_are_chi() -> None:
-    draws = draw(3, 20_000, 3, Noise(0))
+    draws = draw(3, 20_000, 3, RandomGenerator(0))
     torch.testing.assert_close(draws.bases @ draws.bases.mT, torch.eye(3).expand(3, 20_000, 3, 3), atol=1e-5, rtol=0)
     # Uniform on the sphere: E[u uᵀ] = I/3 and E[u_1⁴] = 3/(d(d + 2)) = 1/5. chi: E[r²] = d + 2 = 5.
     first = draws.bases[..., 0].reshape(-1, 3)
@@ -78,7 +78,7 @@ def test_one_draw_is_exact_for_a_cubic(size: int) -> None:
     nothing = torch.zeros(5, 1)
     torch.testing.assert_close(raw_hessian(energy, nothing, action), expected, atol=1e-5, rtol=1e-5)
     for sigma, tolerance in ((0.01, 2e-3), (1.0, 1e-4)):  # float32: differences over 0.02 lose two digits
-        found = smoothed(energy, nothing, action, sigma, draw(1, 5, size, Noise(1)))
+        found = smoothed(energy, nothing, action, sigma, draw(1, 5, size, RandomGenerator(1)))
         torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
         torch.testing.assert_close(smallest_eigenvalue(found), torch.tensor(
             np.linalg.eigvalsh(expected.numpy())[:, 0]), atol=tolerance, rtol=tolerance)
@@ -127,13 +127,13 @@ def test_against_steins_second_form() -> None:
     """On real critics, E[(εεᵀ − I) E(a + σε)]/σ², which uses no gradient, is the same matrix."""
     energy = augmented_energy()
     observation, action, sigma, count = torch.randn(1, 3).double(), POINT.double().unsqueeze(0), 0.5, 200_000
-    normals = Noise(1).normal(count, 2).double()
+    normals = RandomGenerator(1).normal(count, 2).double()
     with torch.no_grad():
         values = [energy(observation, (action + sign * sigma * normals).unsqueeze(0))[0] for sign in (1, -1)]
         centred = (values[0] + values[1]) / 2 - energy(observation, action)
     terms = (normals[:, :, None] * normals[:, None, :] - torch.eye(2)) * centred[:, None, None] / sigma**2
     repeated = observation.expand(20_000, -1), action.expand(20_000, -1)
-    each = smoothed(energy, *repeated, sigma, draw(1, 20_000, 2, Noise(2)))
+    each = smoothed(energy, *repeated, sigma, draw(1, 20_000, 2, RandomGenerator(2)))
     error = (terms.var(0) / count + each.var(0) / 20_000).sqrt()
     assert ((terms.mean(0) - each.mean(0)).abs() < 4 * error).all()
     assert error.max() < 0.05 * each.mean(0).abs().max()
@@ -150,9 +150,9 @@ def test_raw_hessian_against_differences_of_the_gradient() -> None:
 
 
 def test_average_of_draws_is_the_mean_of_single_ones() -> None:
-    energy, draws = energy_of(lambda a: (a @ SLOPE).abs()), draw(3, 4, 2, Noise(0))
+    energy, draws = energy_of(lambda a: (a @ SLOPE).abs()), draw(3, 4, 2, RandomGenerator(0))
     points = POINT.expand(4, 2)
-    singles = [smoothed(energy, torch.zeros(4, 1), points, 0.3, module.Draws(b.unsqueeze(0), r.unsqueeze(0)))
+    singles = [smoothed(energy, torch.zeros(4, 1), points, 0.3, module.Directions(b.unsqueeze(0), r.unsqueeze(0)))
                for b, r in zip(draws.bases, draws.radii, strict=True)]
     torch.testing.assert_close(smoothed(energy, torch.zeros(4, 1), points, 0.3, draws), torch.stack(singles).mean(0))
 
@@ -179,14 +179,15 @@ def test_quantiles_are_over_states_and_names_say_what_they_are() -> None:
         agent = build_agent(compose("env=toy", f"agent={name}", *TINY[:3], "guidance.rho=1e-4"), task)
         assert noise_levels(agent) == pytest.approx([0.01, 0.01**0.75, 0.1, 0.01**0.25, 1.0])
         observation = torch.randn(40, 3)
-        found = curvature(agent, observation, 2, Noise(5))
+        found = curvature(agent, observation, 2, RandomGenerator(5))
         assert list(found) == module.column_names(5) and next(iter(found)) == "curvature_plain_raw_q10"
         assert list(found)[-1] == "curvature_augmented_s5_q90" and len(found) == 2 * 6 * 3
-        assert found == curvature(agent, observation, 2, Noise(5)) != curvature(agent, observation, 2, Noise(6))
+        assert found == curvature(agent, observation, 2, RandomGenerator(5))
+        assert found != curvature(agent, observation, 2, RandomGenerator(6))
         for key in found:
             twin = found[key.replace("plain", "augmented")]
             assert found[key] == pytest.approx(twin, rel=1e-2, abs=1e-2)
-        noise = Noise(5)
+        noise = RandomGenerator(5)
         action, draws = agent.act(observation, noise), draw(2, 40, 2, noise)
         matrices = smoothed(both_energies(agent)["augmented"], observation, action, 0.1, draws)
         lowest = np.linalg.eigvalsh(matrices.numpy())[:, 0]
@@ -227,7 +228,7 @@ def test_columns_of_a_run(tmp_path: Path) -> None:
     loaded = load(folder)
     replay = Replay(loaded.config["buffer_size"], 3, 2)
     Checkpoints(loaded.folder.checkpoints).load(max(Checkpoints(loaded.folder.checkpoints).numbers()), replay)
-    noise = Noise(stream(0, "curvature", 120))
+    noise = RandomGenerator(stream(0, "curvature", 120))
     again = curvature(loaded.agent, replay.sample(8, noise).observation, 2, noise)
     assert {name: float(with_rows[-1][name]) for name in names} == pytest.approx(again, rel=1e-8)
 

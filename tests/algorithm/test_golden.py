@@ -18,7 +18,7 @@ from algd.algorithm.agent import Agent, Batch
 from algd.algorithm.noise_processes import DDPM, VESDE
 from algd.algorithm.policies.diffusion import DiffusionPolicy
 from algd.budget import Budget
-from algd.execution.step import step_of
+from algd.execution.step import prepare_agent
 
 PROCESSES = {"vesde": lambda: VESDE(5, 0.01, 1.0), "ddpm": lambda: DDPM(5, "linear", 1e-4, 0.02, 0.05)}
 
@@ -119,7 +119,7 @@ def golden(request: pytest.FixtureRequest) -> Golden:
     """Once as the definitions have it, once as training runs it."""
     process, how = request.param
     found = Golden(process)
-    step_of(found.agent, how)
+    prepare_agent(found.agent, how)
     return found
 
 

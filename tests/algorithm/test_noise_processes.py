@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from algd.algorithm.noise_processes import DDPM, VESDE, add_noise, reverse
-from algd.algorithm.rng import Noise
+from algd.algorithm.rng import RandomGenerator
 from algd.algorithm.score import monte_carlo_score
 
 
@@ -88,7 +88,7 @@ def test_score_estimator_tends_to_the_exact_score(size: int, beta: float) -> Non
     mean, variance, sigma = torch.arange(1.0, size + 1), 0.5, 0.7
     x = mean + torch.linspace(-1, 1, 9).unsqueeze(1)
     exact = -(x - mean) / (variance + sigma**2)
-    noise, repeats, errors = Noise(0), 400, {}
+    noise, repeats, errors = RandomGenerator(0), 400, {}
     for samples in (64, 1024):
         rows = x.repeat(repeats, 1)
         estimate = monte_carlo_score(gaussian(mean, variance, beta), rows, torch.full((len(rows),), sigma),
@@ -104,7 +104,7 @@ def test_many_fine_steps_with_the_exact_score_reach_the_gaussian() -> None:
     """VE-SDE driven by the exact score: variance v, mean m·σ_max²/(v + σ_max²), as K grows (prior mismatch)."""
     mean, variance, sigma_max = 1.5, 0.3, 1.0
     process = VESDE(400, 0.01, sigma_max)
-    noise = Noise(1)
+    noise = RandomGenerator(1)
 
     def score(head: str, x: Tensor, level: int) -> Tensor:
         return -(x - mean) / (variance + process.spreads[level - 1] ** 2)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from algd.algorithm.normalisation import Normaliser, RunningMoments
-from algd.algorithm.rng import Noise
+from algd.algorithm.rng import RandomGenerator
 from algd.run.build import build_agent, build_task
 from tests.support.command import TINY, compose
 
@@ -54,5 +54,6 @@ def test_acting_and_updating_see_the_same() -> None:
     for value in torch.randn(20, 3, generator=torch.Generator().manual_seed(1)) * 3 + 1:
         agent.normaliser.observe(value, 0.0, False)
     raw = torch.tensor([[2.0, -1.0, 0.5]])
-    torch.testing.assert_close(agent.act(raw, Noise(0)), twin.act(agent.normaliser.observations(raw), Noise(0)))
-    assert not torch.equal(agent.act(raw, Noise(0)), twin.act(raw, Noise(0)))
+    torch.testing.assert_close(agent.act(raw, RandomGenerator(0)),
+                               twin.act(agent.normaliser.observations(raw), RandomGenerator(0)))
+    assert not torch.equal(agent.act(raw, RandomGenerator(0)), twin.act(raw, RandomGenerator(0)))

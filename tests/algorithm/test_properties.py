@@ -19,7 +19,7 @@ from algd.algorithm import lagrangian
 from algd.algorithm.dual import PID, LogAscent
 from algd.algorithm.noise_processes import DDPM, VESDE, add_noise, reverse
 from algd.algorithm.replay import Replay
-from algd.algorithm.rng import Noise
+from algd.algorithm.rng import RandomGenerator
 from algd.cli.main import quoted_path
 from algd.config.identity import NOT_IDENTITY, identity
 from algd.storage.files import Table
@@ -69,7 +69,7 @@ def test_variance_exploding_levels(steps: int, least: float, factor: float) -> N
 @given(st.integers(1, 60), numbers(-2, 2), numbers(-2, 2), st.integers(0, 2**32))
 def test_the_exact_score_of_a_point_leads_to_it(steps: int, target: float, start: float, seed: int) -> None:
     """With φ = (x_0 − x)/σ_k² the last step ends in x_0, wherever the noise has led before."""
-    process, noise = VESDE(steps, 0.05, 2.0), Noise(seed)
+    process, noise = VESDE(steps, 0.05, 2.0), RandomGenerator(seed)
 
     def score(head: str, x: torch.Tensor, level: Any) -> torch.Tensor:
         return (target - x) / process.spreads[int(level) - 1].double() ** 2
@@ -238,7 +238,7 @@ def test_replay_against_a_list(capacity: int, counts: list[int], seed: int, data
         newest = model[-capacity:]
         assert len(replay) == len(newest) and replay.added == len(model)
         if newest:
-            batch = replay.sample(64, Noise(seed))
+            batch = replay.sample(64, RandomGenerator(seed))
             drawn = batch.observation[:, 0].long()
             assert set(drawn.tolist()) <= set(newest)
             for row, number in enumerate(drawn.tolist()):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from algd.algorithm.replay import Replay
-from algd.algorithm.rng import Noise
+from algd.algorithm.rng import RandomGenerator
 
 
 def add(replay: Replay, number: int) -> None:
@@ -47,7 +47,7 @@ def test_samples_are_uniform_over_what_was_added() -> None:
     replay = Replay(100, 2, 1)
     for number in range(7):
         add(replay, number)
-    drawn = replay.sample(70_000, Noise(0)).observation[:, 0].int()
+    drawn = replay.sample(70_000, RandomGenerator(0)).observation[:, 0].int()
     counts = torch.bincount(drawn, minlength=7)
     assert counts.sum() == 70_000 and len(counts) == 7
     assert (counts - 10_000).abs().max() < 500  # five standard deviations

@@ -11,7 +11,7 @@ from algd.algorithm.agent import Agent, Batch
 from algd.algorithm.energy import ROWS, Energy, risk
 from algd.algorithm.lagrangian import augmented, constraint_weight
 from algd.algorithm.networks import CriticEnsemble
-from algd.algorithm.rng import Noise
+from algd.algorithm.rng import RandomGenerator
 from algd.run.build import build
 from tests.support.command import TINY, compose
 
@@ -37,7 +37,7 @@ class Draws64:
     """A noise in float64."""
 
     def __init__(self, seed: int):
-        self._noise = Noise(seed)
+        self._noise = RandomGenerator(seed)
 
     def normal(self, *shape: int) -> Tensor:
         return self._noise.normal(*shape).double()

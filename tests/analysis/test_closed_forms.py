@@ -19,7 +19,7 @@ from scipy.stats import norm, truncnorm
 from torch import Tensor
 
 from algd.algorithm.noise_processes import DDPM, VESDE
-from algd.algorithm.rng import Noise
+from algd.algorithm.rng import RandomGenerator
 from algd.algorithm.score import monte_carlo_score
 from algd.errors import UsageError
 from analysis.studies.closed_forms import chains, denoising, distances, estimator, squashing, study
@@ -356,7 +356,7 @@ def test_latent_score_target_tends_to_the_latents_score(low: float, high: float,
     for level, sigma in ((1, 0.3), (2, 1.0)):
         for x in (-1.2, 0.0, 0.9):
             points, at = torch.full((rows, 1), x), torch.full((rows,), level)
-            values = policy.score_target(energy, points, at, Noise(0).normal(rows, samples, 1)).double()
+            values = policy.score_target(energy, points, at, RandomGenerator(0).normal(rows, samples, 1)).double()
             score, square = latent_by_hand(target, (high - low) / 2, (high + low) / 2, x, sigma)
             allowed = LIMIT / math.sqrt(rows) + math.sqrt((square - 1) / samples)
             assert abs(float(values.mean()) - score) < allowed * float(values.std())
@@ -373,7 +373,7 @@ def test_flat_energy_leaves_the_jacobians_slope() -> None:
             return torch.zeros(action.shape[:-1]), torch.zeros_like(action)
 
     flat: Any = Flat()
-    value = policy.score_target(flat, x, torch.ones(2, dtype=torch.long), Noise(0).normal(2, 4, 2))
+    value = policy.score_target(flat, x, torch.ones(2, dtype=torch.long), RandomGenerator(0).normal(2, 4, 2))
     torch.testing.assert_close(value, -2 * torch.tanh(x), atol=1e-3, rtol=0)  # the spread is 1e-4, slopes are below 2
 
 
@@ -384,7 +384,7 @@ def test_action_score_target_tends_to_the_actions_score() -> None:
     energy: Any = squashing.TargetEnergy(target, 1.0)
     a = torch.full((rows, 1), 0.7)
     values = policy.score_target(energy, a, torch.ones(rows, dtype=torch.long),
-                                 Noise(0).normal(rows, samples, 1)).double()
+                                 RandomGenerator(0).normal(rows, samples, 1)).double()
     here = torch.tensor([0.7], dtype=torch.float64)
     law = estimator.laws(target, here, sigma)
     allowed = LIMIT / math.sqrt(rows) + math.sqrt((law.weight_square - 1) / samples)
@@ -486,7 +486,7 @@ def test_centre_of_the_samples(rescale: bool) -> None:
     """Rescaled, φ*/√ᾱ is the score of x_k's density. Raw, it is that of another density: zero at m, not at √ᾱ m."""
     target, samples, rows, level, x = gaussian(1), 2000, 400, 3, 0.9
     process = DDPM(5, "variance_preserving", 0.1, 10.0, 0.05)
-    predict = denoising.estimated_noise(process, target, samples, 2.0, rescale, Noise(0))
+    predict = denoising.estimated_noise(process, target, samples, 2.0, rescale, RandomGenerator(0))
     values = predict("score", torch.full((rows, 1), x, dtype=torch.float64), level)
     bar = float(process.scales[level - 1]) ** 2
     right = -(x - math.sqrt(bar) * MEAN) / (bar * VARIANCE + 1 - bar)

@@ -9,7 +9,7 @@ import torch
 from matplotlib.collections import QuadMesh
 from matplotlib.image import imread
 
-from algd.algorithm.rng import Noise
+from algd.algorithm.rng import RandomGenerator
 from algd.errors import UsageError
 from algd.run.build import build_agent, build_task
 from algd.run.evaluation import run_episode
@@ -80,13 +80,13 @@ def test_paths_are_the_policys_own(agent: str) -> None:
     loaded = untrained("env=toy", f"agent={agent}")
     observation = episode(loaded)[2]
     one = survey(loaded, observation, 2, paths=5)
-    noise = Noise(stream(0, "landscape paths", 2))
+    noise = RandomGenerator(stream(0, "landscape paths", 2))
     states = loaded.observations(np.repeat(observation[None], 5, axis=0))
     assert one.paths.shape == (5, 1 if agent == "gaussian" else 6, 2)
     assert one.paths[:, -1] == pytest.approx(loaded.agent.act(states, noise).numpy(), abs=1e-6)
     assert one.mean_path[-1] == pytest.approx(loaded.act(observation), abs=1e-6)
     if agent != "gaussian":
-        start = torch.tanh(loaded.agent.policy.draw(5, Noise(stream(0, "landscape paths", 2)))[0])
+        start = torch.tanh(loaded.agent.policy.draw(5, RandomGenerator(stream(0, "landscape paths", 2)))[0])
         assert one.paths[:, 0] == pytest.approx(start.numpy(), abs=1e-6)
         assert one.mean_path[0] == pytest.approx([0, 0])
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from algd.algorithm.agent import Agent, Batch, Step
-from algd.algorithm.rng import Noise
+from algd.algorithm.rng import RandomGenerator
 from algd.errors import RunError
 from algd.execution import step as execution
 from algd.execution.step import WARM_UP, CapturedStep, compiled, products_of, resolve_execution
@@ -165,14 +165,14 @@ def test_a_copy_acts_as_its_agent_does(moments: bool) -> None:
     replay = random_replay(100, 100, 3, 2)
     actions = []
     for number in range(3):
-        for noise in (Noise(number), None):
-            twin = None if noise is None else Noise(number)
+        for noise in (RandomGenerator(number), None):
+            twin = None if noise is None else RandomGenerator(number)
             actions.append(acting(observation, noise))
             torch.testing.assert_close(actions[-1], agent.act(observation, twin), rtol=0, atol=0)
         if moments:
             agent.normaliser.observe(torch.tensor([1.0 * number, 2.0, -3.0]), 0.0, False)
             torch.testing.assert_close(acting(observation, None), agent.act(observation, None), rtol=0, atol=0)
-        agent.update(replay.sample(16, Noise(number)), Noise(number))
+        agent.update(replay.sample(16, RandomGenerator(number)), RandomGenerator(number))
     assert not torch.equal(actions[1], actions[-1])
 
 

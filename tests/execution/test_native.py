@@ -21,7 +21,7 @@ from algd.algorithm.mlp import MLP, Activation, Layer
 from algd.errors import UsageError
 from algd.execution.native import library
 from algd.execution.native.mlp import NativeMLP
-from algd.execution.step import step_of
+from algd.execution.step import prepare_agent
 from tests.algorithm.test_update import AGENTS, GUIDANCES, Draws64, batch_of, small_agent
 from tests.support.command import TINY, run, train_here
 
@@ -286,7 +286,7 @@ def test_200_updates_are_as_near_to_the_exact_ones_as_torchs(agent: str, guidanc
             for name in ("spreads", "scales"):
                 if hasattr(one.policy, "process"):
                     setattr(one.policy.process, name, getattr(one.policy.process, name).float())
-        step = step_of(one, "native" if how == "native" else "eager")
+        step = prepare_agent(one, "native" if how == "native" else "eager")
         draws: Any = Draws64(1) if how == "exact" else Draws32(1)
         for number in range(200):
             batch = batch_of(number)
@@ -305,13 +305,13 @@ def test_updates_do_not_pile_up_memory() -> None:
     """A graph that holds on to itself would not be freed; three hundred of them would be noticed."""
     code = """
 import resource, torch
-from algd.execution.step import keep_freed_memory, step_of
-from algd.algorithm.rng import Noise
+from algd.execution.step import keep_freed_memory, prepare_agent
+from algd.algorithm.rng import RandomGenerator
 from benchmarks.setting import default_agent, random_replay
 keep_freed_memory()
 torch.set_num_threads(1)
 agent, _ = default_agent("ddpm", "augmented", 10, 2)
-step, replay, noise = step_of(agent, "native"), random_replay(1000, 1000, 10, 2), Noise(0)
+step, replay, noise = prepare_agent(agent, "native"), random_replay(1000, 1000, 10, 2), RandomGenerator(0)
 def updates(count):
     for _ in range(count):
         agent.update(replay.sample(32, noise), noise, step)

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor, nn
 
 from algd.algorithm.energy import EnergyAtStates
-from algd.algorithm.rng import Noise
+from algd.algorithm.rng import RandomGenerator
 
 
 class Sample(NamedTuple):
@@ -21,11 +21,11 @@ class Policy(Protocol):
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
-    def draw(self, batch: int, noise: Noise) -> Tensor:
+    def draw(self, batch: int, noise: RandomGenerator) -> Tensor:
         """The normals that `sample` turns into actions at `batch` states."""
         ...
 
-    def draw_loss(self, batch: int, noise: Noise) -> tuple[Tensor, ...]:
+    def draw_loss(self, batch: int, noise: RandomGenerator) -> tuple[Tensor, ...]:
         """The random numbers of one `loss` at `batch` states."""
         ...
 

@@ -12,7 +12,7 @@ from algd.algorithm.energy import EnergyAtStates
 from algd.algorithm.networks import ScoreNetwork
 from algd.algorithm.noise_processes import NoiseProcess, Predict, reverse
 from algd.algorithm.policies import Sample
-from algd.algorithm.rng import Noise
+from algd.algorithm.rng import RandomGenerator
 from algd.algorithm.score import monte_carlo_score
 
 
@@ -79,7 +79,7 @@ class DiffusionPolicy(nn.Module):
             return network
         return lambda head, x, level: network(head, self.squash(x) if head == "score" else x, level)
 
-    def draw(self, batch: int, noise: Noise) -> Tensor:
+    def draw(self, batch: int, noise: RandomGenerator) -> Tensor:
         """(K, B, d): x_K's normals, and then one reverse step's after the other."""
         return noise.normal(self.process.steps, batch, len(self.scale))
 
@@ -99,7 +99,7 @@ class DiffusionPolicy(nn.Module):
         start = observation.new_zeros(len(observation), len(self.scale))
         return self.squash(reverse(self.process, self._predict(observation), start, None)[-1])
 
-    def draw_loss(self, batch: int, noise: Noise) -> tuple[Tensor, ...]:
+    def draw_loss(self, batch: int, noise: RandomGenerator) -> tuple[Tensor, ...]:
         """Levels (B,), the chain's normals (K, B, d), the estimator's (B, N, d)."""
         level = noise.integers(self.process.steps, batch) + 1
         return level, self.draw(batch, noise), noise.normal(batch, self.mc_samples, len(self.scale))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from algd.algorithm.energy import EnergyAtStates
 from algd.algorithm.networks import Perceptron
 from algd.algorithm.policies import Sample
-from algd.algorithm.rng import Noise
+from algd.algorithm.rng import RandomGenerator
 
 LOG_STD_RANGE = (-20.0, 2.0)
 
@@ -41,11 +41,11 @@ class GaussianPolicy(nn.Module):
         self.network = Perceptron([observation_size, *hidden_sizes, 2 * len(low)])
         self.log_temperature = nn.Parameter(torch.tensor(math.log(initial_temperature)))
 
-    def draw(self, batch: int, noise: Noise) -> Tensor:
+    def draw(self, batch: int, noise: RandomGenerator) -> Tensor:
         """(B, d)."""
         return noise.normal(batch, len(self.scale))
 
-    def draw_loss(self, batch: int, noise: Noise) -> tuple[Tensor, ...]:
+    def draw_loss(self, batch: int, noise: RandomGenerator) -> tuple[Tensor, ...]:
         return (self.draw(batch, noise),)
 
     def _sample(self, observation: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ may share a cache, and what is in it has to run on each."""
 POINTER, INT, LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_long
 
 
-class Layer(ctypes.Structure):
+class LayerStruct(ctypes.Structure):
     """mlp.c's `Layer`."""
 
     _fields_ = (("k", INT), ("n", INT), ("forward", POINTER), ("backward", POINTER), ("bias", POINTER),

@@ -33,7 +33,7 @@ class NativeMLP(MLP):
         super().__init__(layers, activation)
         self._stacked = layers[0].weight.dim() == 3
         self._members = len(layers[0].weight) if self._stacked else 1
-        self._library, self._layers = library.library(), (library.Layer * len(layers))()
+        self._library, self._layers = library.library(), (library.LayerStruct * len(layers))()
         self._about = self._members, len(layers), ctypes.addressof(self._layers)
         self._ready: set[str] = set()
         self._sums: tuple[Sums, Tensor] | None = None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from algd.algorithm.noise_processes import DDPM, Predict
-from algd.algorithm.rng import Noise
+from algd.algorithm.rng import RandomGenerator
 from analysis.studies.closed_forms.chains import exact_score
 from analysis.studies.closed_forms.squashing import estimated, policy
 from analysis.studies.closed_forms.targets import Mixture
@@ -30,7 +30,7 @@ def uncentred_noise(process: DDPM, target: Mixture) -> Predict:
 
 
 def estimated_noise(process: DDPM, target: Mixture, samples: int, beta: float, rescale: bool,
-                    noise: Noise) -> Predict:
+                    noise: RandomGenerator) -> Predict:
     """Both heads from the policy's own φ*. With `rescale` it estimates E[∇ log p(x_0)|x_k], and is divided by √ᾱ_k."""
     # score_space=action takes the energy as it is; no tanh is involved here.
     drive = estimated(policy(process, target.size, "action", samples, beta, rescale), target, noise, lambda x: x)

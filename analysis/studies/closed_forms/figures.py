@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from algd.algorithm.noise_processes import DDPM, VESDE, Predict
-from algd.algorithm.rng import Noise
+from algd.algorithm.rng import RandomGenerator
 from analysis.studies.closed_forms import chains, denoising, squashing
 from analysis.studies.closed_forms.targets import TARGETS, Mixture
 from analysis.studies.invariance.figures import BLACK, BLUE, COLOURS, GREEN, MARKERS, ORANGE, RED, STYLE, WIDTH
@@ -152,7 +152,7 @@ def _vesde(target: Mixture, settings: Settings) -> Samples:
 
 
 def _squashed(target: Mixture, settings: Settings) -> Samples:
-    generator, noise = settings.generator(), Noise(settings.seed)
+    generator, noise = settings.generator(), RandomGenerator(settings.seed)
     coarse, fine = settings.vesde(settings.levels), settings.vesde(settings.squashed_fine_levels)
     samples = {}
     for space in squashing.SPACES:

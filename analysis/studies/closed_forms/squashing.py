@@ -17,7 +17,7 @@ from torch import Tensor
 from algd.algorithm.energy import EnergyAtStates
 from algd.algorithm.noise_processes import NoiseProcess, Predict
 from algd.algorithm.policies.diffusion import DiffusionPolicy
-from algd.algorithm.rng import Noise
+from algd.algorithm.rng import RandomGenerator
 from analysis.studies.closed_forms.chains import Truth
 from analysis.studies.closed_forms.targets import Mixture, gaussian
 
@@ -98,7 +98,8 @@ def policy(process: NoiseProcess, size: int, space: Space, samples: int, beta: f
                            rescale, False)
 
 
-def estimated(policy: DiffusionPolicy, target: Mixture, noise: Noise, point: Callable[[Tensor], Tensor]) -> Predict:
+def estimated(policy: DiffusionPolicy, target: Mixture, noise: RandomGenerator,
+              point: Callable[[Tensor], Tensor]) -> Predict:
     """The policy's own φ*, drawn anew at every call, as what drives its process.
 
     Args:

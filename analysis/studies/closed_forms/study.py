@@ -11,7 +11,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from torch import Tensor
 
 from algd.algorithm.noise_processes import DDPM, VESDE, Predict
-from algd.algorithm.rng import Noise
+from algd.algorithm.rng import RandomGenerator
 from algd.errors import UsageError
 from analysis.studies.closed_forms import chains, denoising, estimator, squashing
 from analysis.studies.closed_forms.figures import write_figures
@@ -282,11 +282,11 @@ def squashed_error_rows(name: str, settings: Settings) -> list[Row]:
         processes = {coarse: settings.vesde(settings.levels if coarse else settings.squashed_fine_levels)
                      for coarse in (False, True)}
         exact = {coarse: squashing.exact(process, target, space) for coarse, process in processes.items()}
-        noise = Noise(settings.seed)
+        noise = RandomGenerator(settings.seed)
 
         def end(prior: bool, coarse: bool, estimated: bool, space: squashing.Space = space,
                 processes: dict[bool, VESDE] = processes, exact: dict[bool, Predict] = exact,
-                noise: Noise = noise) -> Tensor:
+                noise: RandomGenerator = noise) -> Tensor:
             predict = exact[coarse]
             if estimated:
                 agent = squashing.policy(processes[coarse], target.size, space, settings.samples, settings.beta)
@@ -349,7 +349,7 @@ def ddpm_sample_rows(name: str, settings: Settings) -> list[Row]:
             ("linear", "variance_preserving"), ("rescaled", "raw"), settings.sampler_sweep):
         process = _ddpm(schedule, settings, 0.0)
         predict = denoising.estimated_noise(process, target, samples, settings.beta, centre == "rescaled",
-                                            Noise(settings.seed))
+                                            RandomGenerator(settings.seed))
         x = chains.start(process, target, True, settings.paths, generator)
         sample = chains.run(process, predict, x, generator)
         rows.append({"schedule": schedule, "centre": centre, "N": samples}
@@ -365,10 +365,10 @@ def ddpm_error_rows(name: str, settings: Settings) -> list[Row]:
     for schedule in ("linear", "variance_preserving"):
         coarse_process = _ddpm(schedule, settings, 0.0)
         fine_process = denoising.refined(coarse_process, schedule, *settings.betas(schedule), settings.fine_levels)
-        noise = Noise(settings.seed)
+        noise = RandomGenerator(settings.seed)
 
         def end(prior: bool, coarse: bool, estimated: bool, coarse_process: DDPM = coarse_process,
-                fine_process: DDPM = fine_process, noise: Noise = noise) -> Tensor:
+                fine_process: DDPM = fine_process, noise: RandomGenerator = noise) -> Tensor:
             process = coarse_process if coarse else fine_process
             if estimated:
                 predict = denoising.estimated_noise(process, target, settings.samples, settings.beta, True, noise)
