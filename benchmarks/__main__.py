@@ -15,7 +15,7 @@ import sys
 import time
 from importlib import metadata
 
-from algd.storage.run_folder import processor
+from algd.storage.provenance import processor
 
 # In the order of docs/benchmarks.md, with the arguments of a quick pass.
 MEASUREMENTS = {

@@ -22,7 +22,8 @@ from typing import Any
 
 from algd.cli.arguments import Parser
 from algd.errors import UsageError
-from algd.storage.run_folder import RunFolder, process_record
+from algd.storage.provenance import process_record
+from algd.storage.run_folder import RunFolder
 from launchers.processes import LOG, tail
 from launchers.queue import Queue, available
 from launchers.slurm import Elements, Readings, lines_of, submitted_tasks

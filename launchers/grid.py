@@ -13,7 +13,8 @@ from omegaconf import DictConfig, open_dict
 from algd.cli.main import explain
 from algd.config.schema import resolve
 from algd.errors import UsageError
-from algd.storage.run_folder import RunFolder, code_version, run_path
+from algd.storage.provenance import code_version
+from algd.storage.run_folder import RunFolder, run_path
 from launchers.settings import LocalSettings, Settings, SlurmSettings, checked
 from launchers.snapshot import take_snapshot
 from launchers.states import RunState, Speeds, read_state

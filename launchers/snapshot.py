@@ -2,7 +2,7 @@
 
     runs/sweeps/code/<hash>/
       algd/ analysis/ launchers/     the packages, uncommitted and untracked files included
-      code.json                      the git commit and the uncommitted diff, for meta.json (`algd.storage.run_folder`)
+      code.json                      the git commit and the uncommitted diff, for meta.json (`algd.storage.provenance`)
 
 A snapshot is named by its content, so that sweeps of the same code share it. Configurations are not in it: each run's
 is frozen in the run's own folder.
@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 
 from algd.storage.files import write_atomically
-from algd.storage.run_folder import code_version
+from algd.storage.provenance import code_version
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("algd", "analysis", "launchers")

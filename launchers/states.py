@@ -1,6 +1,5 @@
 """What a run's folder says about the run."""
 
-import fcntl
 import json
 import statistics
 from collections.abc import Iterable, Mapping
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from algd.storage.lock import is_locked
 from algd.storage.run_folder import STATES, UNKNOWN, RunFolder
 
 # As shown: a folder's own state (`algd.storage.run_folder.STATES`), or one of
@@ -44,16 +44,8 @@ class RunState:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process holds the run's lock. A dead one does not."""
-    try:
-        with (folder / "lock").open() as lock:
-            # Shared, so that several can look at once. Where it is free it is let go at once.
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    """Whether a living process holds the run's lock."""
+    return is_locked(folder / "lock")
 
 
 def read_state(folder: Path) -> RunState:

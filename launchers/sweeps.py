@@ -23,7 +23,7 @@ from typing import Any
 
 from algd.errors import UsageError
 from algd.storage.files import write_atomically
-from algd.storage.run_folder import process_record, safe_command
+from algd.storage.provenance import process_record, safe_command
 
 SWEEPS = "sweeps"
 

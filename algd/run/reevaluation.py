@@ -15,8 +15,9 @@ from algd.run.build import build_task
 from algd.run.evaluation import SAMPLERS, evaluate
 from algd.run.faults.simulator_errors import SimulatorErrors
 from algd.run.loading import load
-from algd.storage.files import Lock, Table
+from algd.storage.lock import Lock
 from algd.storage.run_folder import EVALUATION_COLUMNS
+from algd.storage.table import Table
 
 
 def reevaluate(config: Mapping[str, Any]) -> int:

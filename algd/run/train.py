@@ -22,9 +22,12 @@ from algd.run.trainer import Trainer
 from algd.run.video import check_rendering, record_evaluation, video_path
 from algd.seeding import stream
 from algd.storage.checkpoint import Checkpoints, DamagedCheckpoint
-from algd.storage.files import Lock, begins_with, free_name
-from algd.storage.run_folder import RunFolder, code_version, refuse_links, run_path, start_record
+from algd.storage.files import free_name
+from algd.storage.lock import Lock
+from algd.storage.provenance import code_version, start_record
+from algd.storage.run_folder import RunFolder, refuse_links, run_path
 from algd.storage.snapshots import DamagedSnapshot, read_snapshot, snapshot_name
+from algd.storage.table import begins_with
 
 EXIT_FINISHED, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 143
 SAME_DIFF = "as at the start before"  # in meta.json, which would grow with every start otherwise

@@ -26,9 +26,10 @@ from algd.run.faults.requests import Requests
 from algd.run.faults.simulator_errors import SimulatorErrors
 from algd.seeding import episode_seed, stream
 from algd.storage.checkpoint import Checkpoints, DamagedCheckpoint
-from algd.storage.files import Table, write_atomically
+from algd.storage.files import write_atomically
 from algd.storage.run_folder import EPISODE_COLUMNS, EVALUATION_COLUMNS, REEVALUATION, RunFolder
 from algd.storage.snapshots import DamagedSnapshot, read_snapshot, snapshot_name, write_snapshot
+from algd.storage.table import Table
 
 STATUS_SECONDS = 10.0
 

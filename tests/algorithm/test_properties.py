@@ -22,7 +22,7 @@ from algd.algorithm.replay import Replay
 from algd.algorithm.rng import RandomGenerator
 from algd.cli.main import quoted_path
 from algd.config.identity import NOT_IDENTITY, identity
-from algd.storage.files import Table
+from algd.storage.table import Table
 from analysis.runs.read import rows
 from analysis.statistics.estimators import (
     cvar,

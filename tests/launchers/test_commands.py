@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from algd.errors import UsageError
-from algd.storage.files import Lock
-from algd.storage.run_folder import code_version
+from algd.storage.lock import Lock
+from algd.storage.provenance import code_version
 from launchers.processes import death, with_threads
 from launchers.queue import Task, elements, listed_of, read_accounting, read_queue
 from launchers.slurm import chunks, joined, lanes_of, refusal
@@ -163,7 +163,7 @@ def test_snapshots_are_shared_by_content(tmp_path: Path) -> None:
 def test_a_snapshot_says_what_it_was_copied_from(tmp_path: Path) -> None:
     code = take_snapshot(tmp_path)
     (code / "code.json").write_text(json.dumps({"commit": "abc", "diff": None}))
-    ask = "from algd.storage.run_folder import code_version; print(code_version())"
+    ask = "from algd.storage.provenance import code_version; print(code_version())"
     told = subprocess.run([sys.executable, "-P", "-c", ask], env=os.environ | {"PYTHONPATH": str(code)}, cwd=ROOT,
                           capture_output=True, text=True)
     assert told.stdout == "{'commit': 'abc', 'diff': None}\n", told.stderr

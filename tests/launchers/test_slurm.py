@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from algd.storage.files import Lock
+from algd.storage.lock import Lock
 from tests.support.command import ROOT, TINY, outcome, run, start, status, train_here
 from tests.support.slurm_cluster import Cluster, missing, running_cluster, states_of, wait_for
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from algd.errors import UsageError
-from algd.storage.files import Lock
-from algd.storage.run_folder import process_record, run_path
+from algd.storage.lock import Lock
+from algd.storage.provenance import process_record
+from algd.storage.run_folder import run_path
 from launchers.__main__ import is_ours
 from launchers.states import is_held
 from tests.soak import campaigns

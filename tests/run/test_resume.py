@@ -10,7 +10,8 @@ import pytest
 
 from algd.run.train import SAME_DIFF
 from algd.run.trainer import Trainer
-from algd.storage.run_folder import RunFolder, processor
+from algd.storage.provenance import processor
+from algd.storage.run_folder import RunFolder
 from tests.support.command import TINY, only_run, outcome, run, start, status, train_here
 
 TASKS = {

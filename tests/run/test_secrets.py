@@ -15,7 +15,8 @@ import pytest
 from algd.cli import main as cli
 from algd.errors import UsageError
 from algd.secrets import redacted
-from algd.storage.run_folder import RunFolder, safe_command
+from algd.storage.provenance import safe_command
+from algd.storage.run_folder import RunFolder
 from analysis.__main__ import main as analysis_main
 from tests.support.command import ROOT, TINY, compose, only_run, run
 from tests.support.wandb_server import WandbServer

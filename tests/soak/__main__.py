@@ -23,7 +23,7 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from algd.storage.run_folder import processor
+from algd.storage.provenance import processor
 from tests.soak import campaigns as c
 from tests.soak.campaigns import Trial
 from tests.soak.long import Course, long_run

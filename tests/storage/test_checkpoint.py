@@ -11,8 +11,9 @@ import torch
 
 from algd.algorithm.replay import Replay
 from algd.storage.checkpoint import Checkpoints, DamagedCheckpoint
-from algd.storage.files import Table, sealed, unsealed
+from algd.storage.files import sealed, unsealed
 from algd.storage.snapshots import DamagedSnapshot, read_snapshot, snapshot_name, write_snapshot
+from algd.storage.table import Table
 from tests.support.command import TINY, only_run, outcome, train_here
 
 

@@ -1,0 +1,94 @@
+"""Where a run's results come from: the code, the machine, the process and the command."""
+
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from algd.secrets import redacted
+
+PACKAGES = ["torch", "numpy", "gymnasium", "mujoco", "safety-gymnasium", "hydra-core", "omegaconf", "wandb",
+            "submitit", "safetensors"]
+
+
+@cache
+def code_version() -> dict[str, str | None]:
+    """The git commit of the code and the uncommitted changes to it when the process first asked; both None outside a
+    checkout.
+
+    A copy of the code that a sweep has kept says itself what it was copied from.
+    """
+    root = Path(__file__).parents[2]
+    if (root / "code.json").exists():
+        return json.loads((root / "code.json").read_bytes())
+
+    def git(*arguments: str) -> str | None:
+        try:
+            result = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return result.stdout if result.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD") if (root / ".git").exists() else None
+    diff = git("diff", "HEAD", "--no-color", "--no-ext-diff") if commit else None
+    return {"commit": commit.strip() if commit else None, "diff": redacted(diff) if diff else None}
+
+
+def process_record(pid: int) -> dict[str, Any]:
+    """What tells a process of this machine from every other, whatever the clock says: host, process id, the machine's
+    boot, and the ticks from there to the process's start.
+
+    The last two are None for a process that is not there, and where there is no Linux to ask.
+    """
+    boot = ticks = None
+    try:
+        # Field 22 of proc(5); the second is a name in parentheses that may hold anything.
+        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except (OSError, ValueError, IndexError):
+        pass
+    return {"host": platform.node(), "pid": pid, "boot": boot, "ticks": ticks}
+
+
+def start_record(threads: int, device: str) -> dict[str, Any]:
+    """What meta.json keeps about one start of a run: when, where, and with what."""
+    versions: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {"time": datetime.now(UTC).isoformat(timespec="seconds"), **process_record(os.getpid()),
+            "processor": processor(), "system": platform.platform(), "python": platform.python_version(),
+            "versions": versions, "command": safe_command(sys.argv), "threads": threads, "device": device,
+            "slurm_job": os.environ.get("SLURM_JOB_ID"), **code_version()}
+
+
+def safe_command(arguments: list[str]) -> str:
+    """The command line as typed, without the values of arguments that look like secrets, or are the environment's."""
+    secret = re.compile(r"(?i)([\w.]*(key|token|secret|password)[\w.]*=).*")
+    return shlex.join(redacted(secret.sub(r"\1***", argument)) for argument in arguments)
+
+
+def processor(about: Path = Path("/proc/cpuinfo")) -> str:
+    """The name of this machine's CPU; with its generation, which a virtual machine's name does not tell."""
+    try:
+        lines = about.read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    fields: dict[str, str] = {}
+    for line in lines:
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    if "model name" not in fields:
+        return platform.processor() or platform.machine()
+    generation = [f"{key.removeprefix('cpu ')} {fields[key]}" for key in ("cpu family", "model") if key in fields]
+    return fields["model name"] + (f" ({', '.join(generation)})" if generation else "")

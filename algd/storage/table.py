@@ -1,0 +1,116 @@
+"""CSV tables that grow by whole rows and can be cut back to where a checkpoint was."""
+
+import csv
+import errno
+import hashlib
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from algd.storage.files import write_atomically
+
+
+def _cells(line: str) -> list[str]:
+    """The cells of one line; none if it is no CSV."""
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:
+        return []
+
+
+class Table:
+    """A CSV file that grows by whole rows, each flushed as it comes.
+
+    Numbers are written so that they read back exactly; a missing value is an empty cell. What is there already is
+    taken as it is, but for a last line without its end, torn by a full disk: that is removed.
+
+    Args:
+        path: the file; rows are appended to what is there.
+        columns: the columns; None: those of the file's header or, in a new file, of the first row.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str] | None = None):
+        self.path = path
+        self._new_columns = list(columns) if columns else None
+        self._open()
+
+    def _open(self) -> None:
+        content = self.path.read_bytes() if self.path.exists() else b""
+        whole = content[:content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            os.truncate(self.path, len(whole))
+        self._size, self._hash = len(whole), hashlib.sha256(whole)
+        # A header that is no text is damage, which `holds` finds.
+        first_line = whole.split(b"\n", 1)[0].decode(errors="replace")
+        self.columns = _cells(first_line) or self._new_columns
+        self._file = self.path.open("ab", buffering=0)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add a row; cells that it does not name stay empty.
+
+        Raises:
+            ValueError: the row has a column that the table has not.
+        """
+        if self._size == 0:
+            self.columns = self._new_columns or list(row)
+            self._write(self.columns)
+        if unknown := set(row) - set(self.columns or ()):
+            raise ValueError(f"{self.path.name} has no column {', '.join(sorted(unknown))}")
+        self._write([row.get(column, "") for column in self.columns or ()])
+
+    def _write(self, cells: Sequence[Any]) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(cells)
+        line = text.getvalue().encode()
+        # One write a row: a reader, or a kill, sees whole rows, save for a disk that fills up in the middle of one.
+        if self._file.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        self._size += len(line)
+        self._hash.update(line)
+
+    def position(self) -> dict[str, Any]:
+        """Where the table is now, for `cut`."""
+        return {"size": self._size, "sha256": self._hash.hexdigest()}
+
+    def sync(self) -> None:
+        """Wait until the rows are on the disk."""
+        os.fsync(self._file.fileno())
+
+    def holds(self, position: Mapping[str, Any]) -> bool:
+        """Whether the file still begins with what was there at this position."""
+        return begins_with(self.path, position)
+
+    def cut(self, position: Mapping[str, Any] | None, keep: Callable[[Mapping[str, str]], bool] | None = None) -> None:
+        """Remove the rows that are newer than the position (None: all), save those that `keep` says to keep."""
+        size = position["size"] if position else 0
+        content = self.path.read_bytes()
+        kept = self._newer_rows(content, size, keep) if keep else []
+        self._file.close()
+        if kept:
+            # In one step: a kill between a cut and new rows would lose those that are to be kept.
+            write_atomically(self.path, content[:size] + b"".join(kept))
+        else:
+            os.truncate(self.path, size)
+        self._open()
+
+    def _newer_rows(self, content: bytes, size: int, keep: Callable[[Mapping[str, str]], bool]) -> list[bytes]:
+        """The lines of whole rows after the first `size` bytes that `keep` says to keep, under a header if need be."""
+        header = content[:content.find(b"\n") + 1]
+        kept = []
+        for line in content[max(size, len(header)):].splitlines(keepends=True):
+            cells = _cells(line.decode(errors="replace"))
+            row = dict(zip(self.columns or (), cells, strict=False))
+            if line.endswith(b"\n") and len(row) == len(cells) and keep(row):
+                kept.append(line)
+        return [header, *kept] if kept and not size else kept
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def begins_with(path: Path, position: Mapping[str, Any]) -> bool:
+    """Whether a table's file begins with what was there at a position of `Table.position`."""
+    content = path.read_bytes()[:position["size"]] if path.exists() else b""
+    return len(content) == position["size"] and hashlib.sha256(content).hexdigest() == position["sha256"]
