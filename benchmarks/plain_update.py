@@ -91,7 +91,7 @@ class PlainAgent:
                       [*self.critic.parameters()], [*self.cost.parameters()], [self.log_lam]]
         self.policy_adam, self.critic_adam, self.cost_adam, self.lam_adam = (
             torch.optim.Adam(p, lr=rate) for p, rate in zip(parameters, rates, strict=True))
-        self.replay: list[tuple[np.ndarray, np.ndarray, float, float, np.ndarray, bool]] = []
+        self.replay: list[tuple[np.ndarray, np.ndarray, float, float, np.ndarray, bool, bool]] = []
         self.updates = 0
 
     def squash(self, latent: Tensor) -> Tensor:
@@ -106,14 +106,20 @@ class PlainAgent:
     def start(self, state: Tensor) -> Tensor:
         return self.process.prior_std * torch.randn(len(state), len(self.scale))
 
-    def chain(self, state: Tensor, start: Tensor) -> list[Tensor]:
+    @torch.no_grad()
+    def act(self, state: Tensor, deterministic: bool) -> Tensor:
+        """Actions (B, d) at states (B, s)."""
+        start = torch.zeros(len(state), len(self.scale)) if deterministic else self.start(state)
+        return self.squash(self.chain(state, start, not deterministic)[-1])
+
+    def chain(self, state: Tensor, start: Tensor, noisy: bool = True) -> list[Tensor]:
         def predict(name: str, x: Tensor, level: Tensor | int) -> Tensor:
             levels = torch.full((len(state),), int(level), dtype=torch.long)
             return self.head(name, state, self.squash(x) if name == "score" else x, levels)
 
         path = [start]
         for level in range(self.process.steps, 0, -1):
-            z = torch.randn_like(path[-1]) if level > 1 else None
+            z = torch.randn_like(path[-1]) if noisy and level > 1 else None
             path.append(self.process.step(predict, path[-1], level, z))
         return path
 
@@ -142,13 +148,14 @@ class PlainAgent:
         self.update_from(*(torch.as_tensor(np.stack(column).astype(np.float32)) for column in zip(*rows, strict=True)))
 
     def update_from(self, state: Tensor, action: Tensor, reward: Tensor, cost: Tensor, following: Tensor,
-                    done: Tensor) -> None:
+                    done: Tensor, cost_done: Tensor) -> None:
         """Critics, policy, λ, targets."""
         with torch.no_grad():
             next_action = self.squash(self.chain(following, self.start(following))[-1])
             q_next = torch.min(*self.target_critic(following, next_action))
             target = reward.unsqueeze(1) + self.discount * (1 - done.unsqueeze(1)) * q_next
-            cost_target = cost + self.cost_discount * self.target_cost(following, next_action)
+            cost_next = self.target_cost(following, next_action)
+            cost_target = cost + self.cost_discount * (1 - cost_done) * cost_next
         first, second = self.critic(state, action)
         self.step(self.critic_adam, F.mse_loss(first, target) + F.mse_loss(second, target))
         self.step(self.cost_adam, F.mse_loss(self.cost(state, action), cost_target))

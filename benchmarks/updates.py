@@ -104,7 +104,7 @@ def updates(name: str, device: str = "cpu") -> Callable[[], object]:
     if name.endswith("/plain"):
         plain = PlainAgent(agent, size)
         batch = replay.split(replay.rows[:10_000])
-        columns = [column.numpy() for column in batch[:6]]
+        columns = [column.numpy() for column in batch]
         plain.replay.extend(zip(*columns, strict=True))
         return plain.update
     keep_freed_memory()

@@ -1,17 +1,22 @@
 """What the benchmark compares with computes the same: a second implementation of the whole update."""
 
+import csv
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from algd.algorithm.agent import Batch
-from algd.run.build import build
-from benchmarks import seeds
+from algd.run.build import build, build_agent, build_task
+from algd.run.evaluation import evaluate
+from algd.seeding import stream
+from benchmarks import plain_run, seeds
 from benchmarks.__main__ import MEASUREMENTS
 from benchmarks.plain_update import PlainAgent
+from benchmarks.setting import configuration
 from benchmarks.turns import take_turns
 from benchmarks.whole_runs import SMALL, measure
 from tests.support.command import ROOT, TINY, compose
@@ -38,11 +43,11 @@ def test_the_plain_update_is_the_same_update(agent_name: str) -> None:
     for update in range(20):
         draw = torch.Generator().manual_seed(update)
         parts = [torch.randn(16, *size, generator=draw) for size in ((5,), (2,), (), (), (5,))]
-        done = (torch.rand(16, generator=draw) < 0.2).float()
+        done = (torch.rand(2, 16, generator=draw) < 0.2).float()
         torch.manual_seed(100 + update)
-        plain.update_from(*parts, done)
+        plain.update_from(*parts, *done)
         torch.manual_seed(100 + update)
-        agent.update(Batch(*parts, done, torch.zeros(16)), GlobalNoise())
+        agent.update(Batch(*parts, *done), GlobalNoise())
     # Adam turns the rounding of a gradient near zero into part of a step, 3e-4: a tenth of one over twenty updates.
     near = {"rtol": 0, "atol": 3e-5}
     for layer in range(3):
@@ -53,6 +58,27 @@ def test_the_plain_update_is_the_same_update(agent_name: str) -> None:
     for head, linear in agent.policy.network.heads.items():
         torch.testing.assert_close(linear.weight, plain.heads[head].weight, **near)
     torch.testing.assert_close(agent.guidance.multiplier, plain.log_lam.exp(), rtol=1e-6, atol=0)
+
+
+def test_a_plain_run_begins_as_the_projects_own(tmp_path: Path) -> None:
+    """Before any update both have the same weights, and are evaluated on the same episodes; then it trains."""
+    config = configuration("agent=ddpm", "env=toy", "seed=3", "initial_steps=260", "total_steps=4", "eval.every=2",
+                           "updates_per_step=1", "eval.episodes=2")
+    plain_run.train(config, tmp_path)
+    with (tmp_path / "evals.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["step"], row["sampler"]) for row in rows] == [
+        (step, sampler) for step in "024" for sampler in ("deterministic", "stochastic") for _ in range(2)]
+    task = build_task(config)
+    torch.manual_seed(stream(3, "networks"))
+    own = list(evaluate(build_agent(config, task), task, 3, 0, 2, config["agent"]["cost_discount"], "train"))
+    for row, expected in zip(rows[:2], own[:2], strict=True):
+        assert list(row) == list(expected) and row["seed"] == str(expected["seed"])
+        assert float(row["return"]) == pytest.approx(expected["return"], abs=1e-4)
+    # The initial steps are not counted, and the deterministic policy has moved after two updates.
+    with (tmp_path / "episodes.csv").open(newline="") as file:
+        assert next(csv.DictReader(file))["step"] == str(16 - 260)
+    assert [row["return"] for row in rows[4:6]] != [row["return"] for row in rows[:2]]
 
 
 def test_stacked_seeds_compute_what_each_computes_alone() -> None:
