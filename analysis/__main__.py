@@ -12,7 +12,7 @@ from algd.cli.arguments import Parser
 from algd.errors import UsageError
 
 if TYPE_CHECKING:
-    from analysis.runs.read import Run
+    from analysis.runs.model import Run
 
 Handler = Callable[[argparse.Namespace], int]
 EXIT_USAGE, EXIT_PIPE = 2, 141
@@ -24,7 +24,8 @@ def landscape(arguments: argparse.Namespace) -> int:
     import matplotlib
 
     matplotlib.use("Agg")
-    from analysis.results.landscape import pictures, write
+    from analysis.results.landscape import pictures
+    from analysis.results.style import write
 
     for figure, name in pictures(arguments.run, arguments.states, arguments.at, arguments.step, arguments.strip,
                                  arguments.against, arguments.axes, arguments.multiplier, arguments.paths):
@@ -34,7 +35,8 @@ def landscape(arguments: argparse.Namespace) -> int:
 
 def table(arguments: argparse.Namespace) -> int:
     """Print what `table` asks for."""
-    from analysis.results.table import render, tables
+    from analysis.results.formats import render
+    from analysis.results.table import tables
 
     runs, absent = _chosen(arguments)
     found = tables(runs, arguments.sampler, _keys(arguments.rows), _keys(arguments.columns), arguments.pool,
@@ -49,7 +51,8 @@ def curves(arguments: argparse.Namespace) -> int:
 
     matplotlib.use("Agg")
     from analysis.results.cells import cells
-    from analysis.results.curves import curvature_columns, draw, draw_curvature, write
+    from analysis.results.curves import curvature_columns, draw, draw_curvature
+    from analysis.results.style import write
 
     runs, _ = _chosen(arguments)
     rows, columns = _keys(arguments.rows), _keys(arguments.columns)
@@ -78,7 +81,7 @@ def compare(arguments: argparse.Namespace) -> int:
     from analysis.results.cells import cells
     from analysis.results.compare import as_json, draw_pareto, draw_profile, markdown, sides
     from analysis.results.compare import compare as compared
-    from analysis.results.curves import write
+    from analysis.results.style import write
 
     if not arguments.budgets and not (arguments.first and arguments.second):
         raise UsageError("compare: --first KEY=VALUE and --second KEY=VALUE are needed, or --budgets")
@@ -108,7 +111,7 @@ def report(arguments: argparse.Namespace) -> int:
     matplotlib.use("Agg")
     from analysis.results.report import landscapes, page
     from analysis.results.table import tables
-    from analysis.runs.read import sweep_content
+    from analysis.runs.find import sweep_content
 
     runs, absent = _chosen(arguments)
     found = tables(runs, arguments.sampler, _keys(arguments.rows), _keys(arguments.columns), arguments.pool,
@@ -127,7 +130,9 @@ def report(arguments: argparse.Namespace) -> int:
 
 def _chosen(arguments: argparse.Namespace) -> "tuple[list[Run], list[Path]]":
     """The runs that the arguments name and do not filter out, and members of sweeps that have no folder yet."""
-    from analysis.runs.read import find_runs, read_run, where
+    from analysis.runs.find import find_runs
+    from analysis.runs.read import read_run
+    from analysis.runs.select import where
 
     if not arguments.folders and not arguments.wandb:
         raise UsageError("name runs, folders or sweeps to read, or --wandb ENTITY/PROJECT")

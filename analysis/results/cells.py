@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from algd.errors import UsageError
-from analysis.runs.read import Run, canonical, check_key, differing_keys, may_differ, value_at
+from analysis.runs.model import Run
+from analysis.runs.select import canonical, check_key, differing_keys, may_differ, value_at
 from analysis.statistics.estimators import Estimate, Method, iqm_interval, median_time
 
 ROWS, COLUMNS = ("env",), ("agent", "guidance")

@@ -14,10 +14,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from algd.errors import UsageError
-from analysis.results.cells import COLUMNS, Cell, values_of
-from analysis.results.curves import DASHES, LIMIT, PALETTE, STYLE, WIDTH, look
-from analysis.results.table import number
-from analysis.runs.read import Run, differing_keys, where
+from analysis.markdown import markdown_table
+from analysis.results.cells import COLUMNS, Cell, number, values_of
+from analysis.results.style import DASHES, LIMIT, PALETTE, STYLE, WIDTH, look
+from analysis.runs.model import Run
+from analysis.runs.select import differing_keys, where
 from analysis.statistics.estimators import (
     SEEDS_FOR_INTERVAL,
     Estimate,
@@ -171,21 +172,20 @@ def _estimate(one: Estimate) -> str:
 
 def markdown(found: Comparison) -> str:
     """The comparison for people."""
-    lines = [f"## {found.first} against {found.second}", "",
-             f"Tasks: {', '.join(found.tasks)}.", "",
-             "| probability that a run of the first has | over all tasks |", "|---|---|",
-             f"| the higher return | {_estimate(found.returns)} |",
-             f"| the lower cost | {_estimate(found.costs)} |", "",
-             "| task | first − second, by seed | difference | wins, ties, losses | p (sign flips) | seeds |",
-             "|---|---|---|---|---|---|"]
+    improvement = markdown_table(["probability that a run of the first has", "over all tasks"],
+                                 [["the higher return", _estimate(found.returns)],
+                                  ["the lower cost", _estimate(found.costs)]], right=2)
+    lines = []
     for task, both in found.paired.items():
         for name, one in (("return", both.returns), ("cost", both.costs)):
             p = "–" if one.p_value is None else f"{one.p_value:.3f}"
             unpaired = f"; unpaired {', '.join(map(str, one.unpaired))}" if one.unpaired else ""
-            lines.append(f"| {task} | {name} | {_estimate(one.difference)} | {one.wins}, {one.ties}, {one.losses} "
-                         f"| {p} | {', '.join(map(str, one.seeds))}{unpaired} |")
-    lines += ["", *(f"- {note}" for note in _notes(found))]
-    return "\n".join(lines)
+            lines.append([task, name, _estimate(one.difference), f"{one.wins}, {one.ties}, {one.losses}", p,
+                          ", ".join(map(str, one.seeds)) + unpaired])
+    header = ["task", "first − second, by seed", "difference", "wins, ties, losses", "p (sign flips)", "seeds"]
+    return "\n\n".join([f"## {found.first} against {found.second}", f"Tasks: {', '.join(found.tasks)}.", improvement,
+                        markdown_table(header, lines, right=len(header)),
+                        "\n".join(f"- {note}" for note in _notes(found))])
 
 
 def _notes(found: Comparison) -> list[str]:

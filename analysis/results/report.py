@@ -17,9 +17,11 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from algd.errors import UsageError
-from analysis.results.curves import STYLE, curvature_columns, draw, draw_curvature
+from analysis.results.curves import curvature_columns, draw, draw_curvature
+from analysis.results.style import STYLE
 from analysis.results.table import DETAILS, Table, details, grid, number
-from analysis.runs.read import Run, differing_keys
+from analysis.runs.model import Run
+from analysis.runs.select import differing_keys
 
 VIDEO_BYTES = 8_000_000  # of one video that is put into the page
 VIDEOS_BYTES = 40_000_000  # of all of them

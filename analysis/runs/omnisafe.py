@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from analysis.runs.read import Evaluation, Run, flat, rows
+from analysis.runs.episodes import rows
+from analysis.runs.model import Evaluation, Run
+from analysis.runs.select import flat
 from analysis.statistics.estimators import time_to_stay_feasible
 
 STOCK_LIMIT = 25.0  # of its benchmark, for algorithms that know no limit

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from algd.errors import UsageError
-from analysis.runs.read import COST, NEEDED, Evaluation, Run, Series, flat, training
+from analysis.runs.episodes import training
+from analysis.runs.model import COST, NEEDED, Evaluation, Run, Series
+from analysis.runs.select import flat
 from analysis.statistics.estimators import time_to_stay_feasible
 
 TIMEOUT_SECONDS = 60

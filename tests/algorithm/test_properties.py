@@ -23,7 +23,7 @@ from algd.algorithm.rng import RandomGenerator
 from algd.cli.main import quoted_path
 from algd.config.identity import NOT_IDENTITY, identity
 from algd.storage.table import Table
-from analysis.runs.read import rows
+from analysis.runs.episodes import rows
 from analysis.statistics.estimators import (
     cvar,
     interquartile_mean,

@@ -15,8 +15,12 @@ from algd.errors import UsageError
 from analysis.__main__ import main
 from analysis.results.cells import Cell, cells
 from analysis.results.compare import Side, compare, pareto, sides
-from analysis.results.curves import curve, draw, draw_curvature, look, series_of, smoothed
-from analysis.runs.read import Run, Series, find_runs, read_run, where
+from analysis.results.curves import curve, draw, draw_curvature, series_of, smoothed
+from analysis.results.style import look
+from analysis.runs.find import find_runs
+from analysis.runs.model import Run, Series
+from analysis.runs.read import read_run
+from analysis.runs.select import where
 
 matplotlib.use("Agg")
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "runs"

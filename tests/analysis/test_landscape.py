@@ -17,7 +17,9 @@ from algd.run.loading import LoadedAgent, load
 from algd.seeding import episode_seed, stream
 from algd.storage.run_folder import RunFolder
 from analysis.__main__ import main
-from analysis.results.landscape import at_step, comparable, draw, episode, snapshots, spaced, spread, survey
+from analysis.results.landscape import at_step, comparable, snapshots, spaced, spread
+from analysis.results.landscape_figure import draw
+from analysis.results.survey import episode, survey
 from tests.support.command import TINY, compose, only_run, train_here
 
 matplotlib.use("Agg")

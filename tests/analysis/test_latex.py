@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.analysis.test_table import config, simple, text_of
+from tests.analysis.run_folders import config, simple, text_of
 
 # Set where the test must not pass without LaTeX.
 REQUIRED = "ALGD_TESTS_NEED_LATEX"

@@ -9,9 +9,11 @@ import pytest
 from algd.errors import UsageError
 from analysis.__main__ import main
 from analysis.results.cells import cells
+from analysis.runs.find import find_runs
+from analysis.runs.model import Run
 from analysis.runs.omnisafe import env_name, read_progress
-from analysis.runs.read import Run, find_runs, read_run
-from tests.analysis.test_table import as_json, config, refused, simple, text_of
+from analysis.runs.read import read_run
+from tests.analysis.run_folders import as_json, config, refused, simple, text_of
 
 
 def progress(folder: Path, seed: int, epochs: list[tuple[int, float, float]], algo: str = "SACLag", test: bool = False,

@@ -7,97 +7,32 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from scipy import stats
 
 from algd.errors import UsageError
-from analysis.__main__ import main
-from analysis.results.cells import cells
-from analysis.results.table import escaped, number
-from analysis.runs.read import (
-    Run,
-    complete_evaluations,
-    differing_keys,
-    distinct,
-    find_runs,
-    flat,
-    read_run,
-    training,
-    where,
+from analysis.results.cells import cells, number
+from analysis.results.formats import escaped
+from analysis.runs.episodes import complete_evaluations, distinct, training
+from analysis.runs.find import find_runs
+from analysis.runs.read import read_run
+from analysis.runs.select import differing_keys, flat, where
+from tests.analysis.run_folders import (
+    FIXTURE,
+    as_json,
+    config,
+    evaluation,
+    lines_of,
+    make_run,
+    refused,
+    runs_in,
+    simple,
+    text_of,
 )
 from tests.support.command import ROOT
-
-HEADER = "step,sampler,source,episode,seed,return,cost,discounted_cost,length\n"
-EPISODES = "step,episode,seed,return,cost,discounted_cost,length\n"
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "runs"
-Episode = tuple[float, float, float]
-
-
-def config(seed: int = 0, guidance: str = "augmented", env: str = "toy", rho: float = 1.0,
-           **others: Any) -> dict[str, Any]:
-    """What a run's config.yaml needs to say to be tabled."""
-    return {"seed": seed, "total_steps": 200, "eval": {"every": 100, "episodes": 2},
-            "agent": {"name": "vesde"}, "guidance": {"name": guidance, "rho": rho}, "runs_dir": f"somewhere{seed}",
-            "env": {"name": env, "family": "toy", "limit": 4.0, "limit_kind": "episode"} | others}
-
-
-def evaluation(step: int, episodes: Sequence[Episode], sampler: str = "deterministic", source: str = "train") -> str:
-    """Rows of evals.csv for episodes (return, cost, discounted cost)."""
-    return "".join(f"{step},{sampler},{source},{number},{7 + number},{r},{c},{d},16\n"
-                   for number, (r, c, d) in enumerate(episodes))
-
-
-def make_run(folder: Path, settings: dict[str, Any], *evaluations: str, state: str | None = "finished",
-             **status: Any) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-    (folder / "evals.csv").write_text(HEADER + "".join(evaluations))
-    if state:
-        (folder / "status.json").write_text(json.dumps({"state": state} | status))
-    return folder
-
-
-def simple(folder: Path, settings: dict[str, Any], gain: float, cost: float, **status: Any) -> Path:
-    """A finished run whose two last episodes average to this return and cost."""
-    return make_run(folder, settings, evaluation(200, [(gain - 1, cost, 0), (gain + 1, cost, 1)]), **status)
-
-
-def as_json(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> list[dict[str, Any]]:
-    """The tables that the command prints as JSON."""
-    assert main(["table", *map(str, arguments), "--format", "json"]) == 0
-    return json.loads(capsys.readouterr().out)
-
-
-def text_of(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    """What the command prints."""
-    assert main(["table", *map(str, arguments)]) == 0
-    return capsys.readouterr().out
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    """The one sentence with which the command refuses."""
-    assert main(["table", *map(str, arguments)]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == "" and captured.err.count("\n") == 1
-    return captured.err
-
-
-def lines_of(text: str, *starts: str) -> list[list[str]]:
-    """The Markdown rows whose first cells are these."""
-    split = [[cell.strip() for cell in line.strip("|").split(" | ")]
-             for line in text.splitlines() if line.startswith("|")]
-    return [line for line in split if tuple(line[:len(starts)]) == starts]
-
-
-def runs_in(folder: Path) -> list[Run]:
-    return [read_run(one) for one in find_runs([str(folder)]).folders]
-
 
 # --- one run -------------------------------------------------------------------------------------------------------
 

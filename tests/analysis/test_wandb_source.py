@@ -18,7 +18,7 @@ from analysis.__main__ import main
 from analysis.results.curves import curvature_columns, series_of
 from analysis.runs.read import read_run
 from analysis.runs.wandb import read_project
-from tests.analysis.test_table import FIXTURE
+from tests.analysis.run_folders import FIXTURE
 from tests.support.command import ROOT
 from tests.support.wandb_server import WandbServer
 

@@ -22,10 +22,12 @@ from algd.errors import UsageError
 from algd.storage.files import sealed, unsealed
 from algd.storage.run_folder import RunFolder
 from analysis.__main__ import main as analysis_main
-from analysis.runs.read import find_runs, flat, read_run
+from analysis.runs.find import find_runs
+from analysis.runs.read import read_run
+from analysis.runs.select import flat
 from launchers.__main__ import main as launchers_main
 from launchers.sweeps import load_sweep
-from tests.analysis.test_table import config, simple
+from tests.analysis.run_folders import config, simple
 from tests.support.command import TINY, compose, only_run, train_here
 from tests.support.slurm_cluster import missing, running_cluster
 

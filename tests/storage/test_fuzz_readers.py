@@ -19,8 +19,10 @@ import pytest
 import algd
 from algd.errors import UsageError
 from analysis.__main__ import main as analysis_main
-from analysis.results.table import render, tables
-from analysis.runs.read import Run, read_run
+from analysis.results.formats import render
+from analysis.results.table import tables
+from analysis.runs.model import Run
+from analysis.runs.read import read_run
 from launchers.__main__ import main as launchers_main
 from launchers.states import read_state
 from launchers.sweeps import load_sweep

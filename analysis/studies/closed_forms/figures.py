@@ -1,13 +1,8 @@
-"""The study's figures, one column of a paper wide, in the look of the invariance study's."""
+"""The study's figures."""
 
-from __future__ import annotations
-
-import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -17,12 +12,10 @@ from torch import Tensor
 from algd.algorithm.noise_processes import DDPM, VESDE, Predict
 from algd.algorithm.rng import RandomGenerator
 from analysis.studies.closed_forms import chains, denoising, squashing
+from analysis.studies.closed_forms.settings import Settings
 from analysis.studies.closed_forms.targets import TARGETS, Mixture
-from analysis.studies.invariance.figures import BLACK, BLUE, COLOURS, GREEN, MARKERS, ORANGE, RED, STYLE, WIDTH
-from analysis.studies.invariance.tables import Row, replace
-
-if TYPE_CHECKING:
-    from analysis.studies.closed_forms.study import Settings
+from analysis.studies.style import BLACK, BLUE, COLOURS, GREEN, MARKERS, ORANGE, RED, WIDTH, write
+from analysis.studies.tables import Row
 
 LINES = ("gaussian_1", "mixture_1")
 LOOKS = ((BLUE, "-"), (ORANGE, "-"), (RED, "-"), (GREEN, "-"))
@@ -32,20 +25,13 @@ Samples = dict[str, Tensor]
 def write_figures(folder: Path, names: list[str], tables: dict[str, list[Row]], settings: Settings) -> None:
     """Each figure as <figure>.png in the folder; densities only of the one-dimensional targets among the names."""
     lines = [name for name in LINES if name in names]
-    figures: dict[str, Callable[[], Figure | None]] = {
+    write(folder, {
         "estimator": lambda: estimator(tables["estimator"], names, settings.sigma_max),
         "steps": lambda: steps(tables["sampler_steps"], names),
         "sampler": lambda: densities(lines, lambda target: _vesde(target, settings), (-1.5, 2), "a", boxed=False),
         "squashed": lambda: densities(lines, lambda target: _squashed(target, settings), (-1, 1), "action", boxed=True),
         "ddpm": lambda: densities(lines, lambda target: _ddpm(target, settings), (-2, 2), "a", boxed=False),
-    }
-    with matplotlib.rc_context(STYLE):
-        for name, draw in figures.items():
-            figure = draw()
-            if figure is not None:
-                content = io.BytesIO()
-                figure.savefig(content, format="png", metadata={"Software": None})
-                replace(folder / f"{name}.png", content.getvalue())
+    })
 
 
 def estimator(rows: list[Row], names: list[str], sigma_max: float) -> Figure:

@@ -1,11 +1,7 @@
-"""The study's figures: one column of a paper wide, colours that colour-blind readers tell apart."""
+"""The study's figures."""
 
-import io
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,38 +10,22 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 from analysis.studies.invariance.multipliers import solve
 from analysis.studies.invariance.problems import PROBLEMS, Array
 from analysis.studies.invariance.quadrature import resolution
-from analysis.studies.invariance.tables import Row, replace
+from analysis.studies.style import BLACK, BLUE, COLOURS, GREEN, MARKERS, ORANGE, RED, STYLE, WIDTH, write
+from analysis.studies.tables import Row
 
-WIDTH = 3.4  # inches, one column
-BLACK, ORANGE, BLUE, GREEN, RED, SKY, PINK, YELLOW, GREY = (
-    "#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#B8A800", "#777777")
-COLOURS = (ORANGE, BLUE, GREEN, RED, SKY, PINK, YELLOW, GREY, BLACK)
-MARKERS = "osD^vPX<>"
-STYLE: Any = {
-    "font.size": 7.5, "axes.labelsize": 7.5, "axes.titlesize": 7.5, "legend.fontsize": 6.5, "xtick.labelsize": 6.5,
-    "ytick.labelsize": 6.5, "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 1.1,
-    "lines.markersize": 3, "figure.dpi": 100, "savefig.dpi": 220,
-}
 Tables = dict[str, list[Row]]
 
 
 def write_figures(folder: Path, names: list[str], tables: Tables, beta: float) -> None:
     """Each figure whose problems are among the names, as <figure>.png in the folder."""
-    with matplotlib.rc_context(STYLE):
-        figures: dict[str, Callable[[], Figure | None]] = {
-            "densities": lambda: densities([n for n in ("linear", "saturated", "gap", "slack") if n in names], beta),
-            "plane": lambda: plane([n for n in ("valley", "gap_plane") if n in names], beta),
-            "kl": lambda: divergence(tables["pointwise"]),
-            "constraint": lambda: constraint(tables["pointwise"], ("saturated", "two_hills", "hazard", "gap", "slack")),
-            "temperature": lambda: temperature(tables["temperature"]),
-            "curvature": lambda: curvature(tables["curvature"], ("two_hills", "hazard", "disc", "valley")),
-        }
-        for name, draw in figures.items():
-            figure = draw()
-            if figure is not None:
-                content = io.BytesIO()
-                figure.savefig(content, format="png", metadata={"Software": None})
-                replace(folder / f"{name}.png", content.getvalue())
+    write(folder, {
+        "densities": lambda: densities([n for n in ("linear", "saturated", "gap", "slack") if n in names], beta),
+        "plane": lambda: plane([n for n in ("valley", "gap_plane") if n in names], beta),
+        "kl": lambda: divergence(tables["pointwise"]),
+        "constraint": lambda: constraint(tables["pointwise"], ("saturated", "two_hills", "hazard", "gap", "slack")),
+        "temperature": lambda: temperature(tables["temperature"]),
+        "curvature": lambda: curvature(tables["curvature"], ("two_hills", "hazard", "disc", "valley")),
+    })
 
 
 def densities(names: list[str], beta: float) -> Figure | None:

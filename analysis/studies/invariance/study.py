@@ -19,7 +19,7 @@ from analysis.studies.invariance.basins import descend, modes
 from analysis.studies.invariance.figures import write_figures
 from analysis.studies.invariance.problems import PROBLEMS, Problem
 from analysis.studies.invariance.quadrature import resolution
-from analysis.studies.invariance.tables import Row, write_tables
+from analysis.studies.tables import Row, write_tables
 
 KINDS: tuple[multipliers.Kind, ...] = ("optimal", "code", "saddle")
 BLAS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

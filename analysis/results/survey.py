@@ -1,0 +1,140 @@
+"""Both energies of a trained agent on a grid of actions at one state, with the policy's denoising paths.
+
+The states come from one episode of the agent's deterministic policy; actions that are not on the axes stay at the
+policy's deterministic action.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from algd.algorithm.agent import Agent
+from algd.algorithm.curvature import UNPENALISED_RHO, both_energies
+from algd.algorithm.policies.diffusion import DiffusionPolicy
+from algd.algorithm.rng import RandomGenerator
+from algd.run.evaluation import Actor, run_episode
+from algd.run.loading import LoadedAgent
+from algd.seeding import episode_seed, stream
+
+Floats = NDArray[np.float64]
+RESOLUTION = 81  # grid points a dimension
+GUIDES = {"plain": "plain", "pid": "plain", "augmented": "augmented"}
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """Both energies at one state, as functions of one or two action dimensions.
+
+    D is the number of drawn dimensions, n the grid points of each, all in the environment's action units.
+
+    Attributes:
+        agent_name, seed, step: of the run, and the step that the networks are from.
+        state_number: step of the episode that the state is from.
+        dimensions: the drawn dimensions of the action, from 0.
+        axes: D arrays (n,), the grid.
+        energies: "plain" and "augmented", each (n,) or (n, n), indexed [first dimension, second].
+        gradients: the same with a last axis D.
+        risk: Qc on the grid.
+        threshold, lam, rho: h, λ and ρ.
+        paths: (P, K + 1, D), squashed latents x_K … x_0 of stochastic denoising; K = 0 for a Gaussian policy.
+        mean_path: (K + 1, D), of the deterministic one; it ends at the deterministic action.
+        guide: the energy that trained the policy; None: neither of the two.
+    """
+
+    agent_name: str
+    seed: int
+    step: int
+    state_number: int
+    dimensions: tuple[int, ...]
+    axes: list[Floats]
+    energies: dict[str, Floats]
+    gradients: dict[str, Floats]
+    risk: Floats
+    threshold: float
+    lam: float
+    rho: float
+    paths: Floats
+    mean_path: Floats
+    guide: str | None
+
+
+def episode(loaded: LoadedAgent, number: int = 0) -> Floats:
+    """The raw observations (T, s) at which the deterministic policy acts in one whole episode.
+
+    Args:
+        number: tells episodes apart; its seed follows from it and the run's.
+    """
+    act, observations = Actor(loaded.agent, loaded.task, None), []
+
+    def observed(observation: Floats) -> Floats:
+        observations.append(observation)
+        return act(observation)
+
+    seed = episode_seed(loaded.config["seed"], "landscape", number)
+    if (error := run_episode(loaded.task, observed, seed, cost_discount=1.0).error) is not None:
+        raise error
+    return np.asarray(observations, dtype=float)
+
+
+def denoising_paths(agent: Agent, observation: Tensor, count: int, seed: int) -> tuple[Floats, Floats]:
+    """Actions along `count` stochastic denoising paths, (P, K + 1, d), and along the deterministic one, (K + 1, d).
+
+    A policy that does not denoise has paths of one action.
+
+    Args:
+        observation: (1, s), normalised.
+        seed: of the noise.
+    """
+    policy, many = agent.policy, observation.expand(count, -1)
+    with torch.no_grad():
+        if isinstance(policy, DiffusionPolicy):
+            normals = policy.draw(count, RandomGenerator(seed))
+            stochastic = torch.stack([policy.squash(x) for x in policy.chain(many, normals)], dim=1)
+            # Without noise the stochastic process is the deterministic one.
+            mean = torch.cat([policy.squash(x) for x in policy.chain(observation, torch.zeros_like(normals[:, :1]))])
+        else:
+            stochastic = policy.sample(many, policy.draw(count, RandomGenerator(seed))).action.unsqueeze(1)
+            mean = policy.deterministic(observation)
+    return stochastic.double().numpy(), mean.double().numpy()
+
+
+def survey(loaded: LoadedAgent, observation: Floats, state_number: int = 0, dimensions: Sequence[int] = (0, 1),
+           lam: float | None = None, paths: int = 12) -> Landscape:
+    """Both energies and the policy at one state.
+
+    Args:
+        loaded: the agent, on the CPU.
+        observation: (s,), raw.
+        state_number: see Landscape.
+        dimensions: one or two of the action's dimensions.
+        lam: λ of both energies; None: the agent's own.
+        paths: number of stochastic denoising paths.
+    """
+    agent, space, chosen = loaded.agent, loaded.task.action_space, list(dimensions)
+    state = loaded.observations(observation[None])
+    seed = stream(loaded.config["seed"], "landscape paths", state_number)
+    stochastic, mean = denoising_paths(agent, state, paths, seed)
+    axes = [np.linspace(space.low[i], space.high[i], RESOLUTION, dtype=float) for i in chosen]
+    mesh = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+    actions = np.broadcast_to(mean[-1], (*mesh.shape[:-1], mean.shape[1])).copy()
+    actions[..., chosen] = mesh
+    flat = torch.as_tensor(actions.reshape(1, -1, mean.shape[1]), dtype=torch.float32)
+    energies, gradients = {}, {}
+    for name, energy in both_energies(agent, lam).items():
+        values, slopes = energy.value_and_gradient(state, flat)
+        energies[name] = values.double().numpy().reshape(mesh.shape[:-1])
+        gradients[name] = slopes.double().numpy().reshape(actions.shape)[..., chosen]
+    with torch.no_grad():
+        risk = agent.energy.risk(state, flat).double().numpy().reshape(mesh.shape[:-1])
+    guidance, config = agent.guidance, loaded.config
+    kind = config["guidance"]["_target_"].rpartition(".")[2]
+    return Landscape(
+        agent_name=f"{config['agent']['name']}-{config['guidance']['name']}", seed=config["seed"], step=loaded.step,
+        state_number=state_number, dimensions=tuple(chosen), axes=axes, energies=energies, gradients=gradients,
+        risk=risk, threshold=guidance.threshold, lam=float(guidance.multiplier) if lam is None else lam,
+        rho=guidance.penalty or UNPENALISED_RHO, paths=stochastic[..., chosen], mean_path=mean[:, chosen],
+        guide=None if config["guidance"].get("level") == "batch" and kind == "augmented" else GUIDES.get(kind))

@@ -1,0 +1,119 @@
+"""Which runs there are: folders, patterns, sweeps by their files or names."""
+
+import glob
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from algd.config.values import UNPRINTABLE
+from algd.errors import UsageError
+
+SWEEPS = "sweeps"
+
+
+@dataclass(frozen=True)
+class Found:
+    """Run folders, and the members of sweeps that have none yet."""
+
+    folders: list[Path]
+    absent: list[Path]
+
+
+def find_runs(names: Iterable[str], runs_dir: Path = Path("runs")) -> Found:
+    """All runs that the names stand for, each once, sorted.
+
+    Args:
+        names: runs, folders with runs in them at any depth, patterns, sweeps' files (runs/sweeps/NAME.json), or the
+            names of sweeps or of their experiments. Below a folder, runs that were moved aside (<name>.old-<n>) do not
+            count, nor what lies in sweeps/.
+        runs_dir: where sweeps are looked up by name.
+
+    Raises:
+        UsageError: a name stands for no run, or for several sweeps.
+    """
+    found: dict[Path, Path] = {}
+    absent: dict[Path, Path] = {}
+    for name in names:
+        paths = [Path(path) for path in sorted(glob.glob(name)) or [name]]
+        here: list[Path] = []
+        for path in paths:
+            if not path.exists() and (sweep := _sweep_called(name, runs_dir)):
+                path = sweep
+            if path.is_file():
+                members = sweep_members(path)
+                here += members
+                absent |= {one.resolve(): one for one in members if not (one / "config.yaml").exists()}
+            else:
+                here += _runs_below(path)
+        if not here:
+            raise UsageError(f"{name}: there is no run (a folder with config.yaml and evals.csv) here or below, and no "
+                             f"sweep of that name in {runs_dir / SWEEPS}")
+        for one in here:
+            if one.resolve() not in absent:
+                found.setdefault(one.resolve(), one)
+    return Found(sorted(found.values()), sorted(absent.values()))
+
+
+def sweep_members(file: Path) -> list[Path]:
+    """The folders of a sweep's members, whether they exist or not, in the sweep's order.
+
+    Raises:
+        UsageError: the file is not a sweep's, or lists folders outside its own runs_dir.
+    """
+    top = file.parent.parent
+    try:
+        listed = json.loads(file.read_bytes())["runs"]
+        if not isinstance(listed, list):
+            raise TypeError("runs is not a list of folders")
+        members = [top / run for run in listed]
+        if unreadable := next((one for one in members if UNPRINTABLE.search(str(one))), None):
+            raise ValueError(f"control characters in {str(unreadable)!a}")
+        # The file may come from somebody else: its members are below the folder that it is for.
+        inside = all(top.resolve() in one.resolve().parents for one in members)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(f"{file} is not a sweep's list of members ({type(error).__name__}: {error})") from error
+    if not inside:
+        raise UsageError(f"{file} lists runs outside {top}")
+    return members
+
+
+def sweep_content(names: Sequence[str], runs_dir: Path = Path("runs")) -> dict[str, Any] | None:
+    """What the sweep's file says, if a sweep is all that the names stand for."""
+    if len(names) != 1:
+        return None
+    file = Path(names[0]) if Path(names[0]).is_file() else _sweep_called(names[0], runs_dir)
+    return None if file is None or Path(names[0]).is_dir() else json.loads(file.read_bytes())
+
+
+def _sweep_called(name: str, runs_dir: Path) -> Path | None:
+    """The file of the sweep with this name, or of the only sweep of the experiment with this name."""
+    if Path(name).name != name:
+        return None
+    if (exact := runs_dir / SWEEPS / f"{name}.json").is_file():
+        return exact
+    of_experiment = []
+    for file in sorted((runs_dir / SWEEPS).glob("*.json")):
+        try:
+            content = json.loads(file.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            continue
+        if isinstance(content, dict) and content.get("experiment") == name:
+            of_experiment.append(file)
+    if len(of_experiment) > 1:
+        raise UsageError(f"{name}: there are several sweeps of this experiment; name one of "
+                         + ", ".join(file.stem for file in of_experiment))
+    return of_experiment[0] if of_experiment else None
+
+
+def _runs_below(top: Path) -> Iterable[Path]:
+    for name, folders, files in os.walk(top):
+        if ("config.yaml" in files and ("evals.csv" in files or "status.json" in files)) or (
+                "progress.csv" in files and "config.json" in files):
+            folders.clear()  # what else is in a run's folder is its own
+            yield Path(name)
+        # A sweep keeps a copy of the code, whose tests may have runs of their own.
+        folders[:] = [folder for folder in folders if folder != SWEEPS and not re.search(r"\.old-\d+$", folder)]

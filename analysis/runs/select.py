@@ -1,0 +1,101 @@
+"""Configurations by dotted keys: what they are, where runs differ, and which runs fit a condition."""
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from algd.config.identity import NOT_IDENTITY
+from algd.config.values import UNPRINTABLE
+from algd.errors import UsageError
+from analysis.runs.model import Run
+
+# Keys in which the runs of one cell may differ. How long a run trained is no part of its identity, but matters here.
+MAY_DIFFER = (NOT_IDENTITY - {"total_steps"}) | {"seed"}
+
+
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested configuration by dotted keys; lists are values.
+
+    Raises:
+        ValueError: it is none, or holds what would break a line of a table.
+    """
+    if not isinstance(config, Mapping):
+        raise ValueError("its configuration is not a group of keys")
+    return {sys.intern(key): value for key, value in _flat(config, "")}
+
+
+def _flat(node: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif UNPRINTABLE.search(str(key)) or UNPRINTABLE.search(str(value)):
+            raise ValueError(f"control characters in {prefix + str(key)!a}")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def value_at(config: Mapping[str, Any], key: str) -> Any:
+    """The value at a dotted key; a group (env, agent, guidance) stands for its name. None without one."""
+    return config[key] if key in config else config.get(f"{key}.name")
+
+
+def differing_keys(configs: Sequence[Mapping[str, Any]], covered: Sequence[str] = ()) -> list[str]:
+    """The dotted keys that do not have the same value in all configurations, sorted.
+
+    Args:
+        configs: by dotted keys.
+        covered: keys, or groups of them, that may differ beside MAY_DIFFER.
+    """
+    keys = {key for config in configs for key in config if not may_differ(key, covered)}
+    return sorted(key for key in keys if len({canonical(config.get(key)) for config in configs}) > 1)
+
+
+def canonical(value: Any) -> str:
+    """A value as text that is the same for 4 and 4.0, which are one setting written by two programs."""
+    return repr(float(value) if isinstance(value, int) and not isinstance(value, bool) else value)
+
+
+def may_differ(key: str, covered: Sequence[str] = ()) -> bool:
+    """Whether a dotted key is among MAY_DIFFER or the covered keys and groups."""
+    return any(key == one or key.startswith(f"{one}.") for one in (*MAY_DIFFER, *covered))
+
+
+def check_key(runs: Sequence[Run], key: str) -> None:
+    """Raises UsageError where no run has a key, with the keys that look alike."""
+    if any(key in run.config or f"{key}.name" in run.config for run in runs):
+        return
+    known = {one for run in runs for one in run.config}
+    last = key.rsplit(".", 1)[-1]
+    close = sorted(one for one in known if one.rsplit(".", 1)[-1] == last or key in one)[:5]
+    raise UsageError(f"{key}: no run has this key" + (f"; did you mean {' or '.join(close)}?" if close else
+                                                      "; keys are those of a run's config.yaml, such as guidance.rho"))
+
+
+def where(runs: Sequence[Run], conditions: Iterable[str]) -> list[Run]:
+    """The runs that fit all conditions, "KEY=VALUE" or "KEY=VALUE,VALUE".
+
+    Raises:
+        UsageError: a condition is not of that form, no run has its key, or none is left.
+    """
+    left = list(runs)
+    for condition in conditions:
+        key, equals, wanted = condition.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--where {condition}: KEY=VALUE is needed, such as env=point_button1")
+        check_key(runs, key)
+        values = wanted.split(",")
+        left = [run for run in left if any(_same(value_at(run.config, key), value) for value in values)]
+        if not left:
+            there = sorted({str(value_at(run.config, key)) for run in runs})
+            raise UsageError(f"--where {condition}: no run is left; {key} is {', '.join(there)}")
+    return left
+
+
+def _same(value: Any, wanted: str) -> bool:
+    """Whether a value of a configuration is the one that was typed: 1 and 1.0 are one number, and true is no text."""
+    if value is None or isinstance(value, bool):
+        return wanted.lower() == {None: "null", True: "true", False: "false"}[value]
+    try:
+        return float(value) == float(wanted)
+    except (TypeError, ValueError):
+        return str(value) == wanted
