@@ -1,7 +1,5 @@
 """The LaTeX table compiles as it is pasted, with a real pdflatex."""
 
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -9,12 +7,8 @@ import pytest
 
 from tests.analysis.run_folders import config, simple, text_of
 
-# Set where the test must not pass without LaTeX.
-REQUIRED = "ALGD_TESTS_NEED_LATEX"
-pytestmark = pytest.mark.skipif(shutil.which("pdflatex") is None and not os.environ.get(REQUIRED),
-                                reason="no pdflatex to compile with (Debian: texlive-latex-recommended)")
 
-
+@pytest.mark.needs("latex")
 def test_the_table_compiles_as_pasted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Names with every special character, cells over the limit, an interval, a single seed."""
     runs = tmp_path / "runs"

@@ -94,6 +94,7 @@ def test_what_the_page_says(fixture_page: Path) -> None:
     assert HOSTILE in text[text.index("What failed"):text.index("Configurations")]
 
 
+@pytest.mark.needs("browser")
 def test_a_browser_shows_it(fixture_page: Path, tmp_path: Path) -> None:
     """Chromium renders the page: nothing hostile ran, the pictures are decoded, and something is to be seen."""
     def chromium(*arguments: str) -> str:

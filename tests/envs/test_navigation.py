@@ -311,6 +311,7 @@ def test_the_reward_is_progress_and_one_for_the_goal() -> None:
 # ----------------------------------------------------------------------------------------- seeds, pictures, mistakes
 
 
+@pytest.mark.needs("opengl")
 @pytest.mark.parametrize("name", ["point_button1", "point_push1", "safety_point_goal1"])
 def test_rendering_shows_something_and_changes_nothing(name: str) -> None:
     plain, drawn = task(name), task(name, render_mode="rgb_array")

@@ -119,6 +119,7 @@ def test_limits_can_be_set_and_ids_are_checked() -> None:
         probe(task("hopper_velocity", id="InvertedPendulum-v4"))
 
 
+@pytest.mark.needs("opengl")
 def test_making_and_drawing_robots_leaves_no_trace_in_the_working_directory(tmp_path: Path) -> None:
     """MuJoCo writes warnings about old model files to MUJOCO_LOG.TXT wherever the user is."""
     code = ("from tests.support.episodes import task\n"

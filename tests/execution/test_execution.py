@@ -115,6 +115,7 @@ def test_a_step_that_cannot_be_captured_is_said_in_one_sentence() -> None:
     torch.testing.assert_close(one.checkpoint(), before, rtol=0, atol=0)
 
 
+@pytest.mark.needs("compiler")
 def test_what_compile_means(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda", 1)
     monkeypatch.setattr(execution, "worthwhile", lambda: True)
@@ -133,6 +134,7 @@ def test_the_work_of_an_update_is_rows_times_weights() -> None:
     assert products_of(small_agent(), 16) == 16 * 6 * (7 * 16 + 16 * 16 + 16)
 
 
+@pytest.mark.needs("compiler")
 def test_the_first_starts_choice_is_recorded_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = [*TINY, "env=toy", f"runs_dir={tmp_path}", "initial_steps=16", "total_steps=4", "checkpoint.every=4",
                  "eval.episodes=1"]

@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +23,8 @@ from algd.execution.native.mlp import NativeMLP
 from algd.execution.step import prepare_agent
 from tests.algorithm.test_update import AGENTS, GUIDANCES, Draws64, batch_of, small_agent
 from tests.support.command import TINY, run, train_here
+
+pytestmark = pytest.mark.needs("compiler")
 
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}
 
@@ -333,6 +334,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch, cache: Path, **environment: str) -> N
         monkeypatch.setenv(name, value)
 
 
+@pytest.mark.needs()
 def test_without_a_compiler_auto_does_without_and_true_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh(monkeypatch, tmp_path / "cache", PATH=str(tmp_path), CC="")
     assert not library.worthwhile()
@@ -343,6 +345,7 @@ def test_without_a_compiler_auto_does_without_and_true_says_so(tmp_path: Path, m
         library.library()
 
 
+@pytest.mark.needs()
 def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "broken"
     broken.write_text("#!/bin/sh\necho 'mlp.c: some note' >&2\necho 'mlp.c:1: error: no space' >&2\nexit 3\n")
@@ -388,6 +391,7 @@ def test_many_who_build_at_once_leave_one_whole_library(tmp_path: Path) -> None:
     assert kept.suffix == ".so"
 
 
+@pytest.mark.needs()
 def test_a_run_without_a_compiler_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     arguments = [*TINY, "env=toy", f"runs_dir={tmp_path / 'runs'}", "total_steps=4", "initial_steps=16"]
     without = {"ALGD_CACHE": str(tmp_path / "cache"), "CC": "no-such-compiler"}
@@ -408,4 +412,3 @@ def test_a_run_in_c_learns_what_a_run_in_torch_does(tmp_path: Path) -> None:
         rows[how] = np.genfromtxt(metrics, delimiter=",", names=True)
     for column in ("critic_loss", "cost_critic_loss", "policy_loss"):
         np.testing.assert_allclose(rows["true"][column], rows["false"][column], rtol=1e-3)
-    assert shutil.which("cc")

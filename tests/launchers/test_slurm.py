@@ -15,12 +15,9 @@ import pytest
 
 from algd.storage.lock import Lock
 from tests.support.command import ROOT, TINY, outcome, run, start, status, train_here
-from tests.support.slurm_cluster import Cluster, missing, running_cluster, states_of, wait_for
+from tests.support.slurm_cluster import Cluster, running_cluster, states_of, wait_for
 
-# Set where the tests must not pass without SLURM.
-REQUIRED = "ALGD_TESTS_NEED_SLURM"
-pytestmark = pytest.mark.skipif(bool(missing()) and not os.environ.get(REQUIRED),
-                                reason=f"no SLURM to test with: {', '.join(missing())} missing")
+pytestmark = pytest.mark.needs("slurm")
 
 MAX_ARRAY = 8
 LONG = [*TINY, "env=toy", "initial_steps=40", "total_steps=400", "checkpoint.every=100000", "eval.every=200",

@@ -33,6 +33,7 @@ cp -r "$1/." "$2"
 """
 
 
+@pytest.mark.needs("namespaces")
 def test_no_room_and_read_only(tmp_path: Path) -> None:
     mounted, kept = tmp_path / "mounted", tmp_path / "kept"
     mounted.mkdir(), kept.mkdir()
@@ -78,6 +79,7 @@ echo "second exit code $code"
 """
 
 
+@pytest.mark.needs("namespaces")
 def test_no_room_for_a_sweep(tmp_path: Path) -> None:
     """There is room for the code's copy, not for two runs: the runs fail, the sweep says so and ends, and goes on."""
     room = sum(-(-path.stat().st_size // 4096) * 4 for path in code_files()) + 300

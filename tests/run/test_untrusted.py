@@ -29,7 +29,7 @@ from launchers.__main__ import main as launchers_main
 from launchers.sweeps import load_sweep
 from tests.analysis.run_folders import config, simple
 from tests.support.command import TINY, compose, only_run, train_here
-from tests.support.slurm_cluster import missing, running_cluster
+from tests.support.slurm_cluster import running_cluster
 
 RUN = [*TINY, "env=toy", "initial_steps=20", "total_steps=60", "checkpoint.every=20", "eval.every=30",
        "eval.episodes=2", "snapshots=2", "log_every=20"]
@@ -373,7 +373,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.mark.skipif(bool(missing()) and not os.environ.get("ALGD_TESTS_NEED_SLURM"), reason="no SLURM to test with")
+@pytest.mark.needs("slurm")
 def test_a_real_job_in_an_awkward_folder(slurm: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of a path reaches a shell: the sweep runs there, and nothing else does."""
     from tests.support.command import run, status

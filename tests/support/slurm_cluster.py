@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+PACKAGES = "slurmctld slurmd slurmdbd slurm-client munge mariadb-server"
 DAEMONS = ("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd")
 TOOLS = ("sbatch", "squeue", "sacct", "sacctmgr", "scancel", "scontrol", "munge")
 
