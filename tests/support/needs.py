@@ -6,11 +6,11 @@ Where it is missing the test is skipped with what to install, or fails where eve
 (ALGD_TESTS_NEED_ALL=1). tests/conftest.py applies the marks.
 """
 
-import ctypes.util
 import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from ctypes.util import find_library
 from dataclasses import dataclass
 
 from algd.execution.native import library
@@ -25,32 +25,32 @@ class Need:
 
     Attributes:
         what: its name in a sentence.
-        remedy: what to do about it: Debian's packages, or a setting.
+        packages: Debian's, separated by spaces.
         is_there: looks for it.
     """
 
     what: str
-    remedy: str
+    packages: str
     is_there: Callable[[], bool]
 
 
-def _has_namespaces() -> bool:
-    """Whether a process may mount file systems of its own: not in most containers and in no chroot."""
+def _can_mount() -> bool:
+    """Whether a file system can be mounted in a namespace of its own: not in a chroot, nor in most containers."""
     command = ["unshare", "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
     return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
 
 
+def _program(name: str) -> Callable[[], bool]:
+    return lambda: shutil.which(name) is not None
+
+
 NEEDS = {
-    "browser": Need("Chromium", "Debian: chromium", lambda: shutil.which("chromium") is not None),
-    "compiler": Need("a C compiler", "Debian: gcc libc6-dev", lambda: bool(library.compiler())),
-    "latex": Need("pdflatex", "Debian: texlive-latex-base texlive-latex-recommended",
-                  lambda: shutil.which("pdflatex") is not None),
-    "namespaces": Need("leave to mount a file system in a namespace of its own",
-                       "Debian: util-linux and mount, outside of chroots and containers without privileges",
-                       _has_namespaces),
-    "opengl": Need("OpenGL through EGL", "Debian: libegl1 libgl1-mesa-dri",
-                   lambda: ctypes.util.find_library("EGL") is not None),
-    "slurm": Need("SLURM and the rights of root", f"Debian: {slurm_cluster.PACKAGES}",
+    "browser": Need("Chromium", "chromium", _program("chromium")),
+    "compiler": Need("a C compiler", "gcc libc6-dev", lambda: bool(library.compiler())),
+    "latex": Need("pdflatex", "texlive-latex-base texlive-latex-recommended", _program("pdflatex")),
+    "namespaces": Need("leave to mount file systems in a namespace of its own", "util-linux mount", _can_mount),
+    "opengl": Need("OpenGL through EGL", "libegl1 libgl1-mesa-dri", lambda: find_library("EGL") is not None),
+    "slurm": Need("SLURM with accounting, and root's rights to start it", slurm_cluster.PACKAGES,
                   lambda: not slurm_cluster.missing()),
 }
 
@@ -62,7 +62,7 @@ def lacking(name: str) -> str | None:
         KeyError: no such need.
     """
     need = NEEDS[name]
-    return None if need.is_there() else f"{need.what} is missing ({need.remedy})"
+    return None if need.is_there() else f"missing: {need.what} (Debian: {need.packages})"
 
 
 def everything_is_needed() -> bool:
