@@ -12,7 +12,7 @@ from algd.cli.arguments import Parser
 from algd.errors import UsageError
 
 if TYPE_CHECKING:
-    from analysis.runs.model import Run
+    from analysis.runs.gather import Gathered
 
 Handler = Callable[[argparse.Namespace], int]
 EXIT_USAGE, EXIT_PIPE = 2, 141
@@ -38,9 +38,10 @@ def table(arguments: argparse.Namespace) -> int:
     from analysis.results.formats import render
     from analysis.results.table import tables
 
-    runs, absent = _chosen(arguments)
-    found = tables(runs, arguments.sampler, _keys(arguments.rows), _keys(arguments.columns), arguments.pool,
-                   arguments.interval, arguments.bootstrap_seed, absent)
+    gathered = _gathered(arguments)
+    found = tables(gathered.runs, arguments.sampler, _keys(arguments.rows), _keys(arguments.columns), arguments.pool,
+                   arguments.interval, arguments.bootstrap_seed, gathered.remarks, arguments.at_step,
+                   arguments.safe_share)
     print(render(found, arguments.format, arguments.each_run))
     return 0
 
@@ -54,7 +55,7 @@ def curves(arguments: argparse.Namespace) -> int:
     from analysis.results.curves import curvature_columns, draw, draw_curvature
     from analysis.results.style import write
 
-    runs, _ = _chosen(arguments)
+    runs = _gathered(arguments).runs
     rows, columns = _keys(arguments.rows), _keys(arguments.columns)
     if not _keys(arguments.quantities):
         raise UsageError(f"--quantities {arguments.quantities}: names are needed, such as return,cost,lam")
@@ -85,7 +86,7 @@ def compare(arguments: argparse.Namespace) -> int:
 
     if not arguments.budgets and not (arguments.first and arguments.second):
         raise UsageError("compare: --first KEY=VALUE and --second KEY=VALUE are needed, or --budgets")
-    runs, _ = _chosen(arguments)
+    runs = _gathered(arguments).runs
     if arguments.budgets:
         columns = tuple(dict.fromkeys([*_keys(arguments.columns), "env.limit"]))
         for family in sorted({run.family for run in runs}):
@@ -113,9 +114,11 @@ def report(arguments: argparse.Namespace) -> int:
     from analysis.results.table import tables
     from analysis.runs.find import sweep_content
 
-    runs, absent = _chosen(arguments)
+    gathered = _gathered(arguments)
+    runs, absent = gathered.runs, gathered.absent
     found = tables(runs, arguments.sampler, _keys(arguments.rows), _keys(arguments.columns), arguments.pool,
-                   arguments.interval, arguments.bootstrap_seed, absent)
+                   arguments.interval, arguments.bootstrap_seed, gathered.remarks, arguments.at_step,
+                   arguments.safe_share)
     sweep = sweep_content(arguments.folders, arguments.runs_dir)
     title = arguments.title or " ".join([*arguments.folders, *filter(None, [arguments.wandb])])
     text = page(title, runs, found, absent, list(landscapes(found, arguments.landscapes)), sweep, arguments.smooth)
@@ -128,26 +131,16 @@ def report(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _chosen(arguments: argparse.Namespace) -> "tuple[list[Run], list[Path]]":
-    """The runs that the arguments name and do not filter out, and members of sweeps that have no folder yet."""
-    from analysis.runs.find import find_runs
-    from analysis.runs.read import read_run
-    from analysis.runs.select import where
+def _gathered(arguments: argparse.Namespace) -> "Gathered":
+    """What the arguments name and do not filter out; what cannot be read is said at once, whatever is printed then."""
+    from analysis.runs.gather import gather
 
-    if not arguments.folders and not arguments.wandb:
-        raise UsageError("name runs, folders or sweeps to read, or --wandb ENTITY/PROJECT")
-    found = find_runs(arguments.folders, arguments.runs_dir)
-    if arguments.folders and not found.folders:
-        raise UsageError(f"{' '.join(arguments.folders)}: none of the {len(found.absent)} runs has started")
-    runs = [read_run(folder, arguments.sampler) for folder in found.folders]
-    if arguments.wandb:
-        from analysis.runs.wandb import read_project
-
-        mirrored, others = read_project(arguments.wandb, arguments.sampler)
-        runs += mirrored
-        if others:
-            print(f"not this project's, and left out: {', '.join(others)}", file=sys.stderr)
-    return where(runs, arguments.where), found.absent
+    found = gather(arguments.folders, arguments.runs_dir, arguments.sampler, arguments.where, arguments.finished,
+                   arguments.strict, arguments.wandb)
+    for reason in found.unreadable.values():
+        print(f"left out: {reason}", file=sys.stderr)
+    print(*found.left_out, sep="\n", end="\n" * bool(found.left_out), file=sys.stderr)
+    return found
 
 
 def _keys(text: str) -> tuple[str, ...]:
@@ -170,6 +163,16 @@ def _count(text: str) -> int:
 
 def _count_or_none(text: str) -> int:
     return _whole(text, 0)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: a share from 0 to 1 is needed, such as 0.8")
+    return share
 
 
 def _multiplier(text: str) -> float:
@@ -225,6 +228,7 @@ def _parser() -> argparse.ArgumentParser:
                   "python -m analysis table runs --where env=point_button1 --format latex\n"
                   "         python -m analysis table rho_ablation --rows env --columns guidance.rho")
     _add_choice(command)
+    _add_judging(command)
     _add_grouping(command)
     command.add_argument("--format", choices=("markdown", "latex", "csv", "json"), default="markdown",
                          help="of the output (default markdown)")
@@ -247,6 +251,7 @@ def _parser() -> argparse.ArgumentParser:
                   "python -m analysis compare runs --first guidance=augmented --second guidance=plain --out figures\n"
                   "         python -m analysis compare runs --where env=point_button1 --budgets")
     _add_choice(command)
+    _add_judging(command)
     _add_intervals(command)
     command.add_argument("--first", metavar="KEY=VALUE", help="the runs of one side; several conditions: one text")
     command.add_argument("--second", metavar="KEY=VALUE", help="the runs of the other")
@@ -262,6 +267,7 @@ def _parser() -> argparse.ArgumentParser:
     command = add("report", report, "write one HTML file with the runs' state, tables, curves and landscapes",
                   "python -m analysis report guidance_ablation --out guidance_ablation.html")
     _add_choice(command)
+    _add_judging(command)
     _add_grouping(command)
     _add_import(command)
     command.add_argument("--title", help="of the page (default: the runs as named)")
@@ -281,11 +287,24 @@ def _add_choice(command: argparse.ArgumentParser) -> None:
                               "of sweeps or their experiments")
     command.add_argument("--wandb", metavar="ENTITY/PROJECT", help="runs of a W&B project, instead or beside")
     command.add_argument("--where", action="append", default=[], metavar="KEY=VALUE[,VALUE]",
-                         help="only runs with this configuration; can be repeated")
+                         help="only runs with this configuration, or in this state, as in state=finished,failed; "
+                              "can be repeated")
+    command.add_argument("--finished", action="store_true", help="only runs that are finished; others are named")
+    command.add_argument("--strict", action="store_true",
+                         help="stop at a run that cannot be read (default: name it and go on)")
     command.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR",
                          help="where sweeps are looked up by name (default runs)")
     command.add_argument("--sampler", choices=("deterministic", "stochastic"), default="deterministic",
                          help="of the evaluation episodes (default deterministic)")
+
+
+def _add_judging(command: argparse.ArgumentParser) -> None:
+    """Which evaluation counts, and what is safe enough."""
+    command.add_argument("--at-step", type=_count, metavar="N",
+                         help="judge all runs by their evaluation at this step (default: the last of the finished "
+                              "runs, or while there is none the last that all runs share)")
+    command.add_argument("--safe-share", type=_share, default=0.8, metavar="S",
+                         help="share of a cell's seeds that must be safe for it to be feasible (default 0.8)")
 
 
 def _add_grouping(command: argparse.ArgumentParser) -> None:

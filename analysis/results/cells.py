@@ -1,17 +1,33 @@
-"""Runs grouped into the cells of a table: what may stand in one, and what a cell comes to across its seeds."""
+"""Runs grouped into the cells of a table: what may stand in one, and what a cell comes to across its seeds.
+
+Return is an interquartile mean, with an interval. Cost is the plain mean, without one: an interquartile mean trims just
+the seeds that are dangerous, and no interval holds for costs of few seeds (docs/analysis.md), so that the seeds
+themselves are shown.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from algd.errors import UsageError
+from analysis.results.steps import judged, waiting
 from analysis.runs.model import Run
-from analysis.runs.select import canonical, check_key, differing_keys, may_differ, value_at
-from analysis.statistics.estimators import Estimate, Method, iqm_interval, median_time
+from analysis.runs.select import canonical, check_key, differing_keys, may_differ, value_of
+from analysis.statistics.estimators import Estimate, Method, iqm_interval, median_time, proportion_interval
 
 ROWS, COLUMNS = ("env",), ("agent", "guidance")
+SAFE_SHARE = 0.8  # of a cell's seeds that must be safe for it to be feasible
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The mean of a quantity over seeds, and the lowest and the highest seed."""
+
+    mean: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -20,11 +36,15 @@ class Cell:
 
     Attributes:
         row, column: values of the keys of rows and columns, as text; "–" for a key that the runs do not have.
-        runs: all of them, by seed.
+        runs: all of them, by seed, each with the step that it is judged at.
         pooled: keys in which they differ nevertheless, because the user said so.
-        mean_return, mean_cost: interquartile means over the evaluated runs; None without one.
+        mean_return: interquartile mean over the runs with a result; None without one.
+        mean_cost: plain mean over them, and never an interval.
         limit: None where pooled runs have different ones.
-        feasible: whether mean_cost is at most the limit; None without an evaluated run.
+        feasible: whether the mean cost is at most the limit and `safe_share` of all the seeds are safe; None without a
+            result.
+        safe_share: the share that was asked for.
+        method, bootstrap_seed: of the intervals.
         best: whether no feasible cell of the same row and limit has a return that prints higher.
     """
 
@@ -36,11 +56,28 @@ class Cell:
     mean_cost: Estimate | None
     limit: float | None
     feasible: bool | None
+    safe_share: float
+    method: Method
+    bootstrap_seed: int
     best: bool = False
 
     @property
     def evaluated(self) -> list[Run]:
-        return [run for run in self.runs if run.last is not None]
+        """Those with a result."""
+        return [run for run in self.runs if run.result is not None]
+
+    @property
+    def failed(self) -> list[Run]:
+        return [run for run in self.runs if run.failed]
+
+    @property
+    def waiting(self) -> list[Run]:
+        """Those that have no result and have not failed."""
+        return [run for run in self.runs if waiting(run)]
+
+    @property
+    def unfinished(self) -> list[Run]:
+        return [run for run in self.runs if run.state != "finished"]
 
     @property
     def seeds(self) -> list[int]:
@@ -48,21 +85,38 @@ class Cell:
 
     @property
     def safe(self) -> int:
-        return sum(bool(run.feasible) for run in self.evaluated)
+        """Runs whose result is within the limit. One that failed, or has no result, is not safe."""
+        return sum(run.safe for run in self.runs)
 
     @property
-    def unfinished(self) -> list[Run]:
-        return [run for run in self.runs if run.state != "finished"]
+    def safe_interval(self) -> Estimate:
+        """The share of safe runs among all, with Wilson's interval."""
+        return proportion_interval(self.safe, len(self.runs))
+
+    @property
+    def step(self) -> int | None:
+        """The step that the runs are judged at, where it is one."""
+        steps = {run.judged_at for run in self.evaluated}
+        return steps.pop() if len(steps) == 1 else None
+
+    def singles(self, attribute: str) -> list[float]:
+        """An attribute of every result, by seed."""
+        return [float(getattr(run.result, attribute)) for run in self.evaluated]
+
+    def spread(self, *path: str) -> Spread | None:
+        """Over the runs that have it, an attribute of theirs, such as ("result", "training", "cost_rate")."""
+        values = [value for run in self.runs if (value := _attribute(run, path)) is not None]
+        return Spread(float(np.mean(values)), float(min(values)), float(max(values))) if values else None
 
     def mean(self, *path: str) -> float | None:
-        """The plain mean over the runs that have it of an attribute, such as ("training", "cost_rate")."""
-        values = [value for run in self.runs if (value := _attribute(run, path)) is not None]
-        return float(np.mean(values)) if values else None
+        """The mean of `spread`."""
+        spread = self.spread(*path)
+        return None if spread is None else spread.mean
 
     @property
     def stays_feasible(self) -> tuple[float, bool] | None:
         """The median step from which on runs stay feasible, and whether it is only a lower bound."""
-        times = [run.stay for run in self.runs if run.stay is not None]
+        times = [run.stay for run in self.runs if run.stay is not None and (run.result is not None or run.failed)]
         return median_time(times) if times else None
 
 
@@ -74,7 +128,7 @@ def _attribute(value: Any, path: Sequence[str]) -> Any:
 
 def values_of(run: Run, keys: Sequence[str]) -> tuple[str, ...]:
     """A run's values of the keys as text."""
-    found = (value_at(run.config, key) for key in keys)
+    found = (value_of(run, key) for key in keys)
     return tuple("–" if value is None else str(value) for value in found)
 
 
@@ -97,7 +151,8 @@ def number(value: float) -> str:
 
 
 def cells(runs: Sequence[Run], rows: Sequence[str] = ROWS, columns: Sequence[str] = COLUMNS, pool: bool = False,
-          method: Method = "t", bootstrap_seed: int = 0) -> list[Cell]:
+          method: Method = "t", bootstrap_seed: int = 0, at_step: int | None = None,
+          safe_share: float = SAFE_SHARE) -> list[Cell]:
     """The cells of one table, by row and then column.
 
     Args:
@@ -105,6 +160,8 @@ def cells(runs: Sequence[Run], rows: Sequence[str] = ROWS, columns: Sequence[str
         rows, columns: grouping keys.
         pool: whether runs that differ in more than the grouping keys may stand in one table and cell.
         method, bootstrap_seed: of the intervals.
+        at_step: the step whose evaluations count; None: see `analysis.results.steps`.
+        safe_share: of its seeds that must be safe for a cell to be feasible.
 
     Raises:
         UsageError: two runs are the same seed of the same configuration; runs differ in more than the grouping keys
@@ -120,10 +177,11 @@ def cells(runs: Sequence[Run], rows: Sequence[str] = ROWS, columns: Sequence[str
     if not pool:
         _refuse_differences(runs, keys)
     groups: dict[tuple[tuple[str, ...], tuple[str, ...]], list[Run]] = {}
-    for run in runs:
+    for run in judged(runs, at_step, [run.config.get("total_steps") for run in runs] if "total_steps" in keys else ()):
         groups.setdefault((values_of(run, rows), values_of(run, columns)), []).append(run)
-    found = [_cell(row, column, members, pool, method, bootstrap_seed) for (row, column), members in sorted(
-        groups.items(), key=lambda item: (sorting(item[0][0]), sorting(item[0][1])))]
+    found = [_cell(row, column, members, pool, method, bootstrap_seed, safe_share)
+             for (row, column), members in sorted(
+                 groups.items(), key=lambda item: (sorting(item[0][0]), sorting(item[0][1])))]
     return _with_best(found)
 
 
@@ -165,33 +223,33 @@ def _spelled(runs: Sequence[Run], keys: Sequence[str]) -> str:
 
 
 def _cell(row: tuple[str, ...], column: tuple[str, ...], members: list[Run], pool: bool, method: Method,
-          bootstrap_seed: int) -> Cell:
+          bootstrap_seed: int, safe_share: float) -> Cell:
     members = sorted(members, key=lambda run: (run.seed, str(run.folder)))
-    evaluated = [run for run in members if run.last is not None]
     limits = {run.limit for run in members}
-    limit = limits.pop() if len(limits) == 1 else None
     pooled = tuple(differing_keys([run.config for run in members])) if pool else ()
-    if not evaluated:
-        return Cell(row, column, members, pooled, None, None, limit, None)
-    tasks = sorted({run.env for run in evaluated})
-
-    def estimate(attribute: str, minus_limit: bool = False) -> Estimate:
-        strata = [np.array([getattr(run.last, attribute) - (run.limit if minus_limit else 0.0)
-                            for run in evaluated if run.env == task]) for task in tasks]
-        return iqm_interval(strata, bootstrap_seed, method)
-
-    cost = estimate("mean_cost")
-    feasible = cost.value <= limit if limit is not None else estimate("mean_cost", minus_limit=True).value <= 0
-    return Cell(row, column, members, pooled, estimate("mean_return"), cost, limit, bool(feasible))
+    cell = Cell(row, column, members, pooled, None, None, limits.pop() if len(limits) == 1 else None, None, safe_share,
+                method, bootstrap_seed)
+    results = [(run, run.result) for run in members if run.result is not None]
+    if not results:
+        return cell
+    strata = [np.array([result.mean_return for run, result in results if run.env == task])
+              for task in sorted({run.env for run, _ in results})]
+    cost = float(np.mean([result.mean_cost for _, result in results]))
+    over = float(np.mean([result.mean_cost - run.limit for run, result in results]))
+    # What is not a number is not within a limit. Of a mean of differences the limit itself would be rounded.
+    within = cost <= cell.limit if cell.limit is not None else over <= 0
+    return replace(cell, mean_return=iqm_interval(strata, bootstrap_seed, method),
+                   mean_cost=Estimate(cost, None, None, len(results)),
+                   feasible=within and cell.safe >= safe_share * len(members) - 1e-9)
 
 
 def _with_best(found: list[Cell]) -> list[Cell]:
-    """The same cells with `best` set; returns that print alike share it."""
-    marked = []
+    """The same cells with `best` set; returns that print alike share it, and what is no number has none."""
+    rivals: dict[tuple[tuple[str, ...], float | None], list[float]] = {}
     for cell in found:
-        rivals = [other.mean_return.value for other in found if other.row == cell.row and other.limit == cell.limit
-                  and other.feasible and other.mean_return is not None]
-        best = bool(cell.feasible and cell.mean_return is not None
-                    and number(cell.mean_return.value) == number(max(rivals)))
-        marked.append(Cell(**(vars(cell) | {"best": best})))
-    return marked
+        if cell.feasible and cell.mean_return is not None and np.isfinite(cell.mean_return.value):
+            rivals.setdefault((cell.row, cell.limit), []).append(cell.mean_return.value)
+    return [replace(cell, best=bool(cell.feasible and cell.mean_return is not None
+                                    and np.isfinite(cell.mean_return.value)
+                                    and number(cell.mean_return.value) == number(max(rivals[cell.row, cell.limit]))))
+            for cell in found]

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -11,11 +12,16 @@ import numpy as np
 from algd.errors import UsageError
 from analysis.markdown import markdown_table
 from analysis.results.cells import Cell, number
+from analysis.results.notes import interval_of
 from analysis.results.table import DETAILS, NONE, Table, details, grid
 from analysis.runs.model import Run
 
 Format = Literal["markdown", "latex", "csv", "json"]
 FORMATS: tuple[Format, ...] = ("markdown", "latex", "csv", "json")
+# Name in CSV and JSON ↦ what of a run it is.
+SPREADS = {"violation": ("result", "violation"), "cvar": ("result", "cvar"), "episodes_over": ("result", "over"),
+           "training_cost": ("result", "training", "total_cost"),
+           "training_cost_rate": ("result", "training", "cost_rate"), "training_over": ("result", "training", "over")}
 
 
 def render(found: Sequence[Table], form: Format, each_run: bool = False) -> str:
@@ -48,26 +54,30 @@ def markdown(table: Table, each_run: bool = False) -> str:
     if each_run:
         parts.append(markdown_table(
             [*table.rows, *table.columns, "seed", "state", "step", "return", "cost", "limit", "episodes over",
-             "stays feasible from", "feasible"],
+             "stays feasible from", "safe"],
             [_run(cell, run) for cell in table.cells for run in cell.runs],
             right=len(table.rows) + len(table.columns)))
     return "\n\n".join([*parts, "\n".join(f"- {note}" for note in table.notes)])
 
 
 def _run(cell: Cell, run: Run) -> list[str]:
-    row = [*cell.row, *cell.column, str(run.seed), run.state]
-    if run.last is None or run.stay is None:
-        return [*row, NONE, NONE, NONE, number(run.limit), NONE, NONE, "no evaluation"]
-    return [*row, str(run.last.step), number(run.last.mean_return), number(run.last.mean_cost), number(run.limit),
-            NONE if run.last.over is None else f"{run.last.over:.0%} of {run.last.different}",
-            f"{'> ' if run.stay.censored else ''}{run.stay.step}", "yes" if run.feasible else "no"]
+    row, result = [*cell.row, *cell.column, str(run.seed), run.state], run.result
+    if result is None:
+        last = "no evaluation" if run.last is None else f"no result (last evaluated at step {run.last.step})"
+        return [*row, NONE, NONE, NONE, number(run.limit), NONE, NONE, last]
+    stay = run.stay
+    return [*row, str(result.step), number(result.mean_return), number(result.mean_cost), number(run.limit),
+            NONE if result.over is None else f"{result.over:.0%} of {result.episodes}",
+            NONE if stay is None else f"{'> ' if stay.censored else ''}{stay.step}", "yes" if run.safe else "no"]
 
 
 # --- LaTeX ---------------------------------------------------------------------------------------------------------
 
 LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "λ": r"$\lambda$", "†": r"$^\dagger$",
-         "ρ": r"$\rho$", "≤": r"$\le$", "·": r"$\cdot$", "…": r"\dots{}", "×": r"$\times$", "√": r"$\surd$"}
+         "ρ": r"$\rho$", "≤": r"$\le$", "·": r"$\cdot$", "…": r"\dots{}", "×": r"$\times$", "√": r"$\surd$",
+         "⌊": r"$\lfloor$", "⌋": r"$\rfloor$"}
+NEGATIVE = re.compile(r"(?<![\w.-])-(?=\d)")  # the sign of a number, not a hyphen within a name
 
 
 def escaped(text: str) -> str:
@@ -76,21 +86,39 @@ def escaped(text: str) -> str:
 
 
 def latex(table: Table) -> str:
-    """The table that papers print: needs only the package booktabs."""
+    """The table that papers print: needs only the package booktabs. What its numbers are, the caption says."""
     header, lines = grid(table, r"{{\scriptsize[{}, {}]}}", (r"\textbf{", "}"), r"$^\dagger$", escaped)
     labels = len(table.rows) + 1
     body = []
     for index, line in enumerate(lines):
         if index and index % 3 == 0:
             body.append(r"\midrule")
-        body.append(" & ".join(cell.replace("–", "--") for cell in line) + r" \\")
-    notes = "\n".join(f"% {note}" for note in table.notes)
+        body.append(" & ".join([*line[:labels], *(_typeset(cell) for cell in line[labels:])]) + r" \\")
     return "\n".join([
-        r"% needs \usepackage{booktabs}", notes, r"\begin{table}", r"\centering",
-        r"\caption{Return and cost of the last evaluation, family " + escaped(table.family)
-        + r". $^\dagger$: cost above the limit. Bold: highest return among those within it.}",
+        r"% needs \usepackage{booktabs}", *(f"% {note}" for note in table.notes), r"\begin{table}", r"\centering",
+        rf"\caption{{{_caption(table)}}}",
         rf"\begin{{tabular}}{{{'l' * labels}{'r' * (len(header) - labels)}}}", r"\toprule",
         " & ".join(header) + r" \\", r"\midrule", *body, r"\bottomrule", r"\end{tabular}", r"\end{table}"])
+
+
+def _typeset(cell: str) -> str:
+    """A cell's numbers with minus signs, and its dashes and dots as LaTeX has them."""
+    return NEGATIVE.sub("$-$", cell).replace("–", "--").replace("…", r"\dots{}")
+
+
+def _caption(table: Table) -> str:
+    """What the numbers are: of what, at which step, over how many seeds, with which interval."""
+    counts = sorted({len(cell.runs) for cell in table.cells})
+    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
+    steps = sorted({run.result.step for cell in table.cells for run in cell.runs if run.result})
+    at = f" at step {', '.join(map(str, steps))}" if steps else ""
+    first = table.cells[0]
+    return escaped(
+        f"Family {table.family}: evaluation{at}, n = {seeds} seeds. Return: interquartile mean over seeds (IQM, the "
+        f"mean without the ⌊n/4⌋ lowest and highest), in square brackets the {interval_of(first.method)}. Cost: mean "
+        "over seeds, in brackets the seeds; †: above the limit. Safe seeds: those whose mean cost is at most the "
+        "limit, of n, with Wilson's 95% interval. Bold: highest return among cells with the mean cost within the limit "
+        f"and at least {first.safe_share:.0%} of the seeds safe.")
 
 
 # --- for programs --------------------------------------------------------------------------------------------------
@@ -104,26 +132,32 @@ def as_json(table: Table) -> dict[str, Any]:
 
 
 def _record(table: Table, cell: Cell) -> dict[str, Any]:
-    stays = cell.stays_feasible
+    stays, safe = cell.stays_feasible, cell.safe_interval
     record: dict[str, Any] = dict(zip((*table.rows, *table.columns), (*cell.row, *cell.column), strict=True))
-    for name, one in (("return", cell.mean_return), ("cost", cell.mean_cost)):
-        record |= {name: one and one.value, f"{name}_low": one and one.low, f"{name}_high": one and one.high}
-    record |= {"limit": cell.limit, "feasible": cell.feasible, "best_feasible": cell.best, "runs": len(cell.runs),
-               "evaluated": len(cell.evaluated), "unfinished": len(cell.unfinished), "safe": cell.safe,
-               "violation": cell.mean("last", "violation"), "cvar": cell.mean("last", "cvar"),
-               "episodes_over": cell.mean("last", "over"), "stays_feasible_from": stays and stays[0],
-               "stays_feasible_censored": stays and stays[1], "training_cost": cell.mean("training", "total_cost"),
-               "training_cost_rate": cell.mean("training", "cost_rate"), "training_over": cell.mean("training", "over"),
+    for name, mean in (("return", cell.mean_return), ("cost", cell.mean_cost)):
+        record |= {name: mean and mean.value, f"{name}_low": mean and mean.low, f"{name}_high": mean and mean.high,
+                   f"{name}_seeds": " ".join(map(repr, cell.singles(f"mean_{name}")))}
+    record |= {"step": cell.step, "limit": cell.limit, "feasible": cell.feasible, "best_feasible": cell.best,
+               "runs": len(cell.runs), "evaluated": len(cell.evaluated), "unfinished": len(cell.unfinished),
+               "failed": len(cell.failed), "without_result": len(cell.waiting), "safe": cell.safe,
+               "safe_low": safe.low, "safe_high": safe.high}
+    for name, path in SPREADS.items():
+        spread = cell.spread(*path)
+        record |= {name: spread and spread.mean, f"{name}_min": spread and spread.low,
+                   f"{name}_max": spread and spread.high}
+    record |= {"stays_feasible_from": stays and stays[0], "stays_feasible_censored": stays and stays[1],
                "updates_per_second": cell.mean("updates_per_second"), "hours": cell.mean("hours"),
                "pooled": " ".join(cell.pooled)}
     return {key: _finite(value) for key, value in record.items()}
 
 
 def _run_record(run: Run) -> dict[str, Any]:
-    last = run.last
+    result, last = run.result, run.last
     record = {"folder": str(run.folder), "seed": run.seed, "state": run.state, "reason": run.reason,
-              "step": last and last.step, "return": last and last.mean_return, "cost": last and last.mean_cost,
-              "feasible": run.feasible, "source": run.source or None}
+              "step": result and result.step, "return": result and result.mean_return,
+              "cost": result and result.mean_cost, "safe": run.safe, "last_step": last and last.step,
+              "incomplete": {str(step): count for step, count in run.incomplete.items()},
+              "source": run.source or None}
     return {key: _finite(value) for key, value in record.items()}
 
 

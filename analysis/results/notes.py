@@ -1,72 +1,141 @@
 """What stands below a table: how its numbers came about, and what is not as it should be."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from analysis.results.cells import Cell
+from analysis.results.steps import earlier_step
+from analysis.runs.gather import short, states
 from analysis.runs.model import Run
 from analysis.statistics.estimators import SEEDS_FOR_INTERVAL, Method
 
 FEW_EPISODES = 20
+NAMED = 5  # runs or cells in a sentence
+REASON = 80  # characters of what a run failed of
 
 
-def notes(runs: Sequence[Run], of_family: Sequence[Cell], sampler: str, method: Method,
-          absent: Sequence[Path]) -> list[str]:
-    """How the numbers came about, and what is not as it should be."""
-    interval = ("95% interval of a stratified bootstrap's standard error and Student's t" if method == "t"
-                else "95% percentile interval of a stratified bootstrap")
-    found = [f"Return and cost: means over the {sampler} episodes of each run's last complete evaluation in training; "
-             f"across seeds the interquartile mean, with the {interval}.",
-             "†: cost above the limit. Bold: the highest return of the row among cells within the limit, a rank and "
-             "not a test (`python -m analysis compare`); returns that print alike share it.",
-             "Safe: seeds whose mean cost is at most the limit. Violation, CVaR 0.1 (mean of the worst tenth of "
-             "episode costs), episodes over, training and compute: means over seeds.",
-             "Stays feasible from: median over seeds of the first step from which on every evaluation was feasible; "
-             "'>': half of them or more were not yet. Training counts episodes after the initial steps."]
-    if few := [cell for cell in of_family if 0 < len(cell.evaluated) < SEEDS_FOR_INTERVAL]:
-        found.append(f"Fewer than {SEEDS_FOR_INTERVAL} seeds, hence values and no interval: {_names(few)}.")
+def notes(cells: Sequence[Cell], sampler: str, remarks: Sequence[str] = ()) -> list[str]:
+    """A sentence or two on each thing that a reader of the table must know.
+
+    Args:
+        cells: of one family of tasks.
+        sampler: of the evaluations.
+        remarks: on runs that are not among them; they come last.
+    """
+    runs = [run for cell in cells for run in cell.runs]
+    return [*_how(cells, sampler), *_results(cells, runs), *_episodes(runs), *_pooled(cells, runs), *remarks]
+
+
+def interval_of(method: Method) -> str:
+    """How an interval was made."""
+    return ("95% interval from a stratified bootstrap's standard error and Student's t" if method == "t"
+            else "95% percentile interval of a stratified bootstrap")
+
+
+def _how(cells: Sequence[Cell], sampler: str) -> list[str]:
+    share = cells[0].safe_share
+    return [
+        f"Results: means over the {sampler} episodes of each run's evaluation {_at(cells)}. Return: the interquartile "
+        f"mean over seeds (without the ⌊n/4⌋ lowest and as many highest), with the {interval_of(cells[0].method)}. "
+        "Cost: the plain mean, and in brackets the seeds; no interval holds for it with so few.",
+        "†: mean cost above the limit. Safe seeds: those whose mean cost is at most the limit, of all; a run that "
+        "failed or has no result is not safe; in brackets Wilson's 95% interval.",
+        f"Bold: the highest return among the cells of the row with the same limit whose mean cost is within it and of "
+        f"whose seeds at least {share:.0%} are safe; a rank and not a test (`python -m analysis compare`). Returns "
+        "that print alike share it.",
+        "Violation, CVaR 0.1 (mean of the worst tenth of episode costs), episodes over and training: means over seeds, "
+        "in brackets the lowest and the highest. Training counts episodes after the initial steps, up to the step of "
+        "the results.",
+        "Stays feasible from: median over seeds of the first step from which on every evaluation was feasible; '>': "
+        "half of them or more were not yet."]
+
+
+def _at(cells: Sequence[Cell]) -> str:
+    steps = sorted({run.result.step for cell in cells for run in cell.runs if run.result})
+    if len(steps) == 1:
+        return f"at step {steps[0]}"
+    return f"at the step given ({', '.join(map(str, steps[:NAMED]))}{', …' if len(steps) > NAMED else ''})" if steps \
+        else "at a common step, which there is none of yet"
+
+
+def _results(cells: Sequence[Cell], runs: Sequence[Run]) -> list[str]:
+    """Which runs have no result, and why."""
+    found = []
+    if failed := [run for run in runs if run.failed]:
+        found.append("Failed, hence not safe: " + _some([
+            f"{short(run)} ({run.reason[:REASON].strip() if run.reason else 'no reason recorded'})" for run in failed])
+            + ".")
+    for env in dict.fromkeys(run.env for run in runs):
+        here = [run for run in runs if run.env == env and not run.foreign]
+        lacking = [run for run in here if run.result is None and not run.failed]
+        steps = sorted({run.judged_at for run in here if run.judged_at is not None})
+        if lacking and steps:
+            at = ", ".join(map(str, steps))
+            text = f"{env}: {len(lacking)} of {len(here)} runs have no complete evaluation at step {at} " \
+                   f"({states(lacking)}), hence no result: {_runs(lacking)}."
+            earlier = earlier_step(here)
+            if earlier is not None and earlier < steps[0]:
+                text += f" All that were evaluated were so at step {earlier} (--at-step {earlier})."
+            found.append(text)
+        elif lacking:
+            found.append(f"{env}: no result, since no evaluation after step 0 is shared by the runs: {_runs(lacking)}.")
+    if torn := [(run, step) for run in runs for step in run.incomplete
+                if step >= (run.judged_at or 0) or step > (run.last.step if run.last else -1)]:
+        found.append("Incomplete evaluations, which are not used: " + _some(
+            [f"{short(run)} at step {step} ({run.incomplete[step]} of {run.config['eval.episodes']} episodes)"
+             for run, step in torn]) + ".")
+    if odd := [run for run in runs if run.result is not None and not run.result.finite]:
+        found.append(f"Return or cost is not a number, hence not safe and never the best: {_runs(odd)}.")
+    if unfinished := [run for run in runs if run.state != "finished" and run.result is not None and not run.failed]:
+        found.append(f"Not finished, but evaluated at the step of the results: {len(unfinished)} of {len(runs)} runs "
+                     f"({states(unfinished)}).")
+    if few := [cell for cell in cells if 0 < len(cell.evaluated) < SEEDS_FOR_INTERVAL]:
+        found.append(f"Fewer than {SEEDS_FOR_INTERVAL} seeds, hence values and no interval: {_cells(few)}.")
+    return found + _missing_seeds(cells)
+
+
+def _episodes(runs: Sequence[Run]) -> list[str]:
+    """What is to be known of the evaluations' episodes."""
+    found, results = [], [run.result for run in runs if run.result]
     if tasks := sorted({run.env for run in runs if run.config["env.limit_kind"] == "discounted"}):
         found.append(f"Cost and limit are discounted sums in {', '.join(tasks)}; training cost is not.")
-    if repeated := [run.last for run in runs if run.last and run.last.different < run.last.episodes]:
+    if repeated := [one for one in results if one.different < one.episodes]:
         worst = min(repeated, key=lambda one: one.different)
-        found.append(f"Identical evaluation episodes count once: in {len(repeated)} of {len(runs)} runs there were "
-                     f"some (at worst {worst.different} different of {worst.episodes}).")
-    if cut := [run for run in runs if run.last is not None and run.last.cut]:
-        found.append(f"The simulator ended evaluation episodes early in {len(cut)} of {len(runs)} runs ("
-                     f"{sum(run.last.cut for run in cut if run.last)} in all); they count with what they had until "
-                     "then.")
-    if short := [run for run in runs if run.last and run.last.over is not None and run.last.episodes < FEW_EPISODES]:
-        found.append(f"Fewer than {FEW_EPISODES} evaluation episodes in {len(short)} of {len(runs)} runs.")
-    if unfinished := [run for run in runs if run.state != "finished"]:
-        states = sorted({run.state for run in unfinished})
-        found.append(f"Not finished: {len(unfinished)} of {len(runs)} runs ("
-                     + ", ".join(f"{sum(run.state == state for run in unfinished)} {state}" for state in states)
-                     + "); they stand with what they have.")
-    if lacking := [cell for cell in of_family if len(cell.evaluated) < len(cell.runs)]:
-        found.append(f"Runs without an evaluation are counted but have no numbers: {_names(lacking)}.")
-    if uneven := [cell for cell in of_family if len({run.last.step for run in cell.evaluated if run.last}) > 1]:
-        found.append(f"Seeds evaluated at different steps stand together in {_names(uneven)}.")
-    found += _missing_seeds(of_family)
-    if absent:
-        found.append(f"The sweep has {len(absent)} more runs that have not started.")
-    for keys in sorted({cell.pooled for cell in of_family if cell.pooled}):
-        found.append(f"Pooled although different in {', '.join(keys)}: "
-                     f"{_names([cell for cell in of_family if cell.pooled == keys])}.")
-    if sources := sorted({run.source for run in runs if run.source}):
-        found += [f"Imported from {source}." for source in sources]
+        found.append(f"In {len(repeated)} of {len(runs)} runs some evaluation episodes are identical (at worst "
+                     f"{worst.different} different of {worst.episodes}); all of them count.")
+    if cut := [one.cut for one in results if one.cut]:
+        found.append(f"The simulator ended evaluation episodes early in {len(cut)} of {len(runs)} runs ({sum(cut)} in "
+                     "all); they count with what they had until then.")
+    if short_ones := [one for one in results if one.over is not None and one.episodes < FEW_EPISODES]:
+        found.append(f"Fewer than {FEW_EPISODES} evaluation episodes in {len(short_ones)} of {len(runs)} runs.")
     return found
 
 
-def _names(some: Sequence[Cell]) -> str:
-    names = [" ".join((*cell.row, *cell.column)) for cell in some]
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+def _pooled(cells: Sequence[Cell], runs: Sequence[Run]) -> list[str]:
+    """What was put together although it differs, and what comes from elsewhere."""
+    found = []
+    for keys in sorted({cell.pooled for cell in cells if cell.pooled}):
+        found.append(f"Pooled although different in {', '.join(keys)}: "
+                     f"{_cells([cell for cell in cells if cell.pooled == keys])}.")
+    return found + [f"Imported from {source}." for source in sorted({run.source for run in runs if run.source})]
 
 
-def _missing_seeds(of_family: Sequence[Cell]) -> list[str]:
+def _missing_seeds(cells: Sequence[Cell]) -> list[str]:
     """Seeds that other cells of the row have, and a cell has not."""
     missing = []
-    for cell in of_family:
-        others = {seed for other in of_family if other.row == cell.row for seed in other.seeds}
+    for cell in cells:
+        others = {seed for other in cells if other.row == cell.row for seed in other.seeds}
         if lacking := sorted(others - set(cell.seeds)):
-            missing.append(f"{_names([cell])} lacks {', '.join(map(str, lacking))}")
+            missing.append(f"{_cells([cell])} lacks {', '.join(map(str, lacking))}")
     return [f"Missing seeds: {'; '.join(missing)}."] if missing else []
+
+
+def _cells(some: Sequence[Cell]) -> str:
+    return _some([" ".join((*cell.row, *cell.column)) for cell in some])
+
+
+def _runs(some: Sequence[Run]) -> str:
+    return _some([short(run) for run in some])
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

@@ -7,16 +7,19 @@ below it say (`analysis.results.notes`). `analysis.results.formats` writes table
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from analysis.results.cells import COLUMNS, ROWS, Cell, cells, number, sorting
+import numpy as np
+
+from analysis.results.cells import COLUMNS, ROWS, SAFE_SHARE, Cell, cells, number, sorting
 from analysis.results.notes import notes
+from analysis.results.steps import check_step
 from analysis.runs.model import Run
-from analysis.statistics.estimators import Estimate, Method
+from analysis.statistics.estimators import Method
 
 NONE = "–"
-DETAILS = ("seeds", "step", "limit", "violation", "CVaR 0.1", "episodes over", "stays feasible from", "training cost",
-           "cost/step", "training over", "updates/s", "hours")
+SHOWN_SEEDS = 10  # costs of a cell's seeds that are printed one by one
+DETAILS = ("seeds", "step", "limit", "safe", "violation", "CVaR 0.1", "episodes over", "stays feasible from",
+           "training cost", "cost/step", "training over", "updates/s", "hours")
 
 
 @dataclass(frozen=True)
@@ -39,30 +42,37 @@ class Table:
 
 def tables(runs: Sequence[Run], sampler: str = "deterministic", rows: Sequence[str] = ROWS,
            columns: Sequence[str] = COLUMNS, pool: bool = False, method: Method = "t", bootstrap_seed: int = 0,
-           absent: Sequence[Path] = ()) -> list[Table]:
+           remarks: Sequence[str] = (), at_step: int | None = None, safe_share: float = SAFE_SHARE) -> list[Table]:
     """A table for each family of tasks among the runs.
 
     Args:
         runs: any.
         sampler: that their evaluations are of, for the notes.
-        rows, columns, pool, method, bootstrap_seed: see `analysis.results.cells.cells`.
-        absent: members of a sweep without a folder, for the notes.
+        rows, columns, pool, method, bootstrap_seed, at_step, safe_share: see `analysis.results.cells.cells`.
+        remarks: sentences on runs that are not among them, for the notes.
 
     Raises:
-        UsageError: as `analysis.results.cells.cells`.
+        UsageError: as `analysis.results.cells.cells`; no run has an evaluation at `at_step`.
     """
+    check_step(runs, at_step)
     found = []
     for family in sorted({run.family for run in runs}):
-        members = [run for run in runs if run.family == family]
-        of_family = cells(members, rows, columns, pool, method, bootstrap_seed)
-        found.append(Table(family, tuple(rows), tuple(columns), of_family,
-                           notes(members, of_family, sampler, method, absent)))
+        of_family = cells([run for run in runs if run.family == family], rows, columns, pool, method, bootstrap_seed,
+                          at_step, safe_share)
+        found.append(Table(family, tuple(rows), tuple(columns), of_family, notes(of_family, sampler, remarks)))
     return found
 
 
 def grid(table: Table, interval: str, bold: tuple[str, str], mark: str,
-          escape: Callable[[str], str] = str) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of the table with rows × columns: return, cost and safety of each row's cells."""
+         escape: Callable[[str], str] = str) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of the table with rows × columns: return, cost and safety of each row's cells.
+
+    Args:
+        interval: how two ends are written, with two places for numbers.
+        bold: what stands before and behind a return that is bold.
+        mark: stands behind a cost above the limit.
+        escape: what is done to every text that comes from a configuration.
+    """
     rows = list(dict.fromkeys(cell.row for cell in table.cells))
     columns = sorted({cell.column for cell in table.cells}, key=sorting)
     at = {(cell.row, cell.column): cell for cell in table.cells}
@@ -71,55 +81,82 @@ def grid(table: Table, interval: str, bold: tuple[str, str], mark: str,
         here = [at.get((row, column)) for column in columns]
         limits = {cell.limit for cell in here if cell}
         shared = limits.pop() if len(limits) == 1 else None
-        labels = [escape(one) for one in row]
+        labels = [escape(label) for label in row]
         cost = "cost" if shared is None else f"cost (limit {number(shared)})"
         lines += [[*labels, "return", *(_return(cell, interval, bold) for cell in here)],
-                  [*([""] * len(row)), cost, *(_cost(cell, interval, mark) for cell in here)],
-                  [*([""] * len(row)), "seeds", *(NONE if cell is None else _safe(cell) for cell in here)]]
+                  [*([""] * len(row)), cost, *(_cost(cell, mark) for cell in here)],
+                  [*([""] * len(row)), "safe seeds", *(NONE if cell is None else safety(cell) for cell in here)]]
     header = [*map(escape, table.rows), "", *(escape(", ".join(column) or "all") for column in columns)]
     return header, lines
 
 
 def _return(cell: Cell | None, interval: str, bold: tuple[str, str]) -> str:
-    if cell is None:
+    if cell is None or cell.mean_return is None:
         return NONE
-    value, behind = _estimate(cell.mean_return, _singles(cell, "mean_return"), interval)
-    return (f"{bold[0]}{value}{bold[1]}" if cell.best else value) + behind
+    found = cell.mean_return
+    value = f"{bold[0]}{number(found.value)}{bold[1]}" if cell.best else number(found.value)
+    if found.low is not None and found.high is not None:
+        return f"{value} {interval.format(number(found.low), number(found.high))}"
+    singles = cell.singles("mean_return")
+    return value + (f" ({'; '.join(map(number, singles))})" if len(singles) > 1 else "")
 
 
-def _cost(cell: Cell | None, interval: str, mark: str) -> str:
-    if cell is None:
+def _cost(cell: Cell | None, mark: str) -> str:
+    """The mean, and the seeds themselves: no interval holds for them, and the worst of them is what matters."""
+    if cell is None or cell.mean_cost is None:
         return NONE
-    value, behind = _estimate(cell.mean_cost, _singles(cell, "mean_cost"), interval)
-    return value + (mark if cell.feasible is False else "") + behind
+    above = cell.limit is not None and not cell.mean_cost.value <= cell.limit
+    return number(cell.mean_cost.value) + (mark if above else "") + seeds_of(cell.singles("mean_cost"))
+
+
+def seeds_of(values: Sequence[float]) -> str:
+    """The values in rising order, in brackets; of many the lowest, the middle and the highest; nothing of a single."""
+    shown = sorted(values, key=lambda value: (np.isnan(value), value))
+    if len(shown) < 2:
+        return ""
+    if len(shown) <= SHOWN_SEEDS:
+        return f" ({'; '.join(map(number, shown))})"
+    return f" ({number(shown[0])} … {number(float(np.median(shown)))} … {number(shown[-1])})"
+
+
+def safety(cell: Cell) -> str:
+    """How many of all seeds are safe, with Wilson's interval, and those that failed or have no result."""
+    if not cell.evaluated and not cell.failed:
+        return f"{len(cell.runs)} without a result"
+    interval = cell.safe_interval
+    parts = [f"{cell.safe}/{len(cell.runs)} [{interval.low:.2f}, {interval.high:.2f}]"]
+    if cell.failed:
+        parts.append(f"{len(cell.failed)} failed")
+    if cell.waiting:
+        parts.append(f"{len(cell.waiting)} without a result")
+    return "; ".join(parts)
 
 
 def details(cell: Cell) -> list[str]:
     """A cell's line below the header rows, columns and DETAILS."""
     return [*cell.row, *cell.column, _seeds(cell), _steps(cell), maybe(cell.limit),
-            maybe(cell.mean("last", "violation")), maybe(cell.mean("last", "cvar")),
-            maybe(cell.mean("last", "over"), _percent), _stays(cell),
-            maybe(cell.mean("training", "total_cost"), lambda value: f"{value:.0f}"),
-            maybe(cell.mean("training", "cost_rate"), lambda value: f"{value:.4f}"),
-            maybe(cell.mean("training", "over"), _percent), maybe(cell.mean("updates_per_second")),
+            f"{cell.safe}/{len(cell.runs)}", _spread(cell, "result", "violation"), _spread(cell, "result", "cvar"),
+            _spread(cell, "result", "over", form=_percent), _stays(cell),
+            _spread(cell, "result", "training", "total_cost", form=lambda value: f"{value:.0f}"),
+            _spread(cell, "result", "training", "cost_rate", form=lambda value: f"{value:.4f}"),
+            _spread(cell, "result", "training", "over", form=_percent), maybe(cell.mean("updates_per_second")),
             maybe(cell.mean("hours"))]
-
 
 
 # --- numbers as text -----------------------------------------------------------------------------------------------
 
 
 def maybe(value: float | None, form: Callable[[float], str] = number) -> str:
+    """A number as text, or a dash where there is none."""
     return NONE if value is None else form(value)
 
 
-def _estimate(one: Estimate | None, singles: Sequence[float], interval: str) -> tuple[str, str]:
-    """The value, and behind it the interval, or the values themselves where there are too few for one."""
-    if one is None:
-        return NONE, ""
-    if one.low is not None and one.high is not None:
-        return number(one.value), " " + interval.format(number(one.low), number(one.high))
-    return number(one.value), "" if len(singles) < 2 else f" ({'; '.join(map(number, singles))})"
+def _spread(cell: Cell, *path: str, form: Callable[[float], str] = number) -> str:
+    """The mean over seeds, and the lowest and highest where they do not print alike."""
+    if (spread := cell.spread(*path)) is None:
+        return NONE
+    low, high = form(spread.low), form(spread.high)
+    return form(spread.mean) + ("" if low == high else f" ({low} … {high})")
 
 
 def _percent(value: float) -> str:
@@ -127,24 +164,15 @@ def _percent(value: float) -> str:
 
 
 def _seeds(cell: Cell) -> str:
-    """How many runs there are, and how many of them have an evaluation or are not finished."""
+    """How many runs there are, and how many of them have a result or are not finished."""
     text = str(len(cell.evaluated)) if len(cell.evaluated) == len(cell.runs) else (
         f"{len(cell.evaluated)} of {len(cell.runs)}")
     return text + (f" ({len(cell.unfinished)} unfinished)" if cell.unfinished else "")
 
 
-def _safe(cell: Cell) -> str:
-    text = f"safe {cell.safe}/{len(cell.evaluated)}" if cell.evaluated else "no evaluation"
-    return text + (f"; {len(cell.unfinished)} unfinished" if cell.unfinished else "")
-
-
-def _singles(cell: Cell, attribute: str) -> list[float]:
-    return [float(getattr(run.last, attribute)) for run in cell.evaluated]
-
-
 def _steps(cell: Cell) -> str:
-    """The steps of the last evaluations: one, or from the lowest to the highest."""
-    steps = sorted({run.last.step for run in cell.evaluated if run.last})
+    """The step of the results: one, or where another framework's runs are among them from the lowest to the highest."""
+    steps = sorted({run.result.step for run in cell.runs if run.result})
     return NONE if not steps else f"{steps[0]}" if len(steps) == 1 else f"{steps[0]}–{steps[-1]}"
 
 

@@ -1,6 +1,7 @@
 """From the rows of episodes.csv and evals.csv to what evaluations and training came to."""
 
 import csv
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,32 +12,6 @@ from analysis.statistics.estimators import cvar
 
 Row = Mapping[str, str]
 EPISODE = ("return", "cost", "discounted_cost", "length")
-
-
-def means(episodes: Sequence[Row], cost: str) -> tuple[float, float]:
-    """Mean return and mean cost, the latter of the column that the limit applies to."""
-    return (float(np.mean([float(row["return"]) for row in episodes])),
-            float(np.mean([float(row[cost]) for row in episodes])))
-
-
-def summary(step: int, episodes: Sequence[Row], cost: str, limit: float) -> Evaluation:
-    """What one evaluation came to."""
-    different = distinct(episodes)
-    costs = np.array([float(row[cost]) for row in different])
-    gain, spent = means(different, cost)
-    return Evaluation(step, gain, spent, max(0.0, spent - limit), float((costs > limit).mean()), cvar(costs),
-                      len(different), len(episodes), sum(row.get("simulator_error") == "1" for row in episodes))
-
-
-def training(episodes: Iterable[Row], cost: str, limit: float) -> Training | None:
-    """What the training episodes cost; those that ended in the initial steps (step ≤ 0) are the untrained policy's."""
-    total, length, over, count = 0.0, 0, 0, 0
-    for row in episodes:
-        if int(row["step"]) > 0:
-            total, length = total + float(row["cost"]), length + int(float(row["length"]))
-            if row.get("simulator_error", "0") == "0":  # what the simulator cut short is no whole episode
-                count, over = count + 1, over + (float(row[cost]) > limit)
-    return Training(count, total, total / length, over / count) if count else None
 
 
 def rows(path: Path) -> list[Row]:
@@ -56,13 +31,12 @@ def rows(path: Path) -> list[Row]:
     return [dict(zip(header, line, strict=True)) for line in lines]
 
 
-def complete_evaluations(evals: Iterable[Row], sampler: str, episodes: int) -> dict[int, list[Row]]:
-    """The rows of every evaluation during training that has all its episodes, by step.
+def evaluations(evals: Iterable[Row], sampler: str) -> dict[int, list[Row]]:
+    """The rows of every evaluation during training, by step, in order.
 
     Args:
         evals: rows of evals.csv.
         sampler: "deterministic" or "stochastic".
-        episodes: how many rows an evaluation has for each sampler.
 
     Raises:
         ValueError: an episode is there twice.
@@ -74,13 +48,58 @@ def complete_evaluations(evals: Iterable[Row], sampler: str, episodes: int) -> d
             if row["episode"] in of_step:
                 raise ValueError(f"evals.csv has episode {row['episode']} of step {row['step']} twice")
             of_step[row["episode"]] = row
-    return {step: list(of_step.values()) for step, of_step in by_step.items() if len(of_step) >= episodes}
+    return {step: list(by_step[step].values()) for step in sorted(by_step)}
 
 
-def distinct(episodes: Sequence[Row]) -> list[Row]:
-    """One of each group of identical episodes, in order: same return, costs and length, to the last digit.
+def summary(step: int, episodes: Sequence[Row], cost: str, limit: float,
+            training: Training | None = None) -> Evaluation:
+    """What one evaluation came to; each episode counts, whether another is identical to it or not.
 
-    A deterministic policy in an environment without randomness plays one and the same episode again and again; that
-    is one measurement, however often it is written down.
+    Args:
+        step: of training.
+        episodes: its rows.
+        cost: the column that the limit applies to.
+        limit: the task's.
+        training: what training had cost by then.
     """
-    return list({tuple(row[column] for column in EPISODE): row for row in reversed(episodes)}.values())[::-1]
+    costs = np.array([float(row[cost]) for row in episodes])
+    spent = float(costs.mean())
+    return Evaluation(step, float(np.mean([float(row["return"]) for row in episodes])), spent,
+                      max(0.0, spent - limit) if np.isfinite(spent) else spent, float((costs > limit).mean()),
+                      cvar(costs), distinct(episodes), len(episodes),
+                      sum(row.get("simulator_error") == "1" for row in episodes), training)
+
+
+def distinct(episodes: Sequence[Row]) -> int:
+    """How many episodes differ in return, costs or length, to the last digit.
+
+    A deterministic policy in an environment without randomness plays one and the same episode again and again. Each
+    counts in a mean, but how many there were of them says how much was measured.
+    """
+    return len({tuple(row[column] for column in EPISODE) for row in episodes})
+
+
+class TrainingRecord:
+    """What training had cost by any step; episodes that ended in the initial steps (step ≤ 0) do not count.
+
+    Args:
+        episodes: rows of episodes.csv.
+        cost: the column that the limit applies to.
+        limit: the task's.
+    """
+
+    def __init__(self, episodes: Iterable[Row], cost: str, limit: float):
+        counted = sorted(((int(row["step"]), float(row["cost"]), int(float(row["length"])), float(row[cost]) > limit,
+                           row.get("simulator_error", "0") == "0") for row in episodes if int(row["step"]) > 0),
+                         key=lambda one: one[0])
+        self._steps = [step for step, *_ in counted]
+        # Sums over the first n episodes: cost, steps, whole ones over the limit, whole ones. What the simulator cut
+        # short is no whole episode.
+        columns = np.array([(spent, length, over and whole, whole) for _, spent, length, over, whole in counted],
+                           dtype=float).reshape(-1, 4)
+        self._sums = np.concatenate([np.zeros((1, 4)), columns.cumsum(axis=0)])
+
+    def by(self, step: int | None = None) -> Training | None:
+        """What training had cost by a step, or by the end; None where no whole episode had ended."""
+        total, length, over, whole = self._sums[-1 if step is None else bisect_right(self._steps, step)].tolist()
+        return Training(int(whole), total, total / length, over / whole) if whole else None

@@ -11,8 +11,12 @@ from typing import Any
 
 from algd.config.values import UNPRINTABLE
 from algd.errors import UsageError
+from algd.storage.yaml import read_yaml
+from analysis.runs.model import NEEDED
+from analysis.runs.select import flat
 
 SWEEPS = "sweeps"
+RUN_FILES = {"evals.csv", "status.json", "meta.json"}  # each says that a config.yaml beside it is a run's
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ def find_runs(names: Iterable[str], runs_dir: Path = Path("runs")) -> Found:
             else:
                 here += _runs_below(path)
         if not here:
-            raise UsageError(f"{name}: there is no run (a folder with config.yaml and evals.csv) here or below, and no "
+            raise UsageError(f"{name}: there is no run (a folder with the config.yaml of one) here or below, and no "
                              f"sweep of that name in {runs_dir / SWEEPS}")
         for one in here:
             if one.resolve() not in absent:
@@ -111,9 +115,18 @@ def _sweep_called(name: str, runs_dir: Path) -> Path | None:
 
 def _runs_below(top: Path) -> Iterable[Path]:
     for name, folders, files in os.walk(top):
-        if ("config.yaml" in files and ("evals.csv" in files or "status.json" in files)) or (
+        if ("config.yaml" in files and (RUN_FILES & set(files) or _configures_a_run(Path(name) / "config.yaml"))) or (
                 "progress.csv" in files and "config.json" in files):
             folders.clear()  # what else is in a run's folder is its own
             yield Path(name)
         # A sweep keeps a copy of the code, whose tests may have runs of their own.
         folders[:] = [folder for folder in folders if folder != SWEEPS and not re.search(r"\.old-\d+$", folder)]
+
+
+def _configures_a_run(file: Path) -> bool:
+    """Whether a config.yaml that lies there alone is one of a run, whose other files are lost or not written yet."""
+    try:
+        config = flat(read_yaml(file))
+    except (OSError, ValueError):
+        return False
+    return all(key in config for key in NEEDED)

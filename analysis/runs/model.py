@@ -1,10 +1,11 @@
-"""What is kept of a run: a few numbers, and the means of its evaluations.
+"""What is kept of a run: a few numbers, and what each of its evaluations came to.
 
-A run is judged by the episodes of its last complete evaluation during training. Its cost is of the kind that the task's
-limit applies to, and it is feasible (safe) when its mean cost is at most the limit.
+A run's cost is of the kind that the task's limit applies to, and an evaluation is feasible (safe) when its mean cost is
+at most the limit.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.statistics.estimators import StayTime
+from analysis.statistics.estimators import StayTime, time_to_stay_feasible
 
 Floats = NDArray[np.float64]
 COST = {"episode": "cost", "discounted": "discounted_cost"}  # by env.limit_kind, the column that the limit applies to
@@ -22,32 +23,8 @@ NEEDED = ("seed", "eval.episodes", "env.name", "env.family", "env.limit", "env.l
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """A run's last complete evaluation; costs in the limit's own kind.
-
-    Attributes:
-        mean_return, mean_cost: over its different episodes.
-        violation: max(0, mean_cost − limit).
-        over: the share of its different episodes over the limit; None where single episodes are not known.
-        cvar: mean of the worst tenth of the costs; None likewise.
-        different, episodes: how many different ones there were, of how many.
-        cut: how many the simulator ended; they count with what they had until then.
-    """
-
-    step: int
-    mean_return: float
-    mean_cost: float
-    violation: float
-    over: float | None
-    cvar: float | None
-    different: int
-    episodes: int
-    cut: int = 0
-
-
-@dataclass(frozen=True)
 class Training:
-    """What training itself cost, in episodes that ended after the initial steps.
+    """What training had cost by some step, in episodes that ended after the initial steps.
 
     Attributes:
         total_cost: undiscounted, of all episodes.
@@ -59,6 +36,38 @@ class Training:
     total_cost: float
     cost_rate: float
     over: float | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a complete evaluation during training came to; costs in the limit's own kind.
+
+    Attributes:
+        step: of training.
+        mean_return, mean_cost: over all its episodes, identical ones too.
+        violation: max(0, mean_cost − limit).
+        over: the share of its episodes over the limit; None where single episodes are not known.
+        cvar: mean of the worst tenth of the costs; None likewise.
+        different, episodes: how many different episodes there were, of how many.
+        cut: how many the simulator ended; they count with what they had until then.
+        training: what training had cost by this step; None where no episode had ended.
+    """
+
+    step: int
+    mean_return: float
+    mean_cost: float
+    violation: float
+    over: float | None
+    cvar: float | None
+    different: int
+    episodes: int
+    cut: int = 0
+    training: Training | None = None
+
+    @property
+    def finite(self) -> bool:
+        """Whether return and cost are numbers, of which a NaN is none."""
+        return math.isfinite(self.mean_return) and math.isfinite(self.mean_cost)
 
 
 @dataclass(frozen=True)
@@ -79,14 +88,14 @@ class Run:
         state: what status.json says; "unknown" without one.
         reason: of a failure, if there was one.
         step: that training had reached, as status.json says.
-        last: its last complete evaluation; None: there is none yet.
-        steps, returns, costs: of all complete evaluations, (n,) each.
-        stay: when it became feasible for good; None without evaluations.
-        training: None without training episodes.
+        evaluations: all complete ones, by step.
+        incomplete: episodes of each evaluation that lacks some, by step; they are used for nothing.
+        training: by the end of its tables; None without training episodes.
         updates_per_second, hours: over all its starts; None where not recorded.
         source: "" for a folder of this project; else where it was imported from, and what it lacks.
         foreign: whether another framework trained it, so that its configuration cannot be compared with this one's.
         metrics: training scalars of runs without a folder.
+        judged_at: the step whose evaluation the run is judged by (`analysis.results.steps`); None: not decided.
     """
 
     folder: Path
@@ -94,17 +103,15 @@ class Run:
     state: str
     reason: str | None
     step: int | None
-    last: Evaluation | None
-    steps: NDArray[np.int64]
-    returns: Floats
-    costs: Floats
-    stay: StayTime | None
+    evaluations: Sequence[Evaluation]
+    incomplete: Mapping[int, int]
     training: Training | None
     updates_per_second: float | None
     hours: float | None
     source: str = ""
     foreign: bool = False
     metrics: Mapping[str, Series] = field(default_factory=dict)
+    judged_at: int | None = None
 
     @property
     def limit(self) -> float:
@@ -123,6 +130,48 @@ class Run:
         return int(self.config["seed"])
 
     @property
+    def failed(self) -> bool:
+        return self.state == "failed"
+
+    @property
+    def last(self) -> Evaluation | None:
+        """Its newest complete evaluation, which for a run that is under way is no result."""
+        return self.evaluations[-1] if self.evaluations else None
+
+    @property
+    def result(self) -> Evaluation | None:
+        """The evaluation that it is judged by; None where it has none at that step."""
+        return next((one for one in self.evaluations if one.step == self.judged_at), None)
+
+    @property
+    def safe(self) -> bool:
+        """Whether the result's mean cost is at most the limit. Without a result, or failed, it is not."""
+        result = self.result
+        return result is not None and result.finite and result.mean_cost <= self.limit and not self.failed
+
+    @property
     def feasible(self) -> bool | None:
-        """Whether the mean cost is at most the limit; None without an evaluation."""
+        """Whether the newest evaluation's mean cost is at most the limit; None without an evaluation."""
         return None if self.last is None else self.last.mean_cost <= self.limit
+
+    @property
+    def steps(self) -> NDArray[np.int64]:
+        """Of all complete evaluations, (n,)."""
+        return np.array([one.step for one in self.evaluations], dtype=np.int64)
+
+    @property
+    def returns(self) -> Floats:
+        """The mean return of every complete evaluation, (n,)."""
+        return np.array([one.mean_return for one in self.evaluations], dtype=float)
+
+    @property
+    def costs(self) -> Floats:
+        """The mean cost of every complete evaluation, (n,)."""
+        return np.array([one.mean_cost for one in self.evaluations], dtype=float)
+
+    @property
+    def stay(self) -> StayTime | None:
+        """When it became feasible for good, of the evaluations up to the one it is judged by."""
+        seen = [one for one in self.evaluations if self.judged_at is None or one.step <= self.judged_at]
+        stay = time_to_stay_feasible([one.step for one in seen], [one.mean_cost <= self.limit for one in seen])
+        return StayTime(seen[-1].step, True) if self.failed and stay is not None else stay

@@ -12,12 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from analysis.runs.episodes import rows
 from analysis.runs.model import Evaluation, Run
 from analysis.runs.select import flat
-from analysis.statistics.estimators import time_to_stay_feasible
 
 STOCK_LIMIT = 25.0  # of its benchmark, for algorithms that know no limit
 # What does not make two runs different: seed and names stand elsewhere, the others say where and how to write.
@@ -48,19 +45,20 @@ def read_progress(folder: Path) -> Run:
     prefix = "Metrics/TestEp" if any(_filled(row, "Metrics/TestEpRet") for row in epochs) else "Metrics/Ep"
     known = [row for row in epochs if _filled(row, f"{prefix}Ret")]
     steps = [int(float(row["TotalEnvSteps"])) for row in known]
-    returns, costs = (np.array([float(row[f"{prefix}{name}"]) for row in known]) for name in ("Ret", "Cost"))
-    allowed = config["env.limit"]
-    last = Evaluation(steps[-1], float(returns[-1]), float(costs[-1]), max(0.0, float(costs[-1]) - allowed), None, None,
-                      1, 1) if steps else None
+    evaluations = [_evaluation(step, float(row[f"{prefix}Ret"]), float(row[f"{prefix}Cost"]), config["env.limit"])
+                   for step, row in zip(steps, known, strict=True)]
     seconds = epochs[-1].get("Time/Total") if epochs else None
     state = "finished" if total is not None and steps and steps[-1] >= float(total) else "unknown"
     what = "the last test episodes" if prefix == "Metrics/TestEp" else "up to 50 recent training episodes"
     lacking = "" if limit is not None else f"; it knows no limit, and is judged by its benchmark's {STOCK_LIMIT:g}"
     source = (f"OmniSafe ({settings['algo']}): means of {what}{lacking}; single episodes, their CVaR and share over "
               "the limit, training cost and updates/s are not known")
-    return Run(folder, config, state, None, steps[-1] if steps else None, last, np.array(steps, dtype=np.int64),
-               returns, costs, time_to_stay_feasible(steps, [bool(cost <= allowed) for cost in costs]), None, None,
+    return Run(folder, config, state, None, steps[-1] if steps else None, evaluations, {}, None, None,
                float(seconds) / 3600 if seconds else None, source, foreign=True)
+
+
+def _evaluation(step: int, gain: float, cost: float, limit: float) -> Evaluation:
+    return Evaluation(step, gain, cost, max(0.0, cost - limit), None, None, 1, 1)
 
 
 def _filled(row: Mapping[str, str], column: str) -> bool:

@@ -1,23 +1,22 @@
 """A run as it lies in its folder, read once and boiled down to a few numbers.
 
-What is kept of a run does not grow with its length, except for the means of its evaluations.
+What is kept of a run does not grow with its length, except for what its evaluations came to.
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from algd.config.identity import upgraded
 from algd.errors import UsageError
 from algd.storage.run_folder import STATES, UNKNOWN, RunFolder, refuse_links
 from algd.storage.yaml import read_yaml
-from analysis.runs.episodes import complete_evaluations, distinct, means, rows, summary, training
+from analysis.runs.episodes import TrainingRecord, evaluations, rows, summary
 from analysis.runs.integrity import check_integrity
 from analysis.runs.model import COST, NEEDED, Run
 from analysis.runs.omnisafe import read_progress
 from analysis.runs.select import flat
-from analysis.statistics.estimators import time_to_stay_feasible
 
 
 def read_run(folder: Path, sampler: str = "deterministic") -> Run:
@@ -38,6 +37,8 @@ def read_run(folder: Path, sampler: str = "deterministic") -> Run:
 
 def _read(folder: Path, sampler: str) -> Run:
     nested = read_yaml(folder / "config.yaml")
+    if isinstance(nested, Mapping):
+        nested = upgraded(nested)
     config = flat(nested)
     if lacking := [key for key in NEEDED if key not in config]:
         raise KeyError(lacking[0])
@@ -46,16 +47,15 @@ def _read(folder: Path, sampler: str) -> Run:
     if not math.isfinite(limit) or wanted < 1:
         raise ValueError(f"env.limit={limit}, eval.episodes={wanted}: they cannot be")
     status = read_status(folder)
-    by_step = complete_evaluations(rows(folder / "evals.csv"), sampler, wanted)
-    steps = sorted(by_step)
-    returns, costs = np.array([means(distinct(by_step[step]), cost) for step in steps]).reshape(-1, 2).T
+    training = TrainingRecord(rows(folder / "episodes.csv"), cost, limit)
+    by_step = evaluations(rows(folder / "evals.csv"), sampler)
     seconds = status.get("seconds")
     return Run(
         folder, config, status["state"], status.get("reason"), status.get("step"),
-        summary(steps[-1], by_step[steps[-1]], cost, limit) if steps else None, np.array(steps, dtype=np.int64),
-        returns, costs, time_to_stay_feasible(steps, [bool(one <= limit) for one in costs]),
-        training(rows(folder / "episodes.csv"), cost, limit), status.get("updates_per_second"),
-        None if seconds is None else seconds / 3600)
+        [summary(step, episodes, cost, limit, training.by(step)) for step, episodes in by_step.items()
+         if len(episodes) >= wanted],
+        {step: len(episodes) for step, episodes in by_step.items() if len(episodes) < wanted},
+        training.by(), status.get("updates_per_second"), None if seconds is None else seconds / 3600)
 
 
 def read_status(folder: Path) -> dict[str, Any]:

@@ -4,13 +4,14 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from algd.config.identity import NOT_IDENTITY
+from algd.config.identity import ADDED, NOT_IDENTITY
 from algd.config.values import UNPRINTABLE
 from algd.errors import UsageError
 from analysis.runs.model import Run
 
 # Keys in which the runs of one cell may differ. How long a run trained is no part of its identity, but matters here.
 MAY_DIFFER = (NOT_IDENTITY - {"total_steps"}) | {"seed"}
+STATE = "state"  # stands among the keys of a condition, though it is none of the configuration
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,6 +40,11 @@ def value_at(config: Mapping[str, Any], key: str) -> Any:
     return config[key] if key in config else config.get(f"{key}.name")
 
 
+def value_of(run: Run, key: str) -> Any:
+    """A run's value at a key, or its state."""
+    return run.state if key == STATE and STATE not in run.config else value_at(run.config, key)
+
+
 def differing_keys(configs: Sequence[Mapping[str, Any]], covered: Sequence[str] = ()) -> list[str]:
     """The dotted keys that do not have the same value in all configurations, sorted.
 
@@ -47,7 +53,9 @@ def differing_keys(configs: Sequence[Mapping[str, Any]], covered: Sequence[str] 
         covered: keys, or groups of them, that may differ beside MAY_DIFFER.
     """
     keys = {key for config in configs for key in config if not may_differ(key, covered)}
-    return sorted(key for key in keys if len({canonical(config.get(key)) for config in configs}) > 1)
+    # A key that was added later means, where it is missing, what was before.
+    return sorted(key for key in keys
+                  if len({canonical(config.get(key, ADDED.get(key))) for config in configs}) > 1)
 
 
 def canonical(value: Any) -> str:
@@ -62,7 +70,7 @@ def may_differ(key: str, covered: Sequence[str] = ()) -> bool:
 
 def check_key(runs: Sequence[Run], key: str) -> None:
     """Raises UsageError where no run has a key, with the keys that look alike."""
-    if any(key in run.config or f"{key}.name" in run.config for run in runs):
+    if key == STATE or any(key in run.config or f"{key}.name" in run.config for run in runs):
         return
     known = {one for run in runs for one in run.config}
     last = key.rsplit(".", 1)[-1]
@@ -72,7 +80,7 @@ def check_key(runs: Sequence[Run], key: str) -> None:
 
 
 def where(runs: Sequence[Run], conditions: Iterable[str]) -> list[Run]:
-    """The runs that fit all conditions, "KEY=VALUE" or "KEY=VALUE,VALUE".
+    """The runs that fit all conditions, "KEY=VALUE" or "KEY=VALUE,VALUE"; the key `state` is what status.json says.
 
     Raises:
         UsageError: a condition is not of that form, no run has its key, or none is left.
@@ -84,9 +92,9 @@ def where(runs: Sequence[Run], conditions: Iterable[str]) -> list[Run]:
             raise UsageError(f"--where {condition}: KEY=VALUE is needed, such as env=point_button1")
         check_key(runs, key)
         values = wanted.split(",")
-        left = [run for run in left if any(_same(value_at(run.config, key), value) for value in values)]
+        left = [run for run in left if any(_same(value_of(run, key), value) for value in values)]
         if not left:
-            there = sorted({str(value_at(run.config, key)) for run in runs})
+            there = sorted({str(value_of(run, key)) for run in runs})
             raise UsageError(f"--where {condition}: no run is left; {key} is {', '.join(there)}")
     return left
 

@@ -1,8 +1,8 @@
 """Runs out of a W&B project, as `algd.logging.wandb` mirrored them, for who has no access to their folders.
 
-W&B holds the means of an evaluation, not its episodes. So there is no CVaR, identical episodes count each, and nothing
-can be drawn that needs networks. Everything else is as in the folders. Lines that were sent twice, after a kill, count
-once: by environment step.
+W&B holds the means of an evaluation, not its episodes. So there is no CVaR, identical episodes are not counted, and
+nothing can be drawn that needs networks. Everything else is as in the folders. Lines that were sent twice, after a
+kill, count once: by environment step.
 """
 
 import os
@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from algd.config.identity import upgraded
 from algd.errors import UsageError
-from analysis.runs.episodes import training
-from analysis.runs.model import COST, NEEDED, Evaluation, Run, Series
+from analysis.runs.episodes import TrainingRecord
+from analysis.runs.model import COST, NEEDED, Evaluation, Run, Series, Training
 from analysis.runs.select import flat
-from analysis.statistics.estimators import time_to_stay_feasible
 
 TIMEOUT_SECONDS = 60
 STATUS = ("state", "step", "reason", "updates_per_second", "seconds")
@@ -44,7 +44,7 @@ def read_project(path: str, sampler: str = "deterministic") -> tuple[list[Run], 
     found, others = [], []
     try:
         for one in wandb.Api(timeout=TIMEOUT_SECONDS).runs(path, order="+created_at", lazy=False):
-            config = flat({key: value for key, value in one.config.items() if key != "meta"})
+            config = flat(upgraded({key: value for key, value in one.config.items() if key != "meta"}))
             if all(key in config for key in NEEDED):
                 status = {key: one.summary.get(f"status/{key}") for key in STATUS}
                 found.append(_run(f"wandb:{path}/{one.id}", path, config, str(one.state), status, one.scan_history(),
@@ -79,25 +79,25 @@ def _run(name: str, path: str, config: dict[str, Any], state: str, status: Mappi
                 episodes.setdefault(step, {"step": str(step)})[column] = str(value)
             elif group == "train":
                 metrics.setdefault(column, {})[step] = float(value)
-    complete = {step: values for step, values in sorted(evaluations.items())
-                if values.get("episodes", 0) >= config["eval.episodes"]}
-    steps = list(complete)
-    returns, costs = (np.array([values[column] for values in complete.values()]) for column in ("return", cost))
-    last = None
-    if steps:
-        count = int(complete[steps[-1]]["episodes"])
-        last = Evaluation(steps[-1], float(returns[-1]), float(costs[-1]), max(0.0, float(costs[-1]) - limit),
-                          complete[steps[-1]].get("share_over_limit"), None, count, count)
+    record, wanted = TrainingRecord(episodes.values(), cost, limit), config["eval.episodes"]
+    counts = {step: int(evaluations[step].get("episodes", 0)) for step in sorted(evaluations)}
+    complete = [_evaluation(step, evaluations[step], cost, limit, record.by(step))
+                for step, count in counts.items() if count >= wanted]
     seconds = status.get("seconds")
     said = STATES.get(state, "unknown")
     return Run(
         Path(name), config, said if said == "running" else str(status.get("state") or said), status.get("reason"),
-        status.get("step"), last, np.array(steps, dtype=np.int64), returns, costs,
-        time_to_stay_feasible(steps, [bool(one <= limit) for one in costs]),
-        training(episodes.values(), cost, limit), status.get("updates_per_second"),
+        status.get("step"), complete, {step: count for step, count in counts.items() if count < wanted}, record.by(),
+        status.get("updates_per_second"),
         None if seconds is None else seconds / 3600,
-        f"W&B ({path}): means of whole evaluations, identical episodes included; CVaR is not known",
+        f"W&B ({path}): means of whole evaluations; CVaR and how many episodes were identical are not known",
         metrics={column: _series(values) for column, values in metrics.items()})
+
+
+def _evaluation(step: int, values: Mapping[str, float], cost: str, limit: float, spent: Training | None) -> Evaluation:
+    count = int(values["episodes"])
+    return Evaluation(step, values["return"], values[cost], max(0.0, values[cost] - limit),
+                      values.get("share_over_limit"), None, count, count, training=spent)
 
 
 def _series(values: Mapping[int, float]) -> Series:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import CensoredData, ecdf, norm, permutation_test, t, trim_mean
+from scipy.stats import CensoredData, binomtest, ecdf, norm, permutation_test, t, trim_mean
 
 Floats = NDArray[np.float64]
 Method = Literal["t", "percentile"]
@@ -88,14 +88,31 @@ def time_to_stay_feasible(steps: Sequence[int], feasible: Sequence[bool]) -> Sta
 def median_time(times: Sequence[StayTime]) -> tuple[float, bool]:
     """The median over runs, and whether it is only a lower bound.
 
-    From Kaplan and Meier's survival curve, the share of runs that are not feasible for good yet: the first t with
-    S(t) ≤ 1/2 (J. Am. Stat. Assoc. 53, 1958). If the curve stays above, the longest time seen is the bound.
+    From Kaplan and Meier's survival curve S(t), the share of runs that are not feasible for good yet (J. Am. Stat.
+    Assoc. 53, 1958): the first t with S(t) < 1/2; where S is 1/2 before, the middle of the stretch, as of any even
+    number of values. If the curve never falls below 1/2, half of the runs or more were not yet, and the longest time
+    seen is the bound.
     """
     seen = CensoredData(uncensored=[one.step for one in times if not one.censored],
                         right=[one.step for one in times if one.censored])
     curve = ecdf(seen).sf
-    below = curve.quantiles[curve.probabilities <= 0.5 + 1e-12]
-    return (float(below[0]), False) if len(below) else (float(max(one.step for one in times)), True)
+    below = curve.quantiles[curve.probabilities < 0.5 - 1e-12]
+    if not len(below):
+        return float(max(one.step for one in times)), True
+    half = curve.quantiles[np.abs(curve.probabilities - 0.5) <= 1e-12]
+    return float((half[0] + below[0]) / 2 if len(half) else below[0]), False
+
+
+def proportion_interval(successes: int, count: int, confidence: float = CONFIDENCE) -> Estimate:
+    """A share with Wilson's score interval, which has a width also where all or none are successes (J. Am. Stat.
+    Assoc. 22, 1927).
+
+    Args:
+        successes: how many.
+        count: of how many, at least 1.
+    """
+    interval = binomtest(successes, count).proportion_ci(confidence, method="wilson")
+    return Estimate(successes / count, float(interval.low), float(interval.high), count)
 
 
 # --- across seeds --------------------------------------------------------------------------------------------------

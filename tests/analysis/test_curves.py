@@ -69,13 +69,13 @@ def test_series_come_from_the_files() -> None:
 def test_what_is_drawn_is_the_table() -> None:
     """The line's last point is the table's number; the limit is drawn; a band only from three seeds on."""
     found = paper_cells()
-    figure = draw(found, KEYS, "cost")
+    figure = draw(found, KEYS, "return")
     car, point = figure.axes[:2]
     assert [axis.get_title() for axis in (car, point)] == ["car_button1", "point_button1"]
     augmented = next(cell for cell in found if cell.row == ("point_button1",) and cell.column[1] == "augmented")
     ((steps, values),) = lines(figure, 1, "#0072B2")
-    assert augmented.mean_cost is not None and (steps[-1], values[-1]) == (300, augmented.mean_cost.value)
-    assert any(set(line.get_ydata()) == {10.0} for line in point.lines)
+    assert augmented.mean_return is not None and (steps[-1], values[-1]) == (300, augmented.mean_return.value)
+    assert any(set(line.get_ydata()) == {10.0} for line in draw(found, KEYS, "cost").axes[1].lines)
     # Two seeds of car_button1's plain: an empty band.
     bands = [band for band in car.collections if isinstance(band, PolyCollection)]
     filled = [any(len(path.vertices) for path in band.get_paths()) for band in bands]
@@ -86,7 +86,7 @@ def test_what_is_drawn_is_the_table() -> None:
 
 def test_where_seeds_stop_the_line_goes_on_faintly_and_without_a_gap() -> None:
     """Two seeds reach step 200, one of them 300: in full to 200, faint from there, where the full line ends."""
-    runs = [dataclasses.replace(run, steps=run.steps[:length], returns=run.returns[:length])
+    runs = [dataclasses.replace(run, evaluations=run.evaluations[:length])
             for run, length in zip(fixture_runs("env=point_button1", "guidance=augmented", "seed=0,1"), (3, 4),
                                    strict=True)]
     full, faint = draw(cells(runs), KEYS, "return").axes[0].lines

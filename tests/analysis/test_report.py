@@ -86,7 +86,7 @@ def test_what_the_page_says(fixture_page: Path) -> None:
     text = re.sub(r"\s+", " ", Page(fixture_page.read_text()).text)
     assert "24 runs: 1 failed , 19 finished , 3 running , 1 starting , 1 not started" in text
     assert "Sweep fixture-0a1b2c3d, started 2026-01-05" in text
-    for said in ("22.33 [10.91, 33.75]", "14.50 (20.00; 9.00)", "safe 2/2; 2 unfinished", "12.67 †",
+    for said in ("22.33 [10.91, 33.75]", "1/3 [0.06, 0.79]; 1 failed; 1 without a result", "15.40 †",
                  "run.py -m experiment=fixture", "run.py env=point_button1 guidance=plain seed=4", "0123abc",
                  "torch 2.13.0, numpy 2.3.5", "guidance.rho", "Interquartile mean", HOSTILE):
         assert said in text, said

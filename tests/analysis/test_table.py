@@ -16,7 +16,7 @@ from scipy import stats
 from algd.errors import UsageError
 from analysis.results.cells import cells, number
 from analysis.results.formats import escaped
-from analysis.runs.episodes import complete_evaluations, distinct, training
+from analysis.runs.episodes import TrainingRecord, distinct, evaluations
 from analysis.runs.find import find_runs
 from analysis.runs.read import read_run
 from analysis.runs.select import differing_keys, flat, where
@@ -66,19 +66,18 @@ def test_the_limits_own_kind_of_cost(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "discounted sums in toy" in text
 
 
-def test_identical_episodes_count_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Three of four are the same: the mean is that of two. Rows that differ in the last digit are not the same."""
+def test_identical_episodes_count_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three of four are the same: all count in means, and how many differ is a note, to the last digit."""
     settings = config()
     settings["eval"]["episodes"] = 4
     same = (20.0, 2.0, 1.0)
     make_run(tmp_path / "a", settings, evaluation(200, [same, (10.0, 8.0, 3.0), same, same]))
     text = text_of(capsys, tmp_path, "--each-run")
-    assert lines_of(text, "toy", "vesde", "augmented", "0")[0][6:10] == ["15.00", "5.00", "4.00", "50% of 2"]
-    assert "in 1 of 1 runs" in text and "2 different of 4" in text
-    kept = distinct([{"return": "0.1", "cost": "1", "discounted_cost": "1", "length": "3", "seed": "1"},
+    assert lines_of(text, "toy", "vesde", "augmented", "0")[0][6:10] == ["17.50", "3.50", "4.00", "25% of 4"]
+    assert "In 1 of 1 runs some evaluation episodes are identical (at worst 2 different of 4); all" in text
+    assert distinct([{"return": "0.1", "cost": "1", "discounted_cost": "1", "length": "3", "seed": "1"},
                      {"return": "0.1", "cost": "1", "discounted_cost": "1", "length": "3", "seed": "2"},
-                     {"return": "0.10000000000000002", "cost": "1", "discounted_cost": "1", "length": "3"}])
-    assert [row.get("seed") for row in kept] == ["1", None]
+                     {"return": "0.10000000000000002", "cost": "1", "discounted_cost": "1", "length": "3"}]) == 2
 
 
 def test_unfinished_evaluations_and_torn_lines_do_not_count(tmp_path: Path,
@@ -88,14 +87,16 @@ def test_unfinished_evaluations_and_torn_lines_do_not_count(tmp_path: Path,
     make_run(tmp_path / "b", config(1), done, evaluation(200, [(9, 9, 9), (9, 9, 8)])[:-2], state="failed")
     make_run(tmp_path / "c", config(2), begun, state=None)
     text = text_of(capsys, tmp_path, "--each-run")
-    for seed, state in (("0", "running"), ("1", "failed")):
+    for seed, state, safe, stay in (("0", "running", "yes", "100"), ("1", "failed", "no", "> 100")):
         (line,) = lines_of(text, "toy", "vesde", "augmented", seed)
-        assert line[4:] == [state, "100", "2.00", "3.00", "4.00", "0% of 2", "100", "yes"]
-    assert lines_of(text, "toy", "vesde", "augmented", "2")[0][4] == "unknown"
+        assert line[4:] == [state, "100", "2.00", "3.00", "4.00", "0% of 2", stay, safe]
+    assert lines_of(text, "toy", "vesde", "augmented", "2")[0][4:6] == ["unknown", "–"]
     assert lines_of(text, "toy", "vesde", "augmented", "2 of 3 (3 unfinished)")
-    assert "Not finished: 3 of 3 runs (1 failed, 1 running, 1 unknown)" in text
-    assert "Runs without an evaluation are counted but have no numbers: toy vesde augmented" in text
-    assert complete_evaluations([], "deterministic", 1) == {}
+    assert "Failed, hence not safe: " in text
+    assert "Not finished, but evaluated at the step of the results: 1 of 3" in text
+    assert "1 of 3 runs have no complete evaluation at step 100 (1 unknown), hence no result: " in text
+    assert "a at step 200 (1 of 2 episodes)" in text and "c at step 200 (1 of 2 episodes)" in text
+    assert evaluations([], "deterministic") == {}
 
 
 def test_training_costs_by_hand() -> None:
@@ -104,31 +105,38 @@ def test_training_costs_by_hand() -> None:
         return {"step": str(step), "cost": str(cost), "discounted_cost": str(discounted), "length": str(length)}
 
     some = [episode(-10, 99, 99, 10), episode(0, 99, 99, 10), episode(10, 5, 4, 10), episode(30, 1, 1, 20)]
-    one, two = training(some, "cost", 4), training(some, "discounted_cost", 4)
+    one, two = (TrainingRecord(some, column, 4).by() for column in ("cost", "discounted_cost"))
     assert one is not None and two is not None
     assert (one.episodes, one.total_cost, one.cost_rate, one.over) == (2, 6, 0.2, 0.5)
     assert (two.total_cost, two.over) == (6, 0)
-    assert training(some[:2], "cost", 4) is None
+    assert TrainingRecord(some[:2], "cost", 4).by() is None
+    early = TrainingRecord(some[::-1], "cost", 4).by(29)
+    assert early is not None and (early.total_cost, early.cost_rate, early.over) == (5, 0.5, 1)
+    assert TrainingRecord(some, "cost", 4).by(9) is None
 
 
 # --- across seeds --------------------------------------------------------------------------------------------------
 
 
 def test_a_cell_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Five seeds: the mean of the middle three. Two seeds: both values, and no interval."""
+    """Five seeds: the return is the mean of the middle three, the cost that of all. Two seeds: both values."""
     for seed, (gain, cost) in enumerate([(0, 0), (10, 1), (20, 2), (30, 9), (100, 50)]):
         simple(tmp_path / f"a{seed}", config(seed), gain, cost, updates_per_second=10.0 + seed, seconds=3600)
     for seed, (gain, cost) in enumerate([(5, 0), (10, 1)]):
         simple(tmp_path / f"p{seed}", config(seed, "plain"), gain, cost)
     ((augmented, plain),) = [table["cells"] for table in as_json(capsys, tmp_path)]
-    assert (augmented["return"], augmented["cost"]) == (20, 4) and augmented["feasible"]
-    assert (augmented["safe"], augmented["evaluated"], augmented["best_feasible"]) == (3, 5, True)
+    assert (augmented["return"], augmented["cost"]) == (20, 62 / 5) and not augmented["feasible"]
+    assert (augmented["safe"], augmented["evaluated"], augmented["best_feasible"]) == (3, 5, False)
+    assert (plain["feasible"], plain["safe"], plain["best_feasible"]) == (True, 2, True)
     assert augmented["violation"] == (0 + 0 + 0 + 5 + 46) / 5 and augmented["episodes_over"] == 0.4
     assert (augmented["updates_per_second"], augmented["hours"]) == (12, 1)
     assert augmented["return_low"] < 20 < augmented["return_high"]
     assert (plain["return"], plain["return_low"], plain["return_high"], plain["hours"]) == (7.5, None, None, None)
     text = text_of(capsys, tmp_path)
-    assert lines_of(text, "toy", "return")[0][-1] == "7.50 (5.00; 10.00)"
+    assert lines_of(text, "toy", "return")[0][-1] == "**7.50** (5.00; 10.00)"
+    assert lines_of(text, "", "cost (limit 4.00)")[0][2:] == [
+        "12.40 † (0.00; 1.00; 2.00; 9.00; 50.00)", "0.50 (0.00; 1.00)"]
+    assert lines_of(text, "", "safe seeds")[0][2:] == ["3/5 [0.23, 0.88]", "2/2 [0.34, 1.00]"]
     assert "Fewer than 3 seeds, hence values and no interval: toy vesde plain." in text
     assert "Missing seeds: toy vesde plain lacks 2, 3, 4." in text
 
@@ -172,11 +180,13 @@ def test_uneven_steps_and_times_to_stay_feasible(tmp_path: Path, capsys: pytest.
     make_run(tmp_path / "1", config(1), evaluation(100, bad), evaluation(200, good))
     make_run(tmp_path / "2", config(2), evaluation(100, bad), state="interrupted")
     text = text_of(capsys, tmp_path)
-    assert "Seeds evaluated at different steps stand together in toy vesde augmented." in text
     (line,) = lines_of(text, "toy", "vesde", "augmented")
-    assert line[3:5] == ["3 (1 unfinished)", "100–200"]
-    # Censored at 100 and at 200, one event at 200: the curve falls to 1/2 there.
-    assert line[9] == "200"
+    assert line[3:7] == ["2 of 3 (1 unfinished)", "200", "4.00", "1/3"]
+    # One became feasible at 200, the other is not: the curve falls to 1/2 and stays.
+    assert line[10] == "> 200"
+    assert "1 of 3 runs have no complete evaluation at step 200 (1 interrupted)" in text and "(--at-step 100)" in text
+    (line,) = lines_of(text_of(capsys, tmp_path, "--at-step", "100"), "toy", "vesde", "augmented")
+    assert line[3:7] == ["3 (1 unfinished)", "100", "4.00", "1/3"] and line[10] == "> 100"
 
 
 def test_the_fixture_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,7 +195,7 @@ def test_the_fixture_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
     at = {(cell["env"], cell["guidance"]): cell for cell in paper["cells"] + stock["cells"]}
     one = at["point_button1", "augmented"]
     # Seeds: returns 20 24 22 40 21, costs 6 8 10 14 7; the worst of four episodes is one above its mean.
-    assert (one["return"], one["cost"]) == (pytest.approx((21 + 22 + 24) / 3), pytest.approx((7 + 8 + 10) / 3))
+    assert (one["return"], one["cost"]) == (pytest.approx((21 + 22 + 24) / 3), (6 + 8 + 10 + 14 + 7) / 5)
     assert (one["safe"], one["evaluated"], one["best_feasible"]) == (4, 5, True)
     assert (one["violation"], one["cvar"], one["episodes_over"]) == (0.8, 10, 0.25)
     assert (one["stays_feasible_from"], one["stays_feasible_censored"]) == (200, False)
@@ -195,11 +205,15 @@ def test_the_fixture_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
     assert (other["return"], other["feasible"], other["safe"]) == (pytest.approx(91 / 3), False, 1)
     assert not other["best_feasible"]
     pid = at["point_button1", "pid"]
-    assert (pid["runs"], pid["evaluated"], pid["unfinished"], pid["return_low"]) == (3, 2, 2, None)
+    assert (pid["runs"], pid["evaluated"], pid["unfinished"], pid["return_low"]) == (3, 1, 2, None)
+    assert (pid["safe"], pid["failed"], pid["without_result"], pid["best_feasible"]) == (1, 1, 1, False)
     assert [run["state"] for run in pid["each_run"]] == ["finished", "failed", "starting"]
     assert pid["each_run"][1]["reason"].startswith("FloatingPointError")
-    # Three identical episodes and one other: (6 + 8) / 2, (30 + 32) / 2. Nothing on this task is feasible.
-    assert (at["car_button1", "augmented"]["return"], at["car_button1", "augmented"]["cost"]) == (7, 31)
+    # Running, and evaluated at step 200 only: three identical episodes and one other. Nothing here is feasible.
+    assert at["car_button1", "augmented"]["return"] is None
+    early, _ = as_json(capsys, "fixture", "--runs-dir", FIXTURE, "--where", "env=car_button1,safety_point_goal1",
+                       "--at-step", "200")
+    assert (early["cells"][0]["return"], early["cells"][0]["cost"]) == ((3 * 6 + 8) / 4, (3 * 30 + 32) / 4)
     assert not any(at["car_button1", guidance]["best_feasible"] for guidance in ("augmented", "plain"))
     assert at["car_button1", "plain"]["stays_feasible_censored"]
     # Discounted costs are half of the plain ones, exactly at the limit; both algorithms are equal.
@@ -208,7 +222,8 @@ def test_the_fixture_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
         assert (tied["return"], tied["cost"], tied["feasible"], tied["best_feasible"]) == (13, 25, True, True)
     notes = " ".join(paper["notes"])
     assert "car_button1 vesde plain lacks 2; point_button1 vesde pid lacks 3, 4" in notes
-    assert "1 more runs that have not started" in notes and "at worst 2 different of 4" in notes
+    assert "1 more runs that have not started" in notes and "car_button1: 3 of 5 runs have no" in notes
+    assert "at worst 2 different of 4" in " ".join(early["notes"])
 
 
 # --- what may stand together ---------------------------------------------------------------------------------------
@@ -219,7 +234,7 @@ def test_what_differs_is_refused_unless_pooled(tmp_path: Path, capsys: pytest.Ca
     simple(tmp_path / "a", config(0) | {"logger": {"name": "none"}}, 1, 0)
     simple(tmp_path / "b", config(1) | {"logger": {"name": "wandb"}, "device": "cpu"}, 3, 0)
     assert as_json(capsys, tmp_path)[0]["cells"][0]["evaluated"] == 2
-    simple(tmp_path / "c", config(0, rho=2.0) | {"total_steps": 900}, 5, 0)
+    simple(tmp_path / "c", config(0, rho=2.0) | {"total_steps": 900}, 5, 0)  # evaluated at 200 all the same
     message = refused(capsys, tmp_path)
     assert "env=toy, agent=vesde, guidance=augmented" in message and "--pool" in message
     assert "differ in guidance.rho (1.0, 2.0), total_steps (200, 900)" in message

@@ -102,9 +102,11 @@ def test_what_comes_back_is_what_the_folders_hold(mirrored: tuple[ReadableServer
                 assert getattr(back.last, name) == getattr(one.last, name)
             assert back.last.cvar is None
             assert np.array_equal(back.steps, one.steps) and np.array_equal(back.costs, one.costs)
+            assert back.evaluations[-1].training == one.evaluations[-1].training
             for name in ("stay", "training", "state", "reason", "updates_per_second", "hours"):
                 assert getattr(back, name) == getattr(one, name)
             assert {key: value for key, value in back.config.items() if not key.startswith("meta")} == one.config
+            assert back.incomplete == one.incomplete
             for column in ("lam", "constraint", *curvature_columns([one])):
                 assert np.array_equal(series_of(back, column).values, series_of(one, column).values)
             assert sorted(curvature_columns([back])) == sorted(curvature_columns([one]))
@@ -129,6 +131,7 @@ def test_unfinished_evaluations_do_not_count(mirrored: tuple[ReadableServer, lis
     stored.history[len(stored.history)] = {"env_step": 400} | {
         f"eval/deterministic/{name}": 1.0 for name in ("return", "cost", "discounted_cost", "length", "episodes")}
     after = next(run for run in read_project("tester/algd")[0] if run.seed == 3)
+    assert (before.incomplete, after.incomplete) == ({}, {400: 1})
     assert before.last == after.last and after.steps.tolist() == before.steps.tolist() == [0, 100, 200, 300]
 
 
@@ -140,8 +143,8 @@ def test_tables_and_curves_from_wandb(mirrored: tuple[ReadableServer, list[Path]
     captured = capsys.readouterr()
     cells = json.loads(captured.out)[0]["cells"]
     assert [(cell["guidance"], cell["return"], cell["evaluated"]) for cell in cells] == [
-        ("augmented", 30, 2), ("pid", 9, 1)]
-    assert "not this project's, and left out" in captured.err
+        ("augmented", 30, 2), ("pid", None, 0)]
+    assert "Not this project's, and left out" in captured.out
     other = tmp_path / "seed=9"
     shutil.copytree(folders[0], other)
     config = yaml.safe_load((other / "config.yaml").read_text())

@@ -1,0 +1,108 @@
+"""All that a command reads: the runs that the user names and does not filter out, and what became of the others."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from algd.errors import UsageError
+from analysis.runs.find import find_runs
+from analysis.runs.model import Run
+from analysis.runs.read import read_run
+from analysis.runs.select import where
+
+SHOWN = 5  # names in a sentence
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The runs of a command.
+
+    Attributes:
+        runs: those read and not filtered out.
+        absent: members of sweeps without a folder.
+        unreadable: for each folder that cannot be read as a run, why.
+        left_out: a sentence on runs that `finished` left out, or none.
+    """
+
+    runs: list[Run]
+    absent: list[Path]
+    unreadable: dict[Path, str]
+    left_out: list[str]
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader of the results must know about runs that are not among them, a sentence each."""
+        said = list(self.left_out)
+        if self.absent:
+            said.append(f"The sweep has {len(self.absent)} more runs that have not started.")
+        said += [f"Left out, since it cannot be read: {reason}." for reason in self.unreadable.values()]
+        return said
+
+
+def gather(names: Sequence[str], runs_dir: Path = Path("runs"), sampler: str = "deterministic",
+           conditions: Sequence[str] = (), finished: bool = False, strict: bool = False, wandb: str | None = None,
+           read: Callable[[Path, str], Run] = read_run) -> Gathered:
+    """The runs that names and a W&B project stand for, less what conditions and `finished` leave out.
+
+    Args:
+        names, runs_dir: see `find_runs`.
+        sampler: of the evaluations.
+        conditions: see `where`.
+        finished: only finished runs; failed ones are left out too, and named.
+        strict: whether a run that cannot be read ends it all.
+        wandb: "entity/project", instead of names or beside them.
+        read: how a folder is read.
+
+    Raises:
+        UsageError: nothing is named, nothing was found or is left, or, with `strict`, a run cannot be read.
+    """
+    if not names and not wandb:
+        raise UsageError("name runs, folders or sweeps to read, or --wandb ENTITY/PROJECT")
+    found = find_runs(names, runs_dir)
+    if names and not found.folders:
+        raise UsageError(f"{' '.join(names)}: none of the {len(found.absent)} runs has started")
+    runs, unreadable = [], {}
+    for folder in found.folders:
+        try:
+            runs.append(read(folder, sampler))
+        except UsageError as error:
+            if strict:
+                raise
+            unreadable[folder] = str(error)
+    left_out = []
+    if wandb:
+        from analysis.runs.wandb import read_project  # the client is slow to import, and seldom needed
+
+        mirrored, others = read_project(wandb, sampler)
+        runs += mirrored
+        if others:
+            left_out.append(f"Not this project's, and left out: {_some(others)}.")
+    if not runs:
+        first = next(iter(unreadable.values()))
+        raise UsageError(first if len(unreadable) == 1 else f"none of {len(unreadable)} runs can be read; {first}")
+    runs = where(runs, conditions)
+    if finished:
+        unfinished = [run for run in runs if run.state != "finished"]
+        runs = [run for run in runs if run.state == "finished"]
+        if not runs:
+            raise UsageError(f"--finished: none of the {len(unfinished)} runs is finished ({states(unfinished)})")
+        if unfinished:
+            left_out.append(f"Left out by --finished: {len(unfinished)} of {len(runs) + len(unfinished)} runs "
+                            f"({states(unfinished)}), so that safety is that of the runs that got through: "
+                            f"{_some([short(run) for run in unfinished])}.")
+    return Gathered(runs, found.absent, unreadable, left_out)
+
+
+def states(runs: Sequence[Run]) -> str:
+    """How many runs are in which state, such as "1 failed, 2 running"."""
+    return ", ".join(f"{count} {state}" for state, count in sorted(Counter(run.state for run in runs).items()))
+
+
+def short(run: Run) -> str:
+    """A run by the last parts of its folder, as <agent>-<guidance>/seed=<seed>-<identity>."""
+    return "/".join(run.folder.parts[-2:])
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
