@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 
 from algd.algorithm.agent import Agent
 from algd.algorithm.replay import Replay
-from algd.cli.main import CONF
+from algd.cli.compose import CONF
 from algd.config.schema import resolve
 from algd.execution.step import Execution, resolve_execution
 from algd.run.build import build

@@ -18,7 +18,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
 from omegaconf import open_dict
 
-from algd.cli.main import CONF
+from algd.cli.compose import CONF
 from algd.config.schema import resolve
 from algd.storage.run_folder import run_path
 from launchers.processes import freeze

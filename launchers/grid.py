@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
-from algd.cli.main import explain
+from algd.cli.hydra_messages import explain
 from algd.config.schema import resolve
 from algd.errors import UsageError
 from algd.storage.provenance import code_version

@@ -7,7 +7,7 @@ from torch import Tensor
 from algd.algorithm.energy import Energy
 from algd.algorithm.lagrangian import augmented, constraint_weight, plain
 from algd.algorithm.networks import CriticEnsemble
-from algd.cli.main import CONF
+from algd.cli.compose import CONF
 from algd.run.build import build
 from tests.support.command import TINY, compose
 

@@ -20,7 +20,7 @@ from algd.algorithm.dual import PID, LogAscent
 from algd.algorithm.noise_processes import DDPM, VESDE, add_noise, reverse
 from algd.algorithm.replay import Replay
 from algd.algorithm.rng import RandomGenerator
-from algd.cli.main import quoted_path
+from algd.cli.compose import quoted_path
 from algd.config.identity import NOT_IDENTITY, identity
 from algd.storage.table import Table
 from analysis.runs.episodes import rows

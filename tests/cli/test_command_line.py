@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from algd.cli.main import quoted_path
+from algd.cli.compose import quoted_path
 from tests.support.command import TINY, only_run, run, status, train_here
 
 WRONG = {

@@ -10,7 +10,7 @@ from typing import Any
 
 import hydra
 
-from algd.cli.main import CONF, quoted_path
+from algd.cli.compose import CONF, quoted_path
 from algd.config.schema import resolve
 from algd.run.train import train
 

@@ -1,0 +1,186 @@
+"""The command line before Hydra composes it: flags put in front, overrides parsed, choices known to be there."""
+
+import argparse
+import os
+import re
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString, Sweep
+from omegaconf import OmegaConf
+
+from algd.errors import UsageError
+
+CONF = Path(__file__).parents[2] / "conf"
+OPTIONAL = ("experiment", "seeds")  # groups of which none need be chosen
+PATH_KEYS = ("run", "runs_dir")
+# Folders that Hydra would make or fill; runs have folders of their own (`runs_dir`), and sweeps a file.
+HYDRAS_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir", "hydra.job.chdir")
+# Hydra's own names for what runs members one after the other in this process: the sweeper is the same grid.
+BASIC = {"hydra/launcher": "basic", "hydra/sweeper": "basic"}
+
+
+def prepared(arguments: Sequence[str]) -> list[str]:
+    """A command line as Hydra's parser takes it: flags first, paths in quotes, ~ expanded.
+
+    Hydra's parser wants every flag before the first override; people put them anywhere.
+    """
+    actions = get_args_parser()._option_string_actions
+    flags: list[str] = []
+    overrides: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        action = actions.get(argument)
+        if action is None:
+            (flags if argument.startswith("-") else overrides).append(argument)
+        elif action.nargs == "?":
+            # --info with an override behind it is --info of everything.
+            value = rest.pop(0) if rest and re.fullmatch(r"[a-z\-]+", rest[0]) else action.const
+            flags.append(f"--{action.dest}={value}")
+        else:
+            flags += [argument, *([rest.pop(0)] if action.nargs is None and rest else [])]
+    grid = [re.sub(r"^(hydra/sweeper)=basic$", r"\1=grid", override) for override in overrides]
+    return [*flags, *map(quoted_path, grid)]
+
+
+def quoted_path(argument: str) -> str:
+    """`run=` and `runs_dir=` with the path in Hydra's quotes: its grammar refuses a second =, as in seed=0-1a2b3c4d."""
+    key, _, path = argument.partition("=")
+    if key not in PATH_KEYS or path in ("", "null") or path[0] in "'\"" or "${" in path:
+        return argument
+    # In Hydra's quotes a backslash is one of its own unless it stands before a quote.
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + "\\'" * bool(found[2]), path)
+    return f"{key}='{escaped}'"
+
+
+def check_arguments(arguments: Sequence[str]) -> list[Override]:
+    """The overrides of a command line (`prepared`) whose flags and choices are known to be right.
+
+    Hydra would take a list of choices and merge them, take a file of one group for another, and leave out what it does
+    not find of a group that can be empty.
+
+    Raises:
+        UsageError: the first that is wrong.
+    """
+    given = _parsed(arguments)
+    if given.experimental_rerun is not None:
+        raise UsageError("--experimental-rerun would execute what a file holds; type the run's command again instead, "
+                         "which its meta.json has")
+    if given.config_path is not None or given.config_name is not None:
+        raise UsageError("--config-path and --config-name: there is one configuration, conf/config.yaml; "
+                         "--config-dir=DIR adds files to its groups")
+    overrides = OverridesParser.create().parse_overrides(given.overrides)
+    more = user_folders(arguments)
+    for override in overrides:
+        _check_choice(override, more)
+    typed = {override.key_or_group: override for override in overrides}
+    if {"seeds", "seed"} <= typed.keys() and typed["seeds"].value() is not None:
+        raise UsageError(f"{typed['seeds'].input_line} and {typed['seed'].input_line} both say which seeds there are; "
+                         "one of them is needed")
+    return overrides
+
+
+def user_folders(arguments: Sequence[str]) -> list[Path]:
+    """The folders that a command line adds to the groups: --config-dir, and those of hydra.searchpath."""
+    given = _parsed(arguments)
+    found = [Path(given.config_dir).expanduser()] if given.config_dir else []
+    for argument in given.overrides:
+        key, _, value = argument.partition("=")
+        if key == "hydra.searchpath" and value.startswith("["):
+            for entry in OmegaConf.to_container(OmegaConf.from_dotlist([f"x={value}"]))["x"]:  # type: ignore[index,call-overload]
+                kind, _, place = str(entry).rpartition("://")
+                if kind != "pkg":
+                    found.append(Path(place))
+                elif (spec := find_spec(place.replace("/", "."))) and spec.submodule_search_locations:
+                    found.append(Path(next(iter(spec.submodule_search_locations))))
+    return found
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The flags of a command line by Hydra's own parser.
+
+    Raises:
+        UsageError: one of them is wrong.
+    """
+    parser = get_args_parser()
+    flags = sorted(flag for action in parser._actions for flag in action.option_strings if flag.startswith("--"))
+
+    def refuse(message: str) -> NoReturn:
+        if dashed := [argument for argument in arguments if re.match(r"--[a-z_]+(\.[\w.]+)?=", argument)
+                      and argument.partition("=")[0] not in flags]:
+            raise UsageError(f"{dashed[0]}: a key has no dashes, {dashed[0].lstrip('-')}; in the command of a W&B "
+                             f"sweep that is ${{args_no_hyphens}} instead of ${{args}}; flags are {', '.join(flags)}")
+        first = next((line.strip().rstrip(".:") for line in message.splitlines() if line.strip()), "")
+        raise UsageError(f"{first}; flags are {', '.join(flags)}, and everything else is KEY=VALUE")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser.parse_args(list(arguments))
+
+
+def choices_of(group: str, more: Sequence[Path] = ()) -> list[str]:
+    """The names that a group has, here and in the user's folders, sorted; none if it is not a group."""
+    own = [path.stem for path in (CONF / group).glob("*.yaml")]
+    theirs = [str(path.relative_to(folder / group).with_suffix("")) for folder in more
+              for path in (folder / group).rglob("*.yaml")]
+    return sorted({*own, *theirs}) if own else []
+
+
+def _check_choice(override: Override, more: Sequence[Path]) -> None:
+    """Whether an override of a group names one, or with -m several, of its files."""
+    group, typed = override.key_or_group, override.input_line or ""
+    if not group:
+        raise UsageError(f"{typed} cannot be read: KEY=VALUE is needed")
+    if group == "hydra":
+        raise UsageError(f"{typed}: Hydra's settings are set one by one, such as hydra.launcher.jobs=2")
+    if group in HYDRAS_FOLDERS or group in ("hydra.run", "hydra.sweep"):
+        raise UsageError(f"{typed}: Hydra makes no folders here; runs_dir=FOLDER is where runs and sweeps are written")
+    if group in ("hydra.launcher._target_", "hydra.sweeper._target_"):
+        group = group.split("._")[0].replace(".", "/")
+        raise UsageError(f"{typed}: launchers and sweepers are chosen by name; "
+                         f"{group} is one of {', '.join(_allowed(group, more))}")
+    options = _allowed(group, more)
+    if not options:
+        return
+    allowed = f"{group} is one of {', '.join(options)}"
+    if override.package is not None or override.is_add() or override.is_delete():
+        raise UsageError(f"{typed}: a group has one choice, which is written {group}=NAME; {allowed}")
+    value = override.value()
+    chosen: Sequence[Any] = value.list if isinstance(value, ChoiceSweep) else [value]
+    if isinstance(value, Glob) or (isinstance(value, Sweep) and not isinstance(value, ChoiceSweep)):
+        return
+    for choice in chosen:
+        name = choice.text if isinstance(choice, QuotedString) else choice
+        if name is None and group in OPTIONAL:
+            continue
+        if not isinstance(name, str):
+            raise UsageError(f"{typed}: one name is needed, {allowed}")
+        if name not in options and "${" not in name:
+            raise UsageError(f"{group}={name} is {_why_not(group, name)}: {allowed}")
+
+
+def _allowed(group: str, more: Sequence[Path]) -> list[str]:
+    options = choices_of(group, more)
+    return sorted({*options, *([BASIC[group]] if group in BASIC else [])}) if options else []
+
+
+def _why_not(group: str, name: str) -> str:
+    """Why a choice is refused: it is not there, or it is a plugin of Hydra's that would run members by itself."""
+    if group in BASIC and name in _hydras_choices(group):
+        return ("there, but not used here: members run as processes of their own, under locks and from frozen code, "
+                "which Hydra's plugins do not know of")
+    return "unknown"
+
+
+def _hydras_choices(group: str) -> list[str]:
+    """What Hydra and its installed plugins offer of a group."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra._internal.utils import create_config_search_path
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()
+    return ConfigLoaderImpl(create_config_search_path(os.fspath(CONF))).get_group_options(group)

@@ -1,0 +1,107 @@
+"""What Hydra and OmegaConf raise, as one sentence that names what was typed and what would be right."""
+
+import difflib
+import re
+import sys
+from collections.abc import Sequence
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+
+from algd.cli.compose import CONF, choices_of, user_folders
+
+
+def one_line(text: str) -> str:
+    """The first line of a message that says something, without its end."""
+    return next((line.strip().rstrip(".:") for line in text.splitlines() if line.strip()), "")
+
+
+def explain(error: Exception, overrides: Sequence[str] | None = None) -> str:
+    """Hydra's or OmegaConf's error as one sentence.
+
+    Args:
+        error: what was raised.
+        overrides: those of the configuration that could not be composed; None: the command line's.
+    """
+    text = str(error)
+    typed = sys.argv[1:] if overrides is None else overrides
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={name} is unknown: {group} is one of {', '.join(sorted(error.options))}"
+    if isinstance(error, OverrideParseException):
+        wrong = error.override if error.override.isprintable() else ascii(error.override)
+        if "=" not in error.override:
+            return f"{wrong or ascii(wrong)} cannot be read: KEY=VALUE is needed"
+        return (f"{wrong} cannot be read: a value with more in it than letters, digits and - _ . / : % + needs quotes "
+                "of its own, as in \"logger.project='my runs'\", and a list is [a,b]")
+    if match := re.search(r"Could not override '([^']*)'", text):
+        return _unknown_key(match[1], typed)
+    if match := re.search(r"An item is already at '([^']*)'", text):
+        return f"+{match[1]}: the configuration has this key already; leave out the +"
+    if match := re.search(r"Could not delete from config. '([^']*)' does not exist", text):
+        return _unknown_key(match[1], typed)
+    if match := re.search(r"Ambiguous value for argument '([^']*)'", text):
+        return f"{match[1]}: several values are a sweep, which needs -m (a list is written [a,b])"
+    if match := re.search(r"Sweep parameters '([^']*)' requires --multirun", text):
+        return f"{match[1]}: several values are a sweep, which needs -m"
+    if match := re.search(r"In '([^']*)': (?:Could not find|Could not load) '([^']*)'", text):
+        return _missing_file(match[2], f"{match[1]}.yaml asks for {match[2]}, which is not there")
+    if match := re.search(r"Could not (?:find|load) '([^']*)'", text):
+        return _missing_file(match[1], f"there is no configuration {match[1]}")
+    lines = [one_line(text), *([one_line(str(error.__cause__))] if error.__cause__ is not None else [])]
+    return ": ".join(dict.fromkeys(filter(None, lines))) or type(error).__name__
+
+
+def _missing_file(name: str, sentence: str) -> str:
+    """A sentence on a file that is missing, with what its group has."""
+    group = name.rpartition("/")[0].lstrip("/")
+    options = choices_of(group, user_folders(sys.argv[1:])) if group else []
+    return sentence + (f"; {group} is one of {', '.join(options)}" if options else "")
+
+
+def _unknown_key(key: str, overrides: Sequence[str]) -> str:
+    """A key that the configuration has not, with those that it may have been meant to be."""
+    if key.startswith("hydra.launcher."):
+        return f"{key} is not a key of the launcher; its keys are in {CONF / 'hydra' / 'launcher'}"
+    keys, choices = _known_keys(overrides)
+    group = key.partition(".")[0]
+    if group in choices and not any(known.startswith(f"{group}.") for known in keys):
+        return f"{key} is not a key of the configuration: {choices[group]} has no keys"
+    close = difflib.get_close_matches(key, keys, n=3, cutoff=0.6)
+    close = close or [k for k in keys if k.rpartition(".")[2] == key.rpartition(".")[2]][:3]
+    if close:
+        hint = f"did you mean {' or '.join(close)}?"
+    elif group in choices:
+        hint = f"those of {choices[group]} are " + ", ".join(k for k in keys if k.startswith(f"{group}."))
+    else:
+        hint = f"the top-level keys are {', '.join(k for k in keys if '.' not in k)}"
+    with_choice = f" with {choices[group]}" if group in choices else ""
+    return f"{key} is not a key of the configuration{with_choice}; {hint}"
+
+
+def _known_keys(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Every key, dotted, of the configuration with the groups that the overrides choose, and those choices."""
+    choices = {argument.partition("=")[0]: argument for argument in overrides
+               if (CONF / argument.partition("=")[0]).is_dir() and re.fullmatch(r"[a-z]+(/[a-z]+)*=[\w/]+", argument)
+               and not argument.startswith("hydra/")}
+    folders = [f"file://{folder.resolve()}" for folder in user_folders(sys.argv[1:])]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            composed = compose("config", overrides=[*choices.values(), f"hydra.searchpath={folders}"])
+        except HydraException:  # a choice that cannot be composed is told when it is its turn
+            composed = compose("config")
+        config = OmegaConf.to_container(composed, resolve=False)
+    keys: list[str] = []
+
+    def walk(node: object, prefix: str) -> None:
+        if isinstance(node, dict):
+            for name, value in node.items():
+                if not str(name).startswith("_"):
+                    keys.append(f"{prefix}{name}")
+                    walk(value, f"{prefix}{name}.")
+
+    walk(config, "")
+    return keys, choices
