@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from algd.cli.arguments import Parser
+from algd.config.trust import trust
 from algd.errors import UsageError
 
 if TYPE_CHECKING:
@@ -188,7 +189,8 @@ def _multiplier(text: str) -> float:
 def _imported(text: str) -> str:
     try:
         importlib.import_module(text)
-    except (ImportError, TypeError, ValueError) as error:
+        trust([text])
+    except (ImportError, TypeError, ValueError, UsageError) as error:
         raise argparse.ArgumentTypeError(f"{text}: this module cannot be imported ({error})") from error
     return text
 

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Sequence
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -56,7 +57,7 @@ def main() -> int:
     return max(codes, default=0)
 
 
-def carry_out(config: DictConfig, overrides: Sequence[Override] = (), settings: DictConfig | None = None) -> int:
+def carry_out(config: DictConfig, overrides: Sequence[Override] = (), settings: HydraConf | None = None) -> int:
     """Do what a composed configuration asks for; what goes wrong is told. Returns the exit code.
 
     Args:
@@ -87,7 +88,7 @@ def carry_out(config: DictConfig, overrides: Sequence[Override] = (), settings: 
         return EXIT_FAILED
 
 
-def _refuse_launcher(config: DictConfig, overrides: Sequence[Override], settings: DictConfig) -> None:
+def _refuse_launcher(config: DictConfig, overrides: Sequence[Override], settings: HydraConf) -> None:
     """Refuse a single run for which somebody has chosen a launcher: it would train here, in silence.
 
     Raises:
@@ -100,7 +101,7 @@ def _refuse_launcher(config: DictConfig, overrides: Sequence[Override], settings
     for group, usual in (("hydra/launcher", "local"), ("hydra/sweeper", "grid")):
         chosen = settings.runtime.choices[group]
         if chosen != usual and config.mode == "train":
-            raise UsageError(f"{group}={chosen}, which experiment={settings.runtime.choices.experiment} or another "
+            raise UsageError(f"{group}={chosen}, which experiment={settings.runtime.choices['experiment']} or another "
                              f"file chooses: {needs}")
 
 

@@ -4,7 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from algd.config.targets import SUPPLIED, check_target
 from algd.errors import UsageError
+
+# The package whose functions compute studies. Nothing else in algd knows of it.
+STUDIES = "analysis.studies"
 
 
 def run_mode(config: Mapping[str, Any]) -> int:
@@ -21,5 +25,6 @@ def run_mode(config: Mapping[str, Any]) -> int:
 
     if config["study"] is None or config["experiment"] is None:
         raise UsageError("mode=study: name a study with experiment=..., for example experiment=invariance")
-    build(config["study"], folder=Path(config["runs_dir"]) / "studies" / config["experiment"])
+    study = check_target(config["study"], "study", SUPPLIED, listed=config["trusted"], package=STUDIES)
+    build(study, folder=Path(config["runs_dir"]) / "studies" / config["experiment"])
     return 0

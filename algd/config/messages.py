@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from algd.config.values import leaves, refuse_foreign, shortened
+from algd.config.values import check_value, leaves, shortened
 from algd.errors import UsageError
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
@@ -24,7 +24,7 @@ def validated(model: type[BaseModel], values: Mapping[str, Any], prefix: str) ->
         UsageError: the first that is wrong, with its key, its value and what is allowed.
     """
     for key, value in leaves(values, prefix):
-        refuse_foreign(key, value)
+        check_value(key, value)
     try:
         result = model.model_validate(dict(values)).model_dump()
     except ValidationError as error:

@@ -4,6 +4,7 @@ The checks come from the code itself: top-level keys from `Settings`, and those 
 logger from the annotations of the function or class that their `_target_` names (`algd.config.targets`).
 """
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -14,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
 from algd.config.messages import STRICT, validated
 from algd.config.targets import SUPPLIED, SUPPLIED_TO_GUIDANCE, check_target
+from algd.config.trust import module_name, trust
 from algd.config.values import A_NAME, NAME, name, refuse_secrets, shortened
 from algd.errors import UsageError
 
@@ -57,7 +59,7 @@ class Settings(_Strict):
 
     mode: Literal["train", "eval", "study"]
     experiment: Annotated[str, AfterValidator(name)] | None
-    run: Annotated[str, StringConstraints(min_length=1)] | None
+    run: Annotated[str, StringConstraints(min_length=1), AfterValidator(os.path.expanduser)] | None
     study: dict[str, Any] | None
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     total_steps: Count
@@ -75,8 +77,9 @@ class Settings(_Strict):
     device: Annotated[str, AfterValidator(_device)]
     threads: Literal["auto"] | Annotated[int, Field(gt=0, le=4096)]
     compile: Literal["auto"] | bool
-    runs_dir: Annotated[str, Field(min_length=1)]
+    runs_dir: Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
     fresh: bool
+    trusted: list[Annotated[str, AfterValidator(module_name)]] = []
     agent: dict[str, Any]
     guidance: dict[str, Any]
     env: dict[str, Any]
@@ -84,7 +87,7 @@ class Settings(_Strict):
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:
-    """The composed configuration as plain, checked and normalised values.
+    """The composed configuration as plain, checked and normalised values; what it lists as trusted is from now on.
 
     Raises:
         UsageError: the first thing that is wrong, with its key, its value and what is allowed.
@@ -96,7 +99,10 @@ def resolve(config: DictConfig) -> dict[str, Any]:
             raise UsageError(f"{lacking[1]} has no value, and needs one: {lacking[1]}=...") from error
         raise UsageError(f"{error.full_key or 'the configuration'}: {str(error).splitlines()[0]}") from error
     assert isinstance(plain, dict)
-    checked = check({str(key): value for key, value in plain.items()})
+    values = {str(key): value for key, value in plain.items()}
+    if isinstance(listed := values.get("trusted", []), list) and all(isinstance(name, str) for name in listed):
+        trust(listed)
+    checked = check(values)
     refuse_secrets(checked)
     return checked
 
@@ -106,15 +112,13 @@ def check(plain: Mapping[str, Any]) -> dict[str, Any]:
     checked = validated(Settings, plain, "")
     for group in ("agent", "guidance", "env", "logger"):
         supplied = SUPPLIED | SUPPLIED_TO_GUIDANCE if group == "guidance" else SUPPLIED
-        checked[group] = check_target(checked[group], group, supplied)
+        checked[group] = check_target(checked[group], group, supplied, listed=checked["trusted"])
         name = checked[group].get("name")
         if group != "logger" and not (isinstance(name, str) and NAME.fullmatch(name)):
             raise UsageError(f"{group}.name={shortened(name)}: {A_NAME}, is needed, since it names a folder")
-    if checked["study"] is not None:
-        checked["study"] = check_target(checked["study"], "study", SUPPLIED)
-        if checked["mode"] != "study":
-            raise UsageError(f"mode={checked['mode']}: experiment={checked['experiment']} is a study that is computed, "
-                             "not a run; it needs mode=study")
+    if checked["study"] is not None and checked["mode"] != "study":
+        raise UsageError(f"mode={checked['mode']}: experiment={checked['experiment']} is a study that is computed, "
+                         "not a run; it needs mode=study")
     if checked["batch_size"] > checked["buffer_size"]:
         raise UsageError(f"batch_size={checked['batch_size']}: the replay holds only "
                          f"buffer_size={checked['buffer_size']} transitions; batch_size can be at most that")

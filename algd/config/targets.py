@@ -1,17 +1,20 @@
 """The code that a configuration names: found, and its arguments checked against its annotations.
 
-So a new agent, guidance, environment or logger brings its own checks.
+So a new agent, guidance, environment or logger brings its own checks. It is code of this project, or of a module that
+the user trusts (`trusted=[my_lab.lagrangians]`); nothing else is ever imported because a configuration says so.
 """
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, get_origin, get_type_hints
 
 from pydantic import create_model
 
 from algd.config.messages import STRICT, validated
-from algd.config.values import PACKAGES
+from algd.config.trust import is_trusted, is_within
+from algd.config.values import PLACES, check_value, leaves
 from algd.errors import UsageError
 
 # What the named function must say that it returns, or which class it must be.
@@ -25,35 +28,68 @@ SUPPLIED = {"observation_size", "action_low", "action_high", "guidance", "thresh
 SUPPLIED_TO_GUIDANCE = {"limit"}
 
 
-def locate(target: Any, key: str) -> Callable[..., Any]:
+def locate(target: Any, key: str, package: str | None = None) -> Callable[..., Any]:
     """The function or class that the `_target_` of a key names.
 
+    Args:
+        target: the dotted name.
+        key: where it stands, for what is told.
+        package: the module or package of this project that it may be in; None: the key's of `PLACES`.
+
     Raises:
-        UsageError: it is not one of the key's room (`PACKAGES`), does not exist, or makes something else.
+        UsageError: it is elsewhere and not trusted, does not exist, or makes something else than the key needs.
     """
-    room = PACKAGES[key]
-    if not isinstance(target, str) or not target.startswith(room) or not all(map(str.isidentifier, target.split("."))):
+    package = package or PLACES[key]
+    module, _, name = target.rpartition(".") if isinstance(target, str) else ("", "", "")
+    if not (is_within(module, [package]) or is_trusted(module)) or not all(map(str.isidentifier, target.split("."))):
         raise UsageError(f"{key}._target_={target!r}: only code of this project can be named, here that of "
-                         f"{room.rstrip('.')}")
-    module, _, name = target.rpartition(".")
+                         f"{package}, and that of modules that you trust: trusted=[MODULE]")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise UsageError(f"{key}._target_={target!r}: there is no such function or class ({error})") from error
-    if not (inspect.isclass(found) or inspect.isfunction(found)) or not found.__module__.startswith(room.rstrip(".")):
-        raise UsageError(f"{key}._target_={target!r}: a function or class of {room.rstrip('.')} is needed")
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise UsageError(f"{key}._target_={target!r}: {module} cannot be imported: {type(error).__name__}: "
+                         f"{' '.join(str(error).split())} ({where.filename}:{where.lineno})") from error
+    allowed = is_trusted(found.__module__) if is_trusted(module) else is_within(found.__module__, [package])
+    if not (inspect.isclass(found) or inspect.isfunction(found)) or not allowed:
+        raise UsageError(f"{key}._target_={target!r}: a function or class is needed, of {package} or of a trusted "
+                         "module")
     made = found if inspect.isclass(found) else get_type_hints(found).get("return")
-    if key in RESULTS and f"{getattr(made, '__module__', '')}.{getattr(made, '__name__', made)}" != RESULTS[key]:
+    kinds = [f"{kind.__module__}.{kind.__name__}" for kind in getattr(made, "__mro__", ())]
+    if key in RESULTS and RESULTS[key] not in kinds:
         raise UsageError(f"{key}._target_={target!r}: a function is needed whose annotation says that it returns "
                          f"{RESULTS[key]}")
     return found
 
 
-def check_target(node: Any, key: str, supplied: set[str], partial: bool = False) -> dict[str, Any]:
-    """A `_target_` node with its values checked against the target's annotations."""
+def check_target(node: Any, key: str, supplied: set[str], partial: bool = False, listed: Collection[str] = (),
+                 package: str | None = None) -> dict[str, Any]:
+    """A `_target_` node with its values checked against the target's annotations.
+
+    A node of a module that the configuration lists as trusted, and this process was not told to trust, stays as it is:
+    data, which nothing is made of (`require_trust`).
+
+    Args:
+        node: the group of keys.
+        key: its dotted key.
+        supplied: arguments that the code supplies.
+        partial: whether the node is to be one with `_partial_`.
+        listed: the modules that the configuration itself says it trusts.
+        package: the module or package of this project that has the code; None: the key's of `PLACES`.
+
+    Raises:
+        UsageError: something is wrong with it; the first thing that is.
+    """
     if not isinstance(node, Mapping):
-        raise UsageError(f"{key}={node!r}: a group of keys with a _target_ in {PACKAGES[key].rstrip('.')} is needed")
-    target = locate(node.get("_target_"), key)
+        raise UsageError(f"{key}={node!r}: a group of keys with a _target_ in {package or PLACES[key]} is needed")
+    module = str(node.get("_target_")).rpartition(".")[0]
+    if is_within(module, listed) and not is_trusted(module):
+        for inner, value in leaves(node, key):
+            check_value(inner, value)
+        return dict(node)
+    target = locate(node.get("_target_"), key, package)
     if node.get("_partial_", False) is not partial:
         raise UsageError(f"{key}._partial_={node.get('_partial_')!r}: it should be {str(partial).lower()}")
     if node.get("_convert_", "all") != "all":
@@ -67,8 +103,8 @@ def check_target(node: Any, key: str, supplied: set[str], partial: bool = False)
             known = sorted(names - supplied)
             raise UsageError(f"{key}.{name} is not a key of {key}={node.get('name', node['_target_'])}; "
                              f"its keys are {', '.join(known)}")
-    nested = {k: check_target(v, f"{key}.{k}", supplied, get_origin(hints.get(k)) is Callable)
-              for k, v in values.items() if f"{key}.{k}" in PACKAGES}
+    nested = {k: check_target(v, f"{key}.{k}", supplied, get_origin(hints.get(k)) is Callable, listed)
+              for k, v in values.items() if f"{key}.{k}" in PLACES}
     fields: dict[str, Any] = {
         p.name: (hints.get(p.name, Any), ... if p.default is p.empty else p.default) for p in parameters
         if p.name not in nested and (p.name in values or p.name not in supplied)}
@@ -82,3 +118,23 @@ def check_target(node: Any, key: str, supplied: set[str], partial: bool = False)
     special = {k: v for k, v in node.items() if k.startswith("_")}
     # In the order of the node: a configuration is read by people.
     return special | {k: nested[k] if k in nested else checked[k] for k in values}
+
+
+def require_trust(node: Mapping[str, Any], whose: str) -> None:
+    """Refuse to make anything of code that this process was not told to trust.
+
+    Args:
+        node: a checked group of keys, perhaps with others in it.
+        whose: the folder or key that it is from, for what is told.
+
+    Raises:
+        UsageError: it names such code.
+    """
+    module = str(node.get("_target_", "")).rpartition(".")[0]
+    if module and not is_within(module, ("algd", "analysis")) and not is_trusted(module):
+        raise UsageError(f"{whose} names code of {module}, which is not this project's; if you trust it, say so: "
+                         f"trusted=[{module}] on the command line, algd.load(..., trusted=['{module}']) in Python, "
+                         f"--import {module} for python -m analysis")
+    for value in node.values():
+        if isinstance(value, Mapping):
+            require_trust(value, whose)

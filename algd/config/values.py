@@ -1,8 +1,7 @@
 """What a value of a configuration may be, whoever wrote it.
 
-A configuration may come out of somebody else's folder. It names code only where a `_target_` belongs, and only code of
-the package for it (`PACKAGES`); nothing in it is looked up later, in the environment or elsewhere; and no text in it
-can end a line or a path early.
+A configuration may come out of somebody else's folder. It names code only where a `_target_` belongs (`PLACES`);
+nothing in it is looked up later, in the environment or elsewhere; and no text in it can end a line or a path early.
 """
 
 import re
@@ -12,11 +11,13 @@ from typing import Any
 from algd.errors import UsageError
 from algd.secrets import secret_values
 
-# Where a configuration names code, and the room of the project that the code must be in.
-PACKAGES = {"agent": "algd.algorithm.agent.", "agent.policy": "algd.algorithm.policies.",
-         "agent.policy.process": "algd.algorithm.noise_processes.", "guidance": "algd.algorithm.guidance.",
-         "env": "algd.envs.", "logger": "algd.logging.", "study": "analysis."}
+# Where a configuration may name code, and the module or package of this project that has the code for it.
+PLACES = {"agent": "algd.algorithm.agent", "agent.policy": "algd.algorithm.policies",
+          "agent.policy.process": "algd.algorithm.noise_processes", "guidance": "algd.algorithm.guidance",
+          "env": "algd.envs", "logger": "algd.logging"}
+STUDY = "study"  # names code too, of a package that only whoever computes studies knows
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,79}")
+MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 A_NAME = "a name of at most 80 letters, digits, '_', '-' and '.', the first a letter or a digit"
 # Texts end up in paths, tables, logs and scripts, one line each. Lone surrogates are what no file can hold.
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
@@ -43,9 +44,9 @@ def leaves(node: Any, place: str) -> Iterator[tuple[str, Any]]:
             inner = f"{place}.{key}" if place else str(key)
             if not isinstance(key, str) or not key:
                 raise UsageError(f"{inner}: {key!r} is not a name of a key")
-            refuse_foreign(f"{place or 'the configuration'}: the key", key)
+            check_value(f"{place or 'the configuration'}: the key", key)
             if isinstance(value, Mapping | list | tuple):
-                refuse_foreign(inner, value)
+                check_value(inner, value)
                 yield from leaves(value, inner)
             else:
                 yield inner, value
@@ -56,12 +57,21 @@ def leaves(node: Any, place: str) -> Iterator[tuple[str, Any]]:
         yield place, node
 
 
-def refuse_foreign(key: str, value: Any) -> None:
-    """What must not stand in a configuration, whoever wrote it."""
+def check_value(key: str, value: Any) -> None:
+    """Refuse what no configuration may hold, whoever wrote it.
+
+    Args:
+        key: dotted.
+        value: plain: a number, a text, a list, a mapping, or None.
+
+    Raises:
+        UsageError: it names code where none belongs, is looked up elsewhere, or is no printable text or 64-bit number.
+    """
     place, _, last = key.rpartition(".")
-    if re.fullmatch(r"_[a-z]+_", last) and not (place in PACKAGES and last in ("_target_", "_partial_", "_convert_")):
+    allowed = place in (*PLACES, STUDY) and last in ("_target_", "_partial_", "_convert_")
+    if re.fullmatch(r"_[a-z]+_", last) and not allowed:
         raise UsageError(f"{key}={value!r}: keys with underscores round them name code; "
-                         f"allowed are _target_, _partial_ and _convert_ of {', '.join(PACKAGES)}")
+                         f"allowed are _target_, _partial_ and _convert_ of {', '.join(PLACES)}")
     if isinstance(value, int) and abs(value) >= 2**63:
         raise UsageError(f"{key}={shortened(value)}: it should be less than {2**63}")
     if not isinstance(value, str):
@@ -80,6 +90,7 @@ def refuse_secrets(config: Mapping[str, Any]) -> None:
         if SECRET_KEY.search(key) and value is not None:
             raise UsageError(f"{key}: its name says that it is a secret, and a configuration is saved and shared; "
                              "an environment variable is the place for it")
-        if isinstance(value, str) and (name := next((secrets[one] for one in secrets if one in value), None)):
+        if isinstance(value, str) and (
+                name := next((secrets[secret] for secret in secrets if secret in value), None)):
             raise UsageError(f"{key}: its value is the secret of the environment variable {name}, and a configuration "
                              "is saved and shared; another value is needed")

@@ -9,12 +9,14 @@ from hydra.utils import instantiate
 
 from algd.algorithm.agent import Agent
 from algd.algorithm.normalisation import Normaliser
+from algd.config.targets import require_trust
 from algd.envs.task import Task
 from algd.errors import UsageError
 
 
 def build(node: Mapping[str, Any], **supplied: Any) -> Any:
     """What a node's `_target_` names, with what the code supplies. What the user can put right stays a UsageError."""
+    require_trust(node, f"the configuration, in _target_={node.get('_target_')},")
     try:
         return instantiate(node, _convert_="all", **supplied)
     except InstantiationException as error:

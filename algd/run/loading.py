@@ -15,6 +15,8 @@ from algd.algorithm.agent import Agent
 from algd.algorithm.energy import Energy
 from algd.algorithm.rng import RandomGenerator
 from algd.config.identity import identity
+from algd.config.targets import require_trust
+from algd.config.trust import is_trusted, trust
 from algd.envs.registered import SAFETY_GYMNASIUM
 from algd.envs.task import Task
 from algd.errors import UsageError
@@ -65,17 +67,20 @@ def load(path: str | Path, device: str = "cpu", render_mode: str | None = None,
     """The agent of a run's folder (its newest good checkpoint), or of one of its snapshots.
 
     Nothing in the folder is executed: configurations name only this project's code, and tensors are plain data. A
-    module that registers the environment, as in env.id=module:Id-v0, is not imported because a configuration says so.
+    module of somebody's own, which configurations list as `trusted`, and one that registers the environment, as in
+    env.id=module:Id-v0, is not imported because a configuration says so.
 
     Args:
         path: a run's folder, or a file in its snapshots/.
         device: auto, cpu, cuda or cuda:N.
         render_mode: of the task; "rgb_array" for pictures.
-        trusted: modules that may be imported to register the environment; those that have been imported already may.
+        trusted: modules whose code the configuration may name, in this process from now on. One that only registers the
+            environment may also have been imported already.
 
     Raises:
         UsageError: the path is no run, or holds nothing that can be loaded, or its module is not trusted.
     """
+    trust(trusted)
     path = Path(path)
     snapshot = path if path.suffix == ".safetensors" else None
     folder = RunFolder(path.parent.parent if snapshot else path)
@@ -84,8 +89,9 @@ def load(path: str | Path, device: str = "cpu", render_mode: str | None = None,
     if recorded is not None and recorded != identity(config):
         raise UsageError(f"{folder.config_file} is damaged or changed: its identity is {identity(config)}, and "
                          f"meta.json has {recorded}")
+    require_trust(config, str(folder.path))
     module = str(config["env"].get("id", "")).rpartition(":")[0]
-    if module and module not in (SAFETY_GYMNASIUM, *trusted) and module not in sys.modules:
+    if module and module != SAFETY_GYMNASIUM and not is_trusted(module) and module not in sys.modules:
         name = config["env"]["id"]
         raise UsageError(f"{folder.path}: its env.id={name} asks for the import of a module; if you trust it, import "
                          f"{module} before you load the run, or say so on the command line: env=gymnasium "

@@ -38,8 +38,9 @@ def reevaluate(config: Mapping[str, Any]) -> int:
     torch.set_num_threads(1 if config["threads"] == "auto" else config["threads"])
     try:
         # Who names the environment's module on the command line wants it to be imported.
+        module = str(config["env"].get("id", "")).rpartition(":")[0]
         loaded = load(Path(config["run"]), config["device"], "rgb_array" if config["eval"]["video"] else None,
-                      trusted=[str(config["env"].get("id", "")).rpartition(":")[0]])
+                      trusted=[module] if module else [])
     except UsageError as error:
         raise UsageError(f"run={config['run']}: {error}") from error
     lock = Lock(loaded.folder.path / "lock")
