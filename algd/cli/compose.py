@@ -42,8 +42,10 @@ def prepared(arguments: Sequence[str]) -> list[str]:
             # --info with an override behind it is --info of everything.
             value = rest.pop(0) if rest and re.fullmatch(r"[a-z\-]+", rest[0]) else action.const
             flags.append(f"--{action.dest}={value}")
+        elif action.nargs is None and not rest:
+            overrides.append(argument)  # without its value, it is to stay the last
         else:
-            flags += [argument, *([rest.pop(0)] if action.nargs is None and rest else [])]
+            flags += [argument, *([rest.pop(0)] if action.nargs is None else [])]
     grid = [re.sub(r"^(hydra/sweeper)=basic$", r"\1=grid", override) for override in overrides]
     return [*flags, *map(quoted_path, grid)]
 
