@@ -15,13 +15,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from algd.algorithm.agent import Agent, Batch
 from algd.algorithm.mlp import MLP, Activation, Layer
 from algd.errors import UsageError
 from algd.execution.native import library
 from algd.execution.native.mlp import NativeMLP
-from algd.execution.step import prepare_agent
-from tests.algorithm.test_update import AGENTS, GUIDANCES, Draws64, batch_of, small_agent
 from tests.support.command import TINY, run, train_here
 
 pytestmark = pytest.mark.needs("compiler")
@@ -265,41 +262,6 @@ def test_what_c_cannot_read_is_refused() -> None:
             NativeMLP([Layer(weight, torch.zeros(4))], "relu")
     with pytest.raises(ValueError, match="3 starts do not divide 20 rows"):
         NativeMLP([Layer(torch.randn(4, 2))], "relu")(torch.randn(20, 2), torch.randn(3, 4))
-
-
-class Draws32(Draws64):
-    """A noise in float32 with the same numbers."""
-
-    def normal(self, *shape: int) -> Tensor:
-        return super().normal(*shape).float()
-
-
-@pytest.mark.parametrize("guidance", GUIDANCES)
-@pytest.mark.parametrize("agent", AGENTS)
-def test_200_updates_are_as_near_to_the_exact_ones_as_torchs(agent: str, guidance: str) -> None:
-    """In float32 two ways of adding up drift apart; neither may drift further from float64 than the other's kind."""
-    overrides = [f"agent={agent}", f"guidance={guidance}"]
-
-    def after(how: str) -> Agent:
-        one = small_agent(*overrides)
-        if how != "exact":
-            one.float()
-            for name in ("spreads", "scales"):
-                if hasattr(one.policy, "process"):
-                    setattr(one.policy.process, name, getattr(one.policy.process, name).float())
-        step = prepare_agent(one, "native" if how == "native" else "eager")
-        draws: Any = Draws64(1) if how == "exact" else Draws32(1)
-        for number in range(200):
-            batch = batch_of(number)
-            one.update(batch if how == "exact" else Batch(*(part.float() for part in batch)), draws, step)
-        return one
-
-    exact, eager, native = (after(how).state_dict() for how in ("exact", "eager", "native"))
-    for name, reference in exact.items():
-        if not reference.is_floating_point() or reference.isnan().all():
-            continue
-        errors = [(found[name].double() - reference.double()).abs().max() for found in (eager, native)]
-        assert errors[1] <= 3 * errors[0] + 2e-5, f"{name}: {errors[1]:.2e} against {errors[0]:.2e}"
 
 
 def test_updates_do_not_pile_up_memory() -> None:
