@@ -9,14 +9,17 @@ torch's operations (compile=false). The share is that of the machine's own rate 
 rounds, that the products which an update does make reach.
 
 --parts times the parts of one update; --compiled adds torch.compile, whose compiling takes minutes. --device cuda
-measures the diffusion policies on a GPU, captured as a graph (compile=auto), against the same launched one by one.
+measures the diffusion policies on a GPU, captured as a graph (compile=auto), against the same launched one by one, and
+with --compiled the compiled graph (compile=true).
 """
 
 import argparse
-import ctypes
+import contextlib
+import math
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -25,7 +28,7 @@ from torch.utils.flop_counter import flop_registry
 
 from algd.algorithm.agent import Agent
 from algd.algorithm.rng import RandomGenerator
-from algd.execution.native import library
+from algd.execution.native.network import Network
 from algd.execution.step import Execution, keep_freed_memory, prepare_agent
 from benchmarks.plain_update import PlainAgent
 from benchmarks.setting import default_agent, long_run, random_replay
@@ -51,31 +54,29 @@ class Counter(TorchDispatchMode):
         return result
 
     def __enter__(self) -> "Counter":
-        self._library = library.library
-        library.library = lambda: self  # type: ignore[assignment]
+        self._patches = contextlib.ExitStack()
+        for name in ("forward", "backward", "gradients"):
+            self._patches.enter_context(mock.patch.object(Network, name, self._counted(getattr(Network, name))))
         return super().__enter__()  # type: ignore[no-any-return]
 
     def __exit__(self, *raised: object) -> None:
-        library.library = self._library
+        self._patches.close()
         super().__exit__(*raised)
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        """A function of the library, which counts (see mlp.c for the arguments)."""
-        function = getattr(self._library(), name)
-
-        def counted(*args: Any) -> Any:
-            members, rows, count, address = args[1:5]
-            layers = (library.LayerStruct * count).from_address(address)
-            sizes = [layer.k * layer.n for layer in layers]
-            if name == "backward":
-                chosen, numbers, result = args[8], args[9], args[11]
-                total = sum((ctypes.c_int * members).from_address(numbers)) if chosen else members * rows
-                self.total += 2 * total * sum(sizes if result else sizes[1:])
+    def _counted(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """A method of networks in C, which counts."""
+        def call(network: Network, *args: Any) -> Any:
+            layers = network.layers
+            if method.__name__ == "backward":
+                _, gradient, chosen, _, of_x = args
+                rows = math.prod(gradient.shape[:-1]) if chosen is None else int(chosen[1].sum())
+                layers = layers if of_x is not None else layers[1:]
             else:
-                self.total += 2 * members * rows * sum(sizes)
-            return function(*args)
+                rows = math.prod(network.lead) * args[0].shape[-2]
+            self.total += 2 * rows * sum(layer.weight.shape[-2:].numel() for layer in layers)
+            return method(network, *args)
 
-        return counted if name in ("forward", "backward", "gradients") else function  # type: ignore[no-any-return]
+        return call
 
 
 def products(device: str) -> Callable[[], object]:
@@ -116,9 +117,9 @@ def updates(name: str, device: str = "cpu") -> Callable[[], object]:
 def execution(name: str, device: str = "cpu") -> Execution:
     """How a variant's updates are executed: as its name ends, or as a long run's."""
     last = name.split("/")[-1]
-    if last in ("compiled", "eager"):
-        return last  # type: ignore[return-value]
-    return long_run(device)
+    if last == "compiled":
+        return "compiled" if device == "cpu" else "compiled graph"
+    return "eager" if last == "eager" else long_run(device)
 
 
 def parts(name: str) -> dict[str, Callable[[], object]]:

@@ -35,14 +35,21 @@ class LayerStruct(ctypes.Structure):
                 ("backward_by_row", LONG), ("bias_by_member", LONG), ("of_weight", POINTER), ("of_bias", POINTER))
 
 
-_NETWORK = [INT, INT, INT, INT, POINTER]  # threads, members, rows, count, layers
+class NetworkStruct(ctypes.Structure):
+    """mlp.c's `Network`."""
+
+    _fields_ = (("threads", INT), ("members", INT), ("count", INT), ("activation", INT), ("widest", INT),
+                ("layers", POINTER), ("scratch", POINTER))
+
+
+# What takes a network has its address first; `algd.execution.native.network` calls these, and nobody else.
 SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "panel_size": ([INT, INT], LONG),
     "scratch_size": ([INT], LONG),
     "pack": ([INT, INT, INT, POINTER, LONG, LONG, LONG, POINTER], None),
-    "forward": ([*_NETWORK, INT, POINTER, LONG, POINTER, LONG, LONG, INT, *[POINTER] * 4, INT], None),
-    "backward": ([*_NETWORK, INT, *[POINTER] * 7, INT], None),
-    "gradients": ([*_NETWORK, POINTER, LONG, *[POINTER] * 3, INT], INT),
+    "forward": ([POINTER, INT, POINTER, LONG, POINTER, LONG, LONG, INT, POINTER, POINTER, POINTER], None),
+    "backward": ([POINTER, INT, *[POINTER] * 6], None),
+    "gradients": ([POINTER, INT, POINTER, LONG, *[POINTER] * 3], INT),
     "choose": ([INT, INT, POINTER, POINTER, POINTER], None),
 }
 

@@ -242,23 +242,30 @@ static void multiply(int after, int count, int k, int n, const float *x, const f
 /* How many floats of scratch a thread takes, if no layer's k or n is more than `widest`. */
 long scratch_size(int widest) { return 2L * BLOCK * widest; }
 
+/* `members` networks of `count` layers, with `activation` (RELU or SILU) after all but the last. */
+typedef struct {
+    int threads, members, count, activation, widest; /* no layer's k or n is more than `widest` */
+    const Layer *layers;
+    float *scratch; /* threads · scratch_size(widest) */
+} Network;
+
 /* Below, a block of rows goes through all layers before the next, so that what a layer hands on stays in the caches.
    Buffers that hold something of every layer have one layer's (members, rows, n) after the other's.
 
-   x: (members, rows, k of the first layer), its members x_by_member apart (0: one x for all).
-   scratch: threads · scratch_size(widest) floats. */
+   x: (members, rows, k of the first layer), its members x_by_member apart (0: one x for all). */
 
-/* values = the last layer's sums, (members, rows, n); `activation` (RELU or SILU) follows all others.
+/* values = the last layer's sums, (members, rows, n).
 
    start: in place of the first bias, at [m · start_by_member + r / repeat · start_by_row]; NULL: the bias.
    inputs, slopes: the activations' values, and SiLU's slopes, of every layer but the last; NULL: not wanted. */
-void forward(int threads, int members, int rows, int count, const Layer *layers, int activation, const float *x,
-             long x_by_member, const float *start, long start_by_member, long start_by_row, int repeat, float *inputs,
-             float *slopes, float *values, float *scratch, int widest) {
-    #pragma omp parallel for collapse(2) schedule(static) num_threads(threads) if (threads > 1)
+void forward(const Network *network, int rows, const float *x, long x_by_member, const float *start,
+             long start_by_member, long start_by_row, int repeat, float *inputs, float *slopes, float *values) {
+    const int members = network->members, count = network->count, widest = network->widest;
+    const Layer *layers = network->layers;
+    #pragma omp parallel for collapse(2) schedule(static) num_threads(network->threads) if (network->threads > 1)
     for (int m = 0; m < members; m++)
         for (int first = 0; first < rows; first += BLOCK) {
-            float *mine = scratch + omp_get_thread_num() * scratch_size(widest);
+            float *mine = network->scratch + omp_get_thread_num() * scratch_size(widest);
             const float *in = x + m * x_by_member + (long)first * layers[0].k;
             long before = 0;
             for (int i = 0; i < count; i++) {
@@ -267,7 +274,7 @@ void forward(int threads, int members, int rows, int count, const Layer *layers,
                 long at = before + ((long)m * rows + first) * n;
                 float *out = last ? values + at - before : inputs ? inputs + at : mine + i % 2 * BLOCK * widest;
                 const float *bias = layer->bias ? layer->bias + m * layer->bias_by_member : NULL;
-                multiply(last ? NOTHING : activation, least(BLOCK, rows - first), layer->k, n, in,
+                multiply(last ? NOTHING : network->activation, least(BLOCK, rows - first), layer->k, n, in,
                          layer->forward + m * layer->forward_by_member, layer->forward_by_row,
                          given ? start + m * start_by_member : bias, given ? start_by_row : 0, first,
                          given ? repeat : 1, (Rows){slopes && !last ? slopes + at : NULL, NULL}, (Rows){out, NULL});
@@ -283,18 +290,20 @@ void forward(int threads, int members, int rows, int count, const Layer *layers,
    kept: what `forward` left: ReLU's values (inputs), or SiLU's slopes.
    chosen: (members, rows), of which the first counts[m] are the only rows that are looked at, and then found is NULL;
    NULL: all. */
-void backward(int threads, int members, int rows, int count, const Layer *layers, int activation, float *kept,
-              const float *gradient, const int *chosen, const int *counts, float *found, float *result,
-              float *scratch, int widest) {
+void backward(const Network *network, int rows, float *kept, const float *gradient, const int *chosen,
+              const int *counts, float *found, float *result) {
+    const int members = network->members, count = network->count, widest = network->widest;
+    const int slope = network->activation == RELU ? RELU_SLOPE : SILU_SLOPE;
+    const Layer *layers = network->layers;
     long size = 0;
     for (int i = 0; i < count - 1; i++) size += (long)members * rows * layers[i].n;
-    #pragma omp parallel for collapse(2) schedule(static) num_threads(threads) if (threads > 1)
+    #pragma omp parallel for collapse(2) schedule(static) num_threads(network->threads) if (network->threads > 1)
     for (int m = 0; m < members; m++)
         for (int first = 0; first < rows; first += BLOCK) {
             const int *numbers = chosen ? chosen + (long)m * rows + first : NULL;
             int height = least(BLOCK, (chosen ? counts[m] : rows) - first), n = layers[count - 1].n;
             long origin = (long)m * rows + (chosen ? 0 : first), before = size;
-            float *mine = scratch + omp_get_thread_num() * scratch_size(widest);
+            float *mine = network->scratch + omp_get_thread_num() * scratch_size(widest);
             const float *in = gradient + origin * n;
             if (chosen && height > 0) {
                 float *gathered = mine + count % 2 * BLOCK * widest;
@@ -308,7 +317,7 @@ void backward(int threads, int members, int rows, int count, const Layer *layers
                 long at = before + origin * k;
                 Rows out = i == 0 ? (Rows){result + at, numbers} : found ? (Rows){found + at, numbers}
                                   : (Rows){mine + i % 2 * BLOCK * widest, NULL};
-                multiply(i == 0 ? NOTHING : activation == RELU ? RELU_SLOPE : SILU_SLOPE, height, layer->n, k, in,
+                multiply(i == 0 ? NOTHING : slope, height, layer->n, k, in,
                          layer->backward + m * layer->backward_by_member, layer->backward_by_row, NULL, 0, 0, 1,
                          (Rows){i == 0 ? NULL : kept + at, numbers}, out);
                 in = out.data;
@@ -316,9 +325,9 @@ void backward(int threads, int members, int rows, int count, const Layer *layers
         }
 }
 
-/* of_weight = gᵀ x and of_bias = Σ_rows g of one layer, or with `add` more by that. Returns 0 without memory. */
+/* of_weight = gᵀ x and of_bias = Σ_rows g of one layer. Returns 0 without memory. */
 static int layer_gradients(int threads, int members, int rows, const Layer *layer, const float *g, const float *x,
-                           long x_by_member, int add) {
+                           long x_by_member) {
     int k = layer->k, n = layer->n, matrices = x_by_member ? members : 1;
     float *panels = malloc(sizeof(float) * panel_size(rows, k) * matrices);
     if (!panels) return 0;
@@ -333,28 +342,31 @@ static int layer_gradients(int threads, int members, int rows, const Layer *laye
                 sum_rows(height, rows, g + (long)m * rows * n + i, 1, n, panel, sum);
                 for (int r = 0; r < height; r++) {
                     float *to = layer->of_weight + ((long)m * n + i + r) * k + j;
-                    finish_row(NOTHING, least(WIDTH, k - j), sum[r], add ? to : NULL, NULL, to);
+                    finish_row(NOTHING, least(WIDTH, k - j), sum[r], NULL, NULL, to);
                 }
             }
         }
     free(panels);
     for (int m = 0; m < members && layer->of_bias; m++) {
         float *sums = layer->of_bias + (long)m * n;
-        if (!add) memset(sums, 0, 4L * n);
+        memset(sums, 0, 4L * n);
         for (int i = 0; i < rows; i++)
             for (int j = 0; j < n; j++) sums[j] += g[((long)m * rows + i) * n + j];
     }
     return 1;
 }
 
-/* Every layer's of_weight and of_bias, from what `forward` left as inputs, what `backward` found, and ∂f/∂values; with
-   `add`, they grow by that. Returns 0 if there is no memory. */
-int gradients(int threads, int members, int rows, int count, const Layer *layers, const float *x, long x_by_member,
-              const float *inputs, const float *found, const float *gradient, int add) {
+/* Every layer's of_weight and of_bias, from what `forward` left as inputs, what `backward` found, and ∂f/∂values.
+   Returns 0 if there is no memory. */
+int gradients(const Network *network, int rows, const float *x, long x_by_member, const float *inputs,
+              const float *found, const float *gradient) {
+    const int members = network->members, count = network->count;
     for (int i = 0; i < count; i++) {
+        const Layer *layer = network->layers + i;
         const float *g = i == count - 1 ? gradient : found;
-        if (!layer_gradients(threads, members, rows, layers + i, g, x, x_by_member, add)) return 0;
-        x = inputs, x_by_member = (long)rows * layers[i].n;
+        if (!layer_gradients(network->threads, members, rows, layer, g, x, x_by_member)) return 0;
+        if (i == count - 1) break;
+        x = inputs, x_by_member = (long)rows * layer->n;
         inputs += members * x_by_member, found += members * x_by_member;
     }
     return 1;

@@ -1,0 +1,218 @@
+"""mlp.c's functions as functions of tensors: the one place where there are pointers.
+
+C takes for granted what its arguments are. Here every tensor is checked for it: its type, its shape, and that its
+numbers lie on the CPU, one after the other.
+"""
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from algd.algorithm.mlp import Activation, Layer
+from algd.execution.native import library
+
+ACTIVATIONS = {"relu": 1, "silu": 2}
+"""mlp.c's numbers."""
+
+FEW = 8
+"""Fewer rows or columns than these are multiplied one sum at a time: making panels of the weights takes longer."""
+
+
+def address(tensor: Tensor, *shape: int, dtype: torch.dtype = torch.float32) -> int:
+    """Where a tensor of this shape lies in memory.
+
+    Raises:
+        TypeError: it is not one that C can read or write.
+    """
+    if tensor.dtype != dtype or tensor.shape != shape or not tensor.is_cpu or not tensor.is_contiguous():
+        raise TypeError(f"networks in C take contiguous {dtype} of shape {shape} on the CPU, not {tensor.dtype} of "
+                        f"shape {tuple(tensor.shape)} with strides {tensor.stride()} on {tensor.device}")
+    return tensor.data_ptr()
+
+
+def choose(slopes: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows where slopes, (members, rows), are not 0: their numbers, (members, rows), of which each member's first
+    count, (members,), are meant."""
+    members, rows = slopes.shape
+    chosen, counts = torch.empty(members, rows, dtype=torch.int32), torch.empty(members, dtype=torch.int32)
+    library.library().choose(members, rows, address(slopes, members, rows), chosen.data_ptr(), counts.data_ptr())
+    return chosen, counts
+
+
+class Network:
+    """One network, or the networks of an ensemble's members, in C.
+
+    A leading (m) in a shape is there for an ensemble of m members only. What is called a hidden buffer has all hidden
+    layers' numbers, one layer's (m, rows, width) after the other's.
+
+    Args:
+        layers: from the first to the last; C reads their parameters where they lie.
+        activation: after every layer but the last.
+
+    Attributes:
+        layers: as given.
+        lead: () or (m,).
+        inputs, outputs: widths of x and of the values.
+        size: how many parameters there are.
+
+    Raises:
+        TypeError: the parameters are not rows of float32 on the CPU.
+    """
+
+    def __init__(self, layers: Sequence[Layer], activation: Activation):
+        self._library, self.layers = library.library(), layers
+        self.lead = tuple(layers[0].weight.shape[:-2])
+        self._members = self.lead[0] if self.lead else 1
+        self._structs = (library.LayerStruct * len(layers))()
+        self._offsets: list[tuple[int, int | None]] = []  # of each weight and bias in a vector of all parameters
+        self.size = 0
+        for layer, struct in zip(layers, self._structs, strict=True):
+            weight, bias = layer.weight, layer.bias
+            for tensor in (weight,) if bias is None else (weight, bias):
+                if tensor.dtype != torch.float32 or not tensor.is_cpu or tensor.stride(-1) != 1:
+                    raise TypeError(f"parameters of networks in C are rows of float32 on the CPU, not {tensor.dtype} "
+                                    f"on {tensor.device} with strides {tensor.stride()}")
+            struct.n, struct.k = weight.shape[-2:]
+            if bias is not None:
+                struct.bias, struct.bias_by_member = bias.data_ptr(), bias.stride(0) if self.lead else 0
+            self._offsets.append((self.size, None if bias is None else self.size + weight.numel()))
+            self.size += weight.numel() + (0 if bias is None else bias.numel())
+        widths = [layer.weight.shape[-2] for layer in layers]
+        self.inputs, self.outputs = layers[0].weight.shape[-1], widths[-1]
+        self._first, self._hidden, widest = widths[0], sum(widths[:-1]), max(self.inputs, *widths)
+        threads = torch.get_num_threads()
+        self._scratch = torch.empty(threads * self._library.scratch_size(widest))
+        self._struct = library.NetworkStruct(threads, self._members, len(layers), ACTIVATIONS[activation], widest,
+                                             ctypes.addressof(self._structs), self._scratch.data_ptr())
+        self._self = ctypes.addressof(self._struct)
+        self._ready: set[str] = set()
+
+    def hidden_buffer(self, rows: int) -> Tensor:
+        """A hidden buffer for so many rows, with nothing in it yet."""
+        return torch.empty(self._members * rows * self._hidden)
+
+    def forward(self, x: Tensor, start: Tensor | None, inputs: Tensor | None, slopes: Tensor | None) -> Tensor:
+        """The values (m, rows, out) at x, (m, rows, in) or (rows, in) for all members.
+
+        Args:
+            start: in place of the first layer's bias, (m, rows / n, width), each row for n rows of x; rows of float32.
+            inputs, slopes: hidden buffers that get the activations' values, and SiLU's slopes; None: not wanted.
+        """
+        rows = x.shape[-2]
+        values = torch.empty(*self.lead, rows, self.outputs)
+        self._prepare("forward" if rows >= FEW else "few")
+        at, by_member, by_row, repeat = None, 0, 0, 1
+        if start is not None:
+            if rows % start.shape[-2]:
+                raise ValueError(f"{start.shape[-2]} starts do not divide {rows} rows")
+            if (start.dtype != torch.float32 or start.stride(-1) != 1 or not start.is_cpu
+                    or start.shape != (*self.lead, start.shape[-2], self._first)):
+                raise TypeError(f"starts of networks in C are rows of float32 on the CPU, {self._first} wide, not "
+                                f"{start.dtype} of shape {tuple(start.shape)} with strides {start.stride()}")
+            at, by_row, repeat = start.data_ptr(), start.stride(-2), rows // start.shape[-2]
+            by_member = start.stride(0) if self.lead else 0
+        elif self.layers[0].bias is None:
+            raise ValueError("a first layer without a bias needs what stands in its place")
+        self._library.forward(self._self, rows, *self._matrix_of(x, rows), at, by_member, by_row, repeat,
+                              self._hidden_address(inputs, rows), self._hidden_address(slopes, rows),
+                              values.data_ptr())
+        return values
+
+    def backward(self, kept: Tensor | None, gradient: Tensor, chosen: tuple[Tensor, Tensor] | None,
+                 found: Tensor | None, result: Tensor | None) -> None:
+        """From ∂f/∂values, (m, rows, out), to ∂f/∂sums of the hidden layers and ∂f/∂x.
+
+        Args:
+            kept: the hidden buffer that `forward` filled: ReLU's values, or SiLU's slopes; None: nothing is hidden.
+            chosen: the only rows that are looked at (`choose`), and then found is None; None: all.
+            found: a hidden buffer, to be written.
+            result: (m, rows, in), to be written.
+        """
+        rows = gradient.shape[-2]
+        self._prepare("backward")
+        numbers, counts = (None, None) if chosen is None else (
+            address(chosen[0], self._members, rows, dtype=torch.int32),
+            address(chosen[1], self._members, dtype=torch.int32))
+        self._library.backward(self._self, rows, self._hidden_address(kept, rows),
+                               address(gradient, *self.lead, rows, self.outputs), numbers, counts,
+                               self._hidden_address(found, rows),
+                               None if result is None else address(result, *self.lead, rows, self.inputs))
+
+    def gradients(self, x: Tensor, inputs: Tensor | None, found: Tensor | None, gradient: Tensor) -> None:
+        """The parameters' gradients, to where `write_to` or `write_to_vector` said last.
+
+        Args:
+            x: what `forward` had.
+            inputs: what `forward` left.
+            found: what `backward` left.
+            gradient: ∂f/∂values, (m, rows, out).
+
+        Raises:
+            MemoryError: there is none for a transposed copy of the layers' inputs.
+        """
+        rows = gradient.shape[-2]
+        if not self._library.gradients(self._self, rows, *self._matrix_of(x, rows),
+                                       self._hidden_address(inputs, rows), self._hidden_address(found, rows),
+                                       address(gradient, *self.lead, rows, self.outputs)):
+            raise MemoryError(f"no memory for a gradient over {rows} rows")
+
+    def write_to(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> None:
+        """Where the parameters' gradients go from now on, in the parameters' shapes: somebody has to keep these."""
+        for layer, struct, weight, bias in zip(self.layers, self._structs, weights, biases, strict=True):
+            struct.of_weight = address(weight, *layer.weight.shape)
+            struct.of_bias = None if bias is None else address(bias, *self.lead, layer.weight.shape[-2])
+
+    def write_to_vector(self, gradient: Tensor) -> None:
+        """The same as one vector, (size,): each layer's weight and bias after the other."""
+        begin = address(gradient, self.size)
+        for struct, (weight, bias) in zip(self._structs, self._offsets, strict=True):
+            struct.of_weight, struct.of_bias = begin + 4 * weight, None if bias is None else begin + 4 * bias
+
+    def first(self, found: Tensor, rows: int) -> Tensor:
+        """The first layer's part of a hidden buffer, (m, rows, width)."""
+        return found[:self._members * rows * self._first].view(*self.lead, rows, self._first)
+
+    def _matrix_of(self, x: Tensor, rows: int) -> tuple[int, int]:
+        """Where x is, and how far members' are apart; 0: all members have one."""
+        if x.dim() == 2:
+            return address(x, rows, self.inputs), 0
+        return address(x, *self.lead, rows, self.inputs), rows * self.inputs
+
+    def _hidden_address(self, buffer: Tensor | None, rows: int) -> int | None:
+        return None if buffer is None else address(buffer, self._members * rows * self._hidden)
+
+    def _prepare(self, what: str) -> None:
+        """Tell the structs where the matrices are: "forward", "few" (forward for few rows) or "backward"."""
+        if what in self._ready:
+            return
+        self._ready = self._ready - {"forward", "few"} | {what}
+        for layer, struct in zip(self.layers, self._structs, strict=True):
+            matrix, by_row = self._matrix(layer, what)
+            pointer, by_member = matrix.data_ptr(), matrix.stride(0) if self.lead else 0
+            if what == "backward":
+                struct.backward, struct.backward_by_member, struct.backward_by_row = pointer, by_member, by_row
+            else:
+                struct.forward, struct.forward_by_member, struct.forward_by_row = pointer, by_member, by_row
+
+    def _matrix(self, layer: Layer, what: str) -> tuple[Tensor, int]:
+        """A layer's panels and 0; where few sums are asked for, the transpose and how far its rows are apart.
+
+        What has to be made is made once a layer, and shared by all networks that the layer is part of.
+        """
+        weight = layer.weight
+        n, k = weight.shape[-2:]
+        by_member, by_row = weight.stride(0) if self.lead else 0, weight.stride(-2)
+        if what == "few" or (what == "forward" and n < FEW):
+            return weight, by_row
+        few = what == "backward" and k < FEW
+        if few and what not in layer.derived:
+            layer.derived[what] = weight.mT.contiguous()
+        elif what not in layer.derived:
+            strides = (k, n, 1, by_row) if what == "forward" else (n, k, by_row, 1)
+            panels = torch.empty(self._members, self._library.panel_size(*strides[:2]))
+            self._library.pack(self._members, *strides[:2], weight.data_ptr(), by_member, *strides[2:],
+                               panels.data_ptr())
+            layer.derived[what] = panels
+        return layer.derived[what], n if few else 0
