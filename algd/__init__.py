@@ -5,7 +5,12 @@
     agent.act(observation)
 """
 
+import os
 from typing import TYPE_CHECKING
+
+# Threads that wait for each other sleep. By default OpenMP has them spin, which on cores with other work takes four
+# times the CPU time (docs/benchmarks.md). Torch's OpenMP reads this when torch is loaded, which comes later.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:
     from algd.run.loading import LoadedAgent, load
