@@ -1,6 +1,11 @@
-"""The agent: reward and cost critics, a policy, a guidance, and one update of all of them."""
+"""The agent: reward and cost critics, a policy, a guidance, and one update of all of them.
 
-from collections.abc import Callable, Mapping, Sequence
+Read `benchmarks/plain_update.py` first: the same update with plain networks and automatic differentiation, in one file.
+What is here and in what it imports is that, with gradients by hand, for every policy and guidance.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -9,7 +14,8 @@ from torch import Tensor, nn
 
 from algd.algorithm.energy import Energy, EnergyAtStates, unbiased_std
 from algd.algorithm.guidance import Guidance
-from algd.algorithm.networks import CriticEnsemble, Initialisation
+from algd.algorithm.mlp import MLP
+from algd.algorithm.networks import CriticEnsemble, Initialisation, Perceptron, ScoreNetwork
 from algd.algorithm.normalisation import Normaliser
 from algd.algorithm.policies import Policy
 from algd.algorithm.rng import RandomGenerator
@@ -130,7 +136,7 @@ class Agent(nn.Module):
         """One update from one batch of raw transitions.
 
         Args:
-            step: what carries it out (`algd.execution.step.prepare_agent`); None: `step` as it is written.
+            step: what carries it out (`algd.execution.step.prepare_agent` returns it); None: `step` as it is written.
 
         Returns:
             Scalars for the log, detached, on the device, valid until the next update.
@@ -198,3 +204,34 @@ class Agent(nn.Module):
     def _update_targets(self) -> None:
         for online, target in ((self.critics, self.target_critics), (self.cost_critics, self.target_cost_critics)):
             torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), self.polyak)
+
+    # --- how updates are executed: used by algd.execution alone -------------------------------------------------------
+
+    def use_networks(self, mlp: type[MLP]) -> None:
+        """Have all networks computed by `mlp` from now on: another implementation of the same mathematics."""
+        for module in self.modules():
+            if isinstance(module, CriticEnsemble | ScoreNetwork | Perceptron):
+                module.mlp = mlp
+
+    def keep_out_of_compilation(self) -> None:
+        """Have `step`, where torch.compile compiles it, call what moves parameters and multiplier as it is.
+
+        Torch 2.13 loses two things in a compiled region without a word: an optimiser's step on a gradient that was
+        assigned in the same region, and a buffer's new value. λ would stand still, and so would a batch's risk.
+        """
+        guidance: Any = self.guidance
+        for owner, method in (*((optimizer, "step") for optimizer in self.optimizers.values()),
+                              (guidance, "observe_batch"), (guidance, "update")):
+            setattr(owner, method, torch.compiler.disable(getattr(owner, method)))
+
+    @contextlib.contextmanager
+    def capturable(self) -> Iterator[None]:
+        """Within it a CUDA graph may capture the optimisers' steps; outside of captures torch would warn of that."""
+        groups = [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
+        for group in groups:
+            group["capturable"] = True
+        try:
+            yield
+        finally:
+            for group in groups:
+                group["capturable"] = False

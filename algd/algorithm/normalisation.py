@@ -46,6 +46,9 @@ class Normaliser(nn.Module):
         reward: whether rewards are divided by the running standard deviation of the discounted return
             Σ γ^k r_{t−k}, the convention of gymnasium's NormalizeReward.
         discount: γ.
+
+    Attributes:
+        observed: how many observations have moved the moments; a copy whose count is behind is out of date.
     """
 
     discounted_return: Tensor
@@ -55,12 +58,14 @@ class Normaliser(nn.Module):
         self.observation = RunningMoments(observation_size) if observation else None
         self.reward = RunningMoments(1) if reward else None
         self.discount = discount
+        self.observed = 0
         self.register_buffer("discounted_return", torch.zeros(1, dtype=torch.float64))
 
     def observe(self, observation: Tensor, reward: float, episode_over: bool) -> None:
         """Take in one training step: the observation (s,) that was reached, and its reward."""
         if self.observation is not None:
             self.observation.observe(observation)
+            self.observed += 1
         if self.reward is not None:
             self.discounted_return.mul_(self.discount).add_(reward)
             self.reward.observe(self.discounted_return)

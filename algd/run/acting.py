@@ -24,9 +24,7 @@ class ActingCopy:
         self._agent = agent
         self.policy, self.normaliser = agent.policy, agent.normaliser
         self._pairs: list[tuple[Tensor, Tensor]] = []
-        self._updates: int | None = None
-        # Moments move with every step, the policy with every update.
-        self._moments = any(True for _ in agent.normaliser.children())
+        self._state: tuple[int, int] | None = None
         modules = torch.nn.ModuleList([agent.policy, agent.normaliser])  # type: ignore[list-item]
         if apart is None:
             apart = any(parameter.device.type != "cpu" for parameter in modules.parameters())
@@ -38,8 +36,11 @@ class ActingCopy:
 
     def __call__(self, observation: Tensor, noise: RandomGenerator | None) -> Tensor:
         """Actions (B, d) at raw observations (B, s), all on the CPU: stochastic with a source of noise."""
-        if self._pairs and (self._moments or self._updates != self._agent.updates):
+        # The policy moves with updates and the moments with training's steps: in an evaluation neither does.
+        state = self._agent.updates, self._agent.normaliser.observed
+        if self._pairs and self._state != state:
             self._refresh()
+            self._state = state
         return act(self.policy, self.normaliser, observation, noise)
 
     @torch.no_grad()
@@ -48,4 +49,3 @@ class ActingCopy:
         flat = torch.cat([source.reshape(-1).double() for _, source in self._pairs]).cpu()
         for (target, _), part in zip(self._pairs, flat.split([t.numel() for t, _ in self._pairs]), strict=True):
             target.copy_(part.view_as(target))
-        self._updates = self._agent.updates

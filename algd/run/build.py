@@ -88,7 +88,8 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         UsageError: a GPU is asked for that is not there.
     """
-    available = torch.cuda.device_count()
+    # A driver that is too old counts devices that cannot be used.
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return torch.device("cuda" if available else "cpu")
     device = torch.device(name)
