@@ -61,7 +61,7 @@ class PlainAgent:
         self.process, self.batch_size = policy.process, batch_size
         self.scale, self.bias, self.beta, self.samples = policy.scale, policy.bias, policy.beta, policy.mc_samples
         self.score_weight, self.discount, self.cost_discount = policy.score_weight, twin.discount, twin.cost_discount
-        self.threshold, self.rho = twin.guidance.threshold, twin.guidance.penalty
+        self.threshold, self.rho = twin.guidance.threshold, twin.guidance.rho
         self.risk_factor, self.polyak, self.interval = twin.energy.risk_factor, twin.polyak, twin.target_interval
         states, actions = twin.critics.observation_size, len(self.scale)
         hidden, cost_hidden = twin.critics.biases[0].shape[1], twin.cost_critics.biases[0].shape[1]

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
+from algd.algorithm.dual import Signals
 from algd.algorithm.energy import Energy, EnergyAtStates, unbiased_std
 from algd.algorithm.guidance import Guidance
 from algd.algorithm.mlp import MLP
@@ -106,7 +107,7 @@ class Agent(nn.Module):
         self.target_critics.requires_grad_(False)
         self.target_cost_critics.requires_grad_(False)
         self.energy = Energy(self.critics, self.cost_critics, risk_factor, guidance.lagrangian,
-                             guidance.constraint_weight if guidance.weight is not None else None)
+                             guidance.constraint_weight if guidance.kind != "none" else None)
         networks: dict[str, tuple[Any, float]] = {
             "policy": (self.policy, policy_learning_rate), "critics": (self.critics, critic_learning_rate),
             "cost_critics": (self.cost_critics, cost_learning_rate)}
@@ -163,8 +164,9 @@ class Agent(nn.Module):
         energy = self.energy.at(batch.observation)
         risk = energy.risk(batch.action)
         self.guidance.observe_batch(risk)
-        metrics |= self._update_policy(batch.observation, energy, draws.loss)
-        metrics |= self.guidance.update(risk)
+        policy_risk, policy_metrics = self._update_policy(batch.observation, energy, draws.loss)
+        metrics |= policy_metrics
+        metrics |= self.guidance.update(Signals(batch.observation, risk, policy_risk))
         if update_targets:
             self._update_targets()
         return metrics
@@ -191,14 +193,15 @@ class Agent(nn.Module):
         return unbiased_std(values - values.mean(0)).mean() if len(values) > 1 else values.new_zeros(())
 
     def _update_policy(self, observation: Tensor, energy: EnergyAtStates,
-                       draws: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        loss, metrics = self.policy.loss(observation, energy, draws)
+                       draws: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns Qc at the actions that the loss was taken at, (B,), and scalars for the log."""
+        loss, risk, metrics = self.policy.loss(observation, energy, draws)
         parameters = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         self.optimizers["policy"].step()
-        return {"policy_loss": loss.detach(), **metrics}
+        return risk, {"policy_loss": loss.detach(), **metrics}
 
     @torch.no_grad()
     def _update_targets(self) -> None:

@@ -73,7 +73,7 @@ def both_energies(agent: Agent, lam: Tensor | float | None = None, rho: float | 
         rho: ρ of L_A; None: the guidance's own, or 1 where it has none.
     """
     guidance = agent.guidance
-    penalty = rho or guidance.penalty or UNPENALISED_RHO
+    penalty = rho or guidance.rho or UNPENALISED_RHO
 
     def at_multiplier(formula: Callable[[Tensor, Tensor, Tensor | float], Tensor],
                       weight: Callable[[Tensor, Tensor | float], Tensor | float]) -> Energy:

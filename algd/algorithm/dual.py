@@ -1,23 +1,46 @@
-"""Rules for the multiplier λ of the cost constraint. A guidance owns one of them."""
+"""Rules for the multiplier λ of the cost constraint. A guidance owns one of them; `guidance/dual=...` names it.
 
-from typing import Protocol
+A rule listens to what the policy costs, and there are three measurements of that (`Signals`, `observe_episode`). Each
+constructor's arguments are the keys of conf/guidance/dual/; threshold and limit are the task's.
+"""
+
+from typing import Annotated, Literal, NamedTuple, Protocol
 
 import torch
+from pydantic import Field, FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
+
+Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Positive = Annotated[PositiveFloat, Field(allow_inf_nan=False)]
+Signal = Literal["replay", "policy", "episodes"]
+
+
+class Signals(NamedTuple):
+    """What an update knows about the policy's cost, with the critics as they are after it.
+
+    Attributes:
+        observation: (B, s), the batch's states, as the networks see them.
+        replay: (B,), Qc at the actions that the replay holds.
+        policy: (B,), Qc at the actions that the policy samples in these states.
+    """
+
+    observation: Tensor
+    replay: Tensor
+    policy: Tensor
 
 
 class DualRule(Protocol):
-    """λ, and how it moves. Each rule listens to one of the two signals and ignores the other."""
+    """λ, and how it moves. A rule takes of the signals what it listens to, and ignores the others."""
 
     optimizers: dict[str, torch.optim.Optimizer]
     """What else is part of a checkpoint, beside the module's state."""
 
-    def multiplier(self) -> Tensor:
-        """λ ≥ 0, a scalar without gradient."""
+    def multiplier(self, observation: Tensor | None = None) -> Tensor:
+        """λ ≥ 0 without gradient: a scalar, or of a rule that depends on the state, (B,) at observations (B, s)."""
         ...
 
-    def observe_batch(self, risk: Tensor) -> None:
-        """After each gradient update: Qc at a batch of (s, a) from the replay, shape (B,)."""
+    def observe_batch(self, signals: Signals) -> None:
+        """After each gradient update."""
         ...
 
     def observe_episode(self, spent: float) -> None:
@@ -26,19 +49,24 @@ class DualRule(Protocol):
 
 
 class Fixed(nn.Module):
-    """A constant multiplier."""
+    """A constant multiplier: a weight on the cost, chosen in advance.
+
+    Args:
+        multiplier: λ ≥ 0.
+    """
 
     value: Tensor
 
-    def __init__(self, value: float):
+    def __init__(self, multiplier: NonNegativeFloat, name: Literal["fixed"] = "fixed", *,
+                 threshold: FiniteFloat = 0.0, limit: NonNegativeFloat = 0.0):
         super().__init__()
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        self.register_buffer("value", torch.tensor(value, dtype=torch.float64))
+        self.register_buffer("value", torch.tensor(multiplier, dtype=torch.float64))
 
-    def multiplier(self) -> Tensor:
+    def multiplier(self, observation: Tensor | None = None) -> Tensor:
         return self.value
 
-    def observe_batch(self, risk: Tensor) -> None:
+    def observe_batch(self, signals: Signals) -> None:
         pass
 
     def observe_episode(self, spent: float) -> None:
@@ -46,34 +74,65 @@ class Fixed(nn.Module):
 
 
 class LogAscent(nn.Module):
-    """Gradient ascent on the dual in log λ with Adam: minimises λ (h − mean Qc) (arXiv 2602.02924).
+    """Gradient ascent on the dual in log λ with Adam: minimises λ (h − C) (arXiv 2602.02924).
 
     Because the gradient is taken in log λ and Adam normalises it, λ moves by at most a factor of about
-    exp(learning_rate) an update, and never reaches 0.
+    exp(learning_rate) an update, and never reaches 0. For the same reason only the sign of C − h and how steady it is
+    count, not its unit.
 
     Args:
-        initial: λ at the start, > 0.
+        initial_multiplier: λ at the start, > 0.
         learning_rate: Adam's, on log λ.
+        signal: what C is. "replay": the batch's mean of Qc at the replay's actions, the authors'; it measures all
+            policies whose transitions the replay still holds. "policy": the mean of Qc at the policy's own actions in
+            the same states. "episodes": the mean cost of the last training episodes, held against the limit instead
+            of h; it needs no critic.
+        hold: updates before λ moves. Adam's averages follow the gradient from the first update on.
+        window: training episodes in the mean of signal=episodes.
         threshold: h, in the cost critic's units.
+        limit: the allowed cost of an episode, in its own kind.
     """
 
-    def __init__(self, initial: float, learning_rate: float, threshold: float):
+    updates: Tensor
+    costs: Tensor
+
+    def __init__(self, initial_multiplier: Positive, learning_rate: Rate, signal: Signal = "replay",
+                 hold: NonNegativeInt = 0, window: PositiveInt = 10, name: Literal["ascent"] = "ascent", *,
+                 threshold: FiniteFloat, limit: NonNegativeFloat = 0.0):
         super().__init__()
-        self.log_multiplier = nn.Parameter(torch.tensor(initial, dtype=torch.float64).log())
-        self.threshold = threshold
+        self.log_multiplier = nn.Parameter(torch.tensor(initial_multiplier, dtype=torch.float64).log())
+        self.threshold, self.limit, self.signal, self.hold = threshold, limit, signal, hold
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "multiplier": torch.optim.Adam([self.log_multiplier], lr=learning_rate, fused=True)}
+        # Only where they are needed: what a checkpoint holds is part of the format.
+        if hold:
+            self.register_buffer("updates", torch.tensor(0, dtype=torch.int64))
+        if signal == "episodes":
+            self.register_buffer("costs", torch.full((window,), float("nan"), dtype=torch.float64))
 
-    def multiplier(self) -> Tensor:
+    def multiplier(self, observation: Tensor | None = None) -> Tensor:
         return self.log_multiplier.detach().exp()
 
-    def observe_batch(self, risk: Tensor) -> None:
-        # d/d(log λ) of λ (h − Qc), written out: a graph for one scalar costs more than the scalar.
-        self.log_multiplier.grad = self.multiplier() * (self.threshold - risk).mean()
+    def observe_batch(self, signals: Signals) -> None:
+        # d/d(log λ) of λ (h − C), written out: a graph for one scalar costs more than the scalar.
+        self.log_multiplier.grad = self.multiplier() * self._slack(signals)
+        before = self.log_multiplier.detach().clone() if self.hold else None
         self.optimizers["multiplier"].step()
+        if before is not None:
+            # No branch on a value: this runs in a CUDA graph too.
+            self.updates += 1
+            with torch.no_grad():
+                self.log_multiplier.copy_(torch.where(self.updates > self.hold, self.log_multiplier, before))
+
+    def _slack(self, signals: Signals) -> Tensor:
+        """h − C, or limit − C of episodes; 0 before the first episode."""
+        if self.signal == "episodes":
+            return (self.limit - self.costs.nanmean()).nan_to_num()
+        return (self.threshold - (signals.replay if self.signal == "replay" else signals.policy)).mean()
 
     def observe_episode(self, spent: float) -> None:
-        pass
+        if self.signal == "episodes":
+            self.costs.copy_(torch.cat([self.costs[1:], self.costs.new_tensor([spent])]))
 
 
 class PID(nn.Module):
@@ -86,11 +145,11 @@ class PID(nn.Module):
     tasks.
 
     Args:
-        limit: d, in the cost's units.
         proportional, integral, derivative: K_P, K_I, K_D, in units of λ per relative violation (and episode).
         smoothing: weight of the old value in the averages, in [0, 1).
         delay: episodes between the two averages of the derivative, ≥ 1.
-        initial: λ before the first episode, ≥ 0, as the integral's start.
+        initial_multiplier: λ before the first episode, ≥ 0, as the integral's start.
+        limit: d, in the cost's units.
     """
 
     value: Tensor
@@ -98,23 +157,25 @@ class PID(nn.Module):
     violation: Tensor
     costs: Tensor
 
-    def __init__(self, limit: float, proportional: float, integral: float, derivative: float, smoothing: float,
-                 delay: int, initial: float):
+    def __init__(self, proportional: NonNegativeFloat, integral: NonNegativeFloat, derivative: NonNegativeFloat,
+                 smoothing: Annotated[float, Field(ge=0, lt=1)], delay: PositiveInt,
+                 initial_multiplier: NonNegativeFloat, name: Literal["pid"] = "pid", *,
+                 threshold: FiniteFloat = 0.0, limit: NonNegativeFloat):
         super().__init__()
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.limit, self.scale = limit, max(limit, 1.0)
         self.gains = proportional, integral, derivative
         self.smoothing = smoothing
-        double = torch.float64
-        self.register_buffer("value", torch.tensor(initial, dtype=double))
-        self.register_buffer("accumulated", torch.tensor(initial / integral if integral else 0.0, dtype=double))
+        double, start = torch.float64, initial_multiplier / integral if integral else 0.0
+        self.register_buffer("value", torch.tensor(initial_multiplier, dtype=double))
+        self.register_buffer("accumulated", torch.tensor(start, dtype=double))
         self.register_buffer("violation", torch.tensor(float("nan"), dtype=double))
         self.register_buffer("costs", torch.full((delay + 1,), float("nan"), dtype=double))
 
-    def multiplier(self) -> Tensor:
+    def multiplier(self, observation: Tensor | None = None) -> Tensor:
         return self.value
 
-    def observe_batch(self, risk: Tensor) -> None:
+    def observe_batch(self, signals: Signals) -> None:
         pass
 
     def observe_episode(self, spent: float) -> None:

@@ -91,24 +91,36 @@ class EnergyAtStates:
 
     def __call__(self, action: Tensor) -> Tensor:
         """E at actions (B, d), (B,), once differentiable with respect to the actions."""
-        energies: Tensor = _Energies.apply(action, self)
-        return energies
+        return self.with_risk(action)[0]
+
+    def with_risk(self, action: Tensor) -> tuple[Tensor, Tensor]:
+        """E as above, and Qc at the same actions, (B,), detached; of an energy without constraint Qc is not computed,
+        and 0."""
+        energies, risks = _Energies.apply(action, self)
+        return energies, risks
 
     @torch.no_grad()
     def value_and_gradient(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """E and ∇_a E at actions (B, d) or (B, N, d), both detached; ∇_a E has the actions' shape."""
+        return self.value_gradient_and_risk(action)[:2]
+
+    @torch.no_grad()
+    def value_gradient_and_risk(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`value_and_gradient`, and Qc of the energy's shape, as in `with_risk`."""
         actions = action if action.dim() == 3 else action.unsqueeze(1)
         pieces = list(self._pieces(*actions.shape[:2]))
         if len(pieces) == 1:
-            energies, gradients = self._of_piece(slice(None), actions)
+            energies, gradients, risks = self._of_piece(slice(None), actions)
         else:
             energies, gradients = actions.new_empty(actions.shape[:2]), torch.empty_like(actions)
+            risks = torch.empty_like(energies)
             for states, columns in pieces:
                 piece = actions[states, columns]
-                energy, gradient = self._of_piece(states, piece)
+                energy, gradient, piece_risk = self._of_piece(states, piece)
                 energies[states, columns] = energy.view(piece.shape[:2])
                 gradients[states, columns] = gradient.view(piece.shape)
-        return energies.view(action.shape[:-1]), gradients.view(action.shape)
+                risks[states, columns] = piece_risk.view(piece.shape[:2])
+        return energies.view(action.shape[:-1]), gradients.view(action.shape), risks.view(action.shape[:-1])
 
     def _pieces(self, batch: int, count: int) -> Iterator[tuple[slice, slice]]:
         """Blocks of (states, actions) that cover `count` actions at `batch` states each, on a CPU of at most ROWS."""
@@ -119,28 +131,30 @@ class EnergyAtStates:
             for top in range(0, batch, tall):
                 yield slice(top, top + tall), slice(left, left + wide)
 
-    def _of_piece(self, states: slice, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """E (b·n,) and ∇_a E (b·n, d) at actions (b, n, d) of b states."""
+    def _of_piece(self, states: slice, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """E (b·n,), ∇_a E (b·n, d) and Qc (b·n,) at actions (b, n, d) of b states."""
         rewards, pull_reward = self._reward.values_and_pullback(states, actions)
         q, least = rewards.min(0)
         # Of the reward critics the least one alone has a slope.
         gradient = pull_reward(torch.zeros_like(rewards).scatter_(0, least.unsqueeze(0), -1.0))
         if self._energy.weight is None:
-            return self._energy.lagrangian(q, torch.zeros_like(q)), gradient
+            nothing = torch.zeros_like(q)
+            return self._energy.lagrangian(q, nothing), gradient, nothing
         costs, pull_cost = self._cost.values_and_pullback(states, actions)
         qc, slopes = risk(costs, self._energy.risk_factor)
         gradient += pull_cost(self._energy.weight(qc) * slopes)
-        return self._energy.lagrangian(q, qc), gradient
+        return self._energy.lagrangian(q, qc), gradient, qc
 
 
 class _Energies(torch.autograd.Function):
-    """E at actions, whose gradient was computed along with it."""
+    """E and Qc at actions; E's gradient was computed along with it, and Qc is a number."""
 
     @staticmethod
-    def forward(ctx: Any, action: Tensor, energy: EnergyAtStates) -> Tensor:
-        energies, gradients = energy.value_and_gradient(action)
+    def forward(ctx: Any, action: Tensor, energy: EnergyAtStates) -> tuple[Tensor, Tensor]:
+        energies, gradients, risks = energy.value_gradient_and_risk(action)
         ctx.save_for_backward(gradients)
-        return energies
+        ctx.mark_non_differentiable(risks)
+        return energies, risks
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:

@@ -65,8 +65,12 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> str:
     """A key that the configuration has not, with those that it may have been meant to be."""
     if key.startswith("hydra.launcher."):
         return f"{key} is not a key of the launcher; its keys are in {CONF / 'hydra' / 'launcher'}"
+    if key == "guidance/dual":
+        return f"{key}: the rule that moves λ can be chosen with guidance=augmented and guidance=plain alone"
     keys, choices = _known_keys(overrides)
-    group = key.partition(".")[0]
+    group, _, name = key.partition(".")
+    if f"{group}.dual.{name}" in keys:
+        return f"{key} is {group}.dual.{name}: it is a key of the rule that moves λ (guidance/dual=...)"
     if group in choices and not any(known.startswith(f"{group}.") for known in keys):
         return f"{key} is not a key of the configuration: {choices[group]} has no keys"
     close = difflib.get_close_matches(key, keys, n=3, cutoff=0.6)

@@ -4,7 +4,8 @@ The identity names folders, so that it must never change for a configuration tha
 hash of the configuration as the first version of this project would have written it:
 
 - code has the name that it had when it was first published (`FIRST_NAMES`), whatever module it is in today;
-- a key that was added later is left out at the value that means what was before (`ADDED`).
+- a key that was added later is left out at the value that means what was before (`ADDED`);
+- a rule for λ that there was then is written as it was then: its keys stood among the guidance's own (`RULES`).
 
 When code moves, add its new name here; when a key is added, its old meaning. `tests/config/test_identity.py` holds the
 identities of every agent with every guidance.
@@ -30,7 +31,12 @@ FIRST_NAMES = {
 }
 TODAYS_NAMES = {first: today for today, first in FIRST_NAMES.items()}
 # Dotted key ↦ the value at which it means what was before there was the key.
-ADDED: dict[str, Any] = {}
+ADDED: dict[str, Any] = {"guidance.dual.signal": "replay", "guidance.dual.hold": 0, "guidance.dual.window": 10}
+# The first version's rules for λ: name ↦ class and keys. Plain guidance with a PID controller had a function.
+RULES = {"ascent": ("algd.algorithm.dual.LogAscent", {"initial_multiplier", "learning_rate"}),
+         "pid": ("algd.algorithm.dual.PID", {"proportional", "integral", "derivative", "smoothing", "delay",
+                                             "initial_multiplier"})}
+PLAIN, FIRST_PID = "algd.algorithm.guidance.plain", "algd.guidance.pid"
 
 
 def identity(config: Mapping[str, Any]) -> str:
@@ -42,13 +48,49 @@ def identity(config: Mapping[str, Any]) -> str:
 
 
 def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration that an earlier version wrote, with code by the names that it has today."""
-    return {key: _renamed(value, TODAYS_NAMES) for key, value in config.items()}
+    """A configuration that an earlier version wrote, with code by the names and keys in the places of today."""
+    found = {key: _renamed(value, TODAYS_NAMES) for key, value in config.items()}
+    if isinstance(found.get("guidance"), dict):
+        found["guidance"] = _with_rule_apart(found["guidance"])
+    return found
 
 
 def _first_written(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a configuration that counts, as the first version would have written it."""
-    return {key: _renamed(value, FIRST_NAMES) for key, value in _without_added(config, "").items()}
+    found = _without_added(config, "")
+    if isinstance(found.get("guidance"), dict):
+        found["guidance"] = _with_rule_inside(found["guidance"])
+    return {key: _renamed(value, FIRST_NAMES) for key, value in found.items()}
+
+
+def _with_rule_inside(guidance: dict[str, Any]) -> dict[str, Any]:
+    """A guidance with its rule's keys among its own, if it is one of the first version's."""
+    rule, rest = guidance.get("dual"), {key: value for key, value in guidance.items() if key != "dual"}
+    if not isinstance(rule, Mapping):
+        return guidance
+    for name, (target, keys) in RULES.items():
+        flat = {key: rule[key] for key in keys & rule.keys()}
+        first = {"_target_": target, "_partial_": True, "name": name} | flat
+        if dict(rule) != first or rule["_partial_"] is not True:
+            continue
+        if name == "ascent":
+            return rest | flat
+        if rest.get("_target_") == PLAIN and "level" not in rest:
+            return rest | {"_target_": FIRST_PID} | flat
+    return guidance
+
+
+def _with_rule_apart(guidance: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `_with_rule_inside`; what has its rule apart already, or none, is left as it is."""
+    of_pid = guidance.get("_target_") in (FIRST_PID, "algd.algorithm.guidance.pid")
+    name = "pid" if of_pid else "ascent"
+    target, keys = RULES[name]
+    if "dual" in guidance or not keys & guidance.keys():
+        return guidance
+    rest = {key: value for key, value in guidance.items() if key not in keys}
+    rule = {key: value for key, value in guidance.items() if key in keys}
+    return rest | ({"_target_": PLAIN} if of_pid else {}) | {
+        "dual": {"_target_": target, "_partial_": True, "name": name} | rule}
 
 
 def _without_added(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from algd.secrets import secret_values
 # Where a configuration may name code, and the module or package of this project that has the code for it.
 PLACES = {"agent": "algd.algorithm.agent", "agent.policy": "algd.algorithm.policies",
           "agent.policy.process": "algd.algorithm.noise_processes", "guidance": "algd.algorithm.guidance",
-          "env": "algd.envs", "logger": "algd.logging"}
+          "guidance.dual": "algd.algorithm.dual", "env": "algd.envs", "logger": "algd.logging"}
 STUDY = "study"  # names code too, of a package that only whoever computes studies knows
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,79}")
 MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)

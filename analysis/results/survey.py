@@ -22,7 +22,6 @@ from algd.seeding import episode_seed, stream
 
 Floats = NDArray[np.float64]
 RESOLUTION = 81  # grid points a dimension
-GUIDES = {"plain": "plain", "pid": "plain", "augmented": "augmented"}
 
 
 @dataclass(frozen=True)
@@ -131,10 +130,9 @@ def survey(loaded: LoadedAgent, observation: Floats, state_number: int = 0, dime
     with torch.no_grad():
         risk = agent.energy.risk(state, flat).double().numpy().reshape(mesh.shape[:-1])
     guidance, config = agent.guidance, loaded.config
-    kind = config["guidance"]["_target_"].rpartition(".")[2]
     return Landscape(
         agent_name=f"{config['agent']['name']}-{config['guidance']['name']}", seed=config["seed"], step=loaded.step,
         state_number=state_number, dimensions=tuple(chosen), axes=axes, energies=energies, gradients=gradients,
         risk=risk, threshold=guidance.threshold, lam=float(guidance.multiplier) if lam is None else lam,
-        rho=guidance.penalty or UNPENALISED_RHO, paths=stochastic[..., chosen], mean_path=mean[:, chosen],
-        guide=None if config["guidance"].get("level") == "batch" and kind == "augmented" else GUIDES.get(kind))
+        rho=guidance.rho or UNPENALISED_RHO, paths=stochastic[..., chosen], mean_path=mean[:, chosen],
+        guide=None if guidance.kind == "none" or (guidance.rho and guidance.level == "batch") else guidance.kind)

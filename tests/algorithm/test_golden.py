@@ -15,6 +15,7 @@ from torch import Tensor
 
 from algd.algorithm import guidance
 from algd.algorithm.agent import Agent, Batch
+from algd.algorithm.dual import LogAscent
 from algd.algorithm.noise_processes import DDPM, VESDE
 from algd.algorithm.policies.diffusion import DiffusionPolicy
 from algd.budget import Budget
@@ -66,7 +67,8 @@ class Golden:
                          mc_clip=False)
         self.agent = Agent(
             "golden", 7, self.arrays["meta/box_low"], self.arrays["meta/box_high"], policy,
-            guidance.augmented("augmented", h["rho"], "pointwise", float(np.exp(self.arrays["before/log_lam"])), 3e-4,
+            guidance.augmented("augmented", h["rho"], "pointwise",
+                               partial(LogAscent, float(np.exp(self.arrays["before/log_lam"])), 3e-4),
                                threshold=self.threshold, limit=h["cost_lim"]),
             h["gamma"], h["safety_gamma"], [h["critic_hidden_size"]] * 2, [h["critic_hidden_size"]] * 2,
             h["qc_ens_size"], "normal", 1.0, h["lr"], h["lr"], h["qc_lr"], h["tau"],

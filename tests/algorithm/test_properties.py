@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from algd.algorithm import lagrangian
-from algd.algorithm.dual import PID, LogAscent
+from algd.algorithm.dual import PID, LogAscent, Signals
 from algd.algorithm.noise_processes import DDPM, VESDE, add_noise, reverse
 from algd.algorithm.replay import Replay
 from algd.algorithm.rng import RandomGenerator
@@ -183,11 +183,13 @@ def test_gradients_against_differences(given: tuple[float, ...]) -> None:
     st.lists(numbers(-10, 10), min_size=1, max_size=8), min_size=1, max_size=20), st.integers(0, 1000))
 def test_log_ascent(initial: float, rate: float, threshold: float, batches: list[list[float]], seed: int) -> None:
     """λ stays positive and finite, starts in the right direction, and does not ask in which order a batch is."""
-    rules = LogAscent(initial, rate, threshold), LogAscent(initial, rate, threshold)
+    rules = LogAscent(initial, rate, threshold=threshold), LogAscent(initial, rate, threshold=threshold)
     for number, batch in enumerate(batches):
         before = rules[0].multiplier().item()
-        rules[0].observe_batch(torch.tensor(batch, dtype=torch.float64))
-        rules[1].observe_batch(torch.tensor(random.Random(seed).sample(batch, len(batch)), dtype=torch.float64))
+        shuffled = random.Random(seed).sample(batch, len(batch))
+        for rule, values in zip(rules, (batch, shuffled), strict=True):
+            replay = torch.tensor(values, dtype=torch.float64)
+            rule.observe_batch(Signals(torch.zeros(len(values), 1), replay, torch.zeros(len(values))))
         after = rules[0].multiplier().item()
         assert 0 < after < math.inf
         violation = float(np.mean(batch)) - threshold
@@ -203,7 +205,7 @@ def test_log_ascent(initial: float, rate: float, threshold: float, batches: list
 def test_pid_against_its_formulas(limit: float, p: float, i: float, d: float, smoothing: float, delay: int,
                                   initial: float, costs: list[float]) -> None:
     """Algorithm 2 of arXiv 2007.03964 with lists in place of rings."""
-    rule = PID(limit, p, i, d, smoothing, delay, initial)
+    rule = PID(p, i, d, smoothing, delay, initial, limit=limit)
     unit, total, violation, averages = max(limit, 1.0), initial / i, 0.0, []
     assert math.isclose(rule.multiplier().item(), initial)
     for number, cost in enumerate(costs):

@@ -68,9 +68,11 @@ def test_defaults_are_the_authors() -> None:
     assert (policy["beta"], policy["mc_samples"], policy["score_weight"]) == (1.0, 4, 0.1)
     assert (policy["score_space"], policy["score_level"], policy["score_detach"]) == ("action", "after", False)
     assert (policy["process"]["steps"], policy["process"]["sigma_min"], policy["process"]["sigma_max"]) == (5, 0.01, 1)
-    assert config["guidance"] | {"_target_": ""} == {
-        "_target_": "", "name": "augmented", "rho": 1.0, "level": "pointwise", "initial_multiplier": 0.6931,
-        "learning_rate": 3e-4}
+    guidance, dual = ({k: v for k, v in one.items() if not k.startswith("_") and k != "dual"}
+                      for one in (config["guidance"], config["guidance"]["dual"]))
+    assert guidance == {"name": "augmented", "rho": 1.0, "level": "pointwise"}
+    assert dual == {"name": "ascent", "initial_multiplier": 0.6931, "learning_rate": 3e-4, "signal": "replay",
+                    "hold": 0, "window": 10}
     process = compose("agent=ddpm")["agent"]["policy"]["process"]
     assert (process["schedule"], process["beta_min"], process["beta_max"], process["guidance_scale"]) == (
         "linear", 1e-4, 0.02, 0.05)
@@ -100,7 +102,10 @@ WRONG = {
     "threads=0": "threads=0: it should be 'auto' or be greater than 0",
     "mode=test": "mode='test': it should be 'train', 'eval' or 'study'",
     "+speed=3": "speed=3: there is no such key; allowed are agent, batch_size",
-    "+guidance.gain=3": "guidance.gain is not a key of guidance=augmented; its keys are initial_multiplier",
+    "+guidance.gain=3": "guidance.gain is not a key of guidance=augmented; its keys are dual, level",
+    "+guidance.dual.gain=3": "guidance.dual.gain is not a key of guidance.dual=ascent; its keys are hold",
+    "guidance.dual.signal=both": "guidance.dual.signal='both': it should be 'replay', 'policy' or 'episodes'",
+    "guidance.dual.hold=-1": "guidance.dual.hold=-1: it should be greater than or equal to 0",
     "agent._target_=os.system": "only code of this project can be named",
     "agent._target_=algd.algorithm.agent.os": "agent._target_='algd.algorithm.agent.os'",
     "agent._target_=algd.algorithm.agent.nothing.Here": "there is no such function or class",

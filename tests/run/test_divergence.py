@@ -164,7 +164,7 @@ SMALL = [*TINY, "agent=gaussian", "initial_steps=100", "log_every=20", "checkpoi
 HOPELESS = [*SMALL, "env=gymnasium", "env.id=tests.support.faulty_env:Faulty-v0", "env.horizon=20", "env.limit=5",
             "+env.kwargs.costs=1", "agent.cost_discount=0.9", "agent.polyak=1", "total_steps=300", "eval.every=30",
             "eval.episodes=1"]
-RISING = [*HOPELESS, "guidance=plain", "guidance.learning_rate=0.02", "agent.cost_learning_rate=0.01"]
+RISING = [*HOPELESS, "guidance=plain", "guidance.dual.learning_rate=0.02", "agent.cost_learning_rate=0.01"]
 
 
 def told(folder: Path, errors: str) -> list[str]:

@@ -37,7 +37,7 @@ def check_run(arguments: list[str], runs: Path) -> None:
     assert still == []
     moved = not torch.equal(torch.as_tensor(loaded.agent.guidance.multiplier),
                             build_agent(config, loaded.task).guidance.multiplier)
-    assert moved == (config["guidance"]["name"] != "none")
+    assert moved == (config["guidance"].get("dual", {"name": "fixed"})["name"] != "fixed")
     observation, _ = loaded.task.reset(seed=0)
     assert loaded.task.action_space.contains(loaded.act(observation))
     loaded.task.close()
@@ -51,6 +51,28 @@ def test_every_cell_trains(agent: str, guidance: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("agent", "guidance"), [("vesde", "augmented"), ("ddpm", "plain"), ("gaussian", "augmented")])
 def test_batch_level_trains(agent: str, guidance: str, tmp_path: Path) -> None:
     check_run([*SHORT, "env=toy", f"agent={agent}", f"guidance={guidance}", "guidance.level=batch"], tmp_path)
+
+
+RULES = [["guidance/dual=fixed"], ["guidance/dual=pid"], ["guidance.dual.signal=policy"],
+         ["guidance.dual.signal=episodes", "guidance.dual.hold=20"]]
+
+
+@pytest.mark.parametrize(("agent", "guidance", "rule"), [
+    (agent, guidance, rule) for rule in RULES for agent, guidance in itertools.product(
+        ("vesde", "ddpm", "gaussian"), ("plain", "augmented")) if (guidance, rule) != ("plain", RULES[1])], ids=str)
+def test_every_rule_for_the_multiplier_trains_and_goes_on(agent: str, guidance: str, rule: list[str],
+                                                          tmp_path: Path) -> None:
+    """In one go, and in two halves with a checkpoint between them: the same rows and the same networks."""
+    arguments = [*SHORT, "env=toy", f"agent={agent}", f"guidance={guidance}", *rule, "eval.every=30",
+                 "checkpoint.keep_replay=true"]
+    check_run(arguments, tmp_path / "whole")
+    for steps in (30, 60):
+        train_here(*arguments, f"total_steps={steps}", f"runs_dir={tmp_path / 'halves'}")
+    whole, halves = only_run(tmp_path / "whole"), only_run(tmp_path / "halves")
+    for table in ("episodes.csv", "evals.csv", "metrics.csv"):
+        assert (whole / table).read_bytes() == (halves / table).read_bytes(), table
+    expected, found = (algd.load(folder).agent.state_dict() for folder in (whole, halves))
+    assert expected.keys() == found.keys() and all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 @pytest.mark.parametrize("switches", [

@@ -232,7 +232,7 @@ def test_an_evaluation_that_is_begun_again_counts_its_failures_once(tmp_path: Pa
 def test_half_an_episode_says_nothing_about_the_constraint(tmp_path: Path) -> None:
     """The PID rule listens to episodes' costs: one that was cut short has too little of it."""
     train_here(*RUN, "+env.kwargs.fault=step", "+env.kwargs.share=1", "+env.kwargs.costs=1", "guidance=pid",
-               "guidance.initial_multiplier=0.5", f"runs_dir={tmp_path}")
+               "guidance.dual.initial_multiplier=0.5", f"runs_dir={tmp_path}")
     assert {row["lam"] for row in rows(only_run(tmp_path), "metrics")} == {"0.5"}
 
 

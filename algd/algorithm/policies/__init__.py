@@ -38,6 +38,6 @@ class Policy(Protocol):
         ...
 
     def loss(self, observation: Tensor, energy: EnergyAtStates,
-             draws: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar loss of an update, and scalars for the log."""
+             draws: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The scalar loss of an update, Qc (B,) at the actions that it samples, detached, and scalars for the log."""
         ...

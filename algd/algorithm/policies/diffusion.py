@@ -105,12 +105,12 @@ class DiffusionPolicy(nn.Module):
         return level, self.draw(batch, noise), noise.normal(batch, self.mc_samples, len(self.scale))
 
     def loss(self, observation: Tensor, energy: EnergyAtStates,
-             draws: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+             draws: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """mean E(s, a_0), with the gradient through the whole chain, + score_weight · score-matching loss."""
         level, chain_normals, mc_normals = draws
         predict = self._predict(observation)
         path = self._reverse(predict, chain_normals)
-        energies = energy(self.squash(path[-1]))
+        energies, risk = energy.with_risk(self.squash(path[-1]))
         # path[K − τ] has level τ: step τ starts there and ends at the next entry.
         index = self.process.steps - level + (self.score_level == "after")
         latent = torch.stack(path)[index, torch.arange(len(level), device=level.device)]
@@ -121,7 +121,7 @@ class DiffusionPolicy(nn.Module):
         target = self.score_target(energy, point, level, mc_normals)
         matching = nn.functional.mse_loss(predict("score", latent, level), target)
         loss = energies.mean() + self.score_weight * matching
-        return loss, {"energy": energies.detach().mean(), "score_loss": matching.detach()}
+        return loss, risk, {"energy": energies.detach().mean(), "score_loss": matching.detach()}
 
     def score_target(self, energy: EnergyAtStates, point: Tensor, level: Tensor, normals: Tensor) -> Tensor:
         """φ* of shape (B, d), at points (B, d) of the score's own space and levels (B,), from normals (B, N, d)."""

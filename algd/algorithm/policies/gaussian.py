@@ -67,12 +67,12 @@ class GaussianPolicy(nn.Module):
         return torch.tanh(mean) * self.scale + self.bias
 
     def loss(self, observation: Tensor, energy: EnergyAtStates,
-             draws: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+             draws: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """mean (α log π + E), and for log α the loss −log α · (log π + target entropy)."""
         action, log_prob = self._sample(observation, *draws)
-        energies = energy(action)
+        energies, risk = energy.with_risk(action)
         entropy = -log_prob.detach().mean()
         actor = (self.log_temperature.detach().exp() * log_prob + energies).mean()
         temperature = self.log_temperature * (entropy - self.target_entropy)
-        return actor + temperature, {"energy": energies.detach().mean(), "entropy": entropy,
-                                     "temperature": self.log_temperature.detach().exp()}
+        return actor + temperature, risk, {"energy": energies.detach().mean(), "entropy": entropy,
+                                           "temperature": self.log_temperature.detach().exp()}
