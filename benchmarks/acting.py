@@ -24,7 +24,7 @@ def prepare(name: str) -> Callable[[], object]:
 
     from algd.algorithm.rng import RandomGenerator
     from algd.execution.step import prepare_agent
-    from algd.run.evaluation import Actor
+    from algd.run.acting import Actor
     from benchmarks.setting import default_agent, long_run
 
     torch.set_num_threads(1)

@@ -68,6 +68,8 @@ def train_here(started: float, arguments: Sequence[str]) -> Measured:
     import resource
 
     from algd.envs.task import Task
+    from algd.run.evaluation import Evaluator
+    from algd.run.persistence import Persistence
     from algd.run.train import train
     from algd.run.trainer import Trainer
     from benchmarks.setting import configuration
@@ -75,18 +77,18 @@ def train_here(started: float, arguments: Sequence[str]) -> Measured:
     seconds = dict.fromkeys(("inside", "environment", "updating", "evaluating", "saving"), 0.0)
     timed(Task, "step", seconds, "environment")
     timed(Task, "reset", seconds, "environment")
-    timed(Trainer, "_evaluate", seconds, "evaluating")
-    timed(Trainer, "save_checkpoint", seconds, "saving")
-    timed(Trainer, "_update", seconds, "updating")
+    timed(Evaluator, "evaluate", seconds, "evaluating")
+    timed(Persistence, "save_checkpoint", seconds, "saving")
+    timed(Trainer, "update", seconds, "updating")
     first: dict[str, Any] = {}
-    update = Trainer._update
+    update = Trainer.update
 
     def watched(trainer: Trainer) -> None:
         update(trainer)
         if not first:
             first.update(seconds, to_first_update=time.time() - started, at=time.perf_counter())
 
-    Trainer._update = watched  # type: ignore[method-assign]
+    Trainer.update = watched  # type: ignore[method-assign]
     config = configuration(*arguments)
     train(config)
     took = time.perf_counter() - first["at"]

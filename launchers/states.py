@@ -1,12 +1,12 @@
 """What a run's folder says about the run."""
 
-import json
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from algd.storage.checkpoint_state import newest_state
 from algd.storage.lock import is_locked
 from algd.storage.run_folder import STATES, UNKNOWN, RunFolder
 
@@ -86,11 +86,9 @@ def record_failure(folder: Path, reason: str, config: Mapping[str, Any] | None =
 
 def progress(folder: Path) -> tuple[int, int]:
     """How far the newest checkpoint is: (transitions seen, evaluations' rows), to be compared only."""
-    newest = max((path for path in (folder / "checkpoints").glob("*/state.json") if path.parent.name.isdigit()),
-                 default=None)
-    if newest is None:
+    state = newest_state(folder / "checkpoints")
+    if state is None:
         return (-1, 0)
-    state = json.loads(newest.read_bytes())
     return (state["step"] * 10**9 - state["warm_up_left"], state["tables"]["evals"]["size"])
 
 

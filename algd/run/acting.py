@@ -1,12 +1,19 @@
 """Acting: one action at a time, which is a matter of latency and not of throughput."""
 
 import copy
+from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from algd.algorithm.agent import Agent, act
 from algd.algorithm.rng import RandomGenerator
+from algd.envs.task import Task
+from algd.errors import NumericalError
+
+Act = Callable[[np.ndarray], np.ndarray]
+"""Observation (s,) ↦ action (d,)."""
 
 
 class ActingCopy:
@@ -49,3 +56,31 @@ class ActingCopy:
         flat = torch.cat([source.reshape(-1).double() for _, source in self._pairs]).cpu()
         for (target, _), part in zip(self._pairs, flat.split([t.numel() for t, _ in self._pairs]), strict=True):
             target.copy_(part.view_as(target))
+
+
+class Actor:
+    """An agent as a function of one observation.
+
+    Args:
+        agent: the agent.
+        task: the task, for its actions' type and bounds.
+        noise: where a stochastic policy's draws come from; None: deterministic.
+    """
+
+    def __init__(self, agent: Agent, task: Task, noise: RandomGenerator | None):
+        self._act, self._noise, self._space = ActingCopy(agent), noise, task.action_space
+
+    @torch.inference_mode()
+    def __call__(self, observation: np.ndarray) -> np.ndarray:
+        """An action (d,) in the box, of the environment's type, at an observation (s,).
+
+        Raises:
+            NumericalError: it is not finite.
+        """
+        state = torch.from_numpy(np.asarray(observation, np.float32)[None])
+        action = self._act(state, self._noise)[0].numpy().astype(self._space.dtype)
+        if not np.isfinite(action).all():
+            raise NumericalError(f"the policy's action is {action.tolist()} at observation "
+                                 f"{np.asarray(observation).tolist()}")
+        # tanh(x)·scale + bias can round to just outside the box.
+        return action.clip(self._space.low, self._space.high)

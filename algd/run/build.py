@@ -37,8 +37,8 @@ def is_out_of_memory(error: BaseException | None) -> bool:
         and any(word in str(error).lower() for word in ("allocate memory", "overflow")))
 
 
-def check_room(config: Mapping[str, Any], task: Task) -> None:
-    """Whether the replay and a batch's largest intermediate can be allocated; nothing of it is kept.
+def check_memory(config: Mapping[str, Any], task: Task) -> None:
+    """Whether the replay buffer and a batch's largest intermediate can be allocated; nothing of it is kept.
 
     Raises:
         UsageError: one of them cannot.

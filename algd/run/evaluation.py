@@ -1,5 +1,6 @@
 """Evaluation: whole episodes in an environment of its own, with seeds of its own, one row an episode."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -9,110 +10,16 @@ import torch
 from algd.algorithm.agent import Agent
 from algd.algorithm.rng import RandomGenerator
 from algd.envs.task import Task
-from algd.errors import NumericalError, SimulatorError
-from algd.run.acting import ActingCopy
+from algd.errors import SimulatorError
+from algd.logging.console import Console
+from algd.run.acting import Actor
+from algd.run.episodes import Episode, Interrupted, run_episode
+from algd.run.faults.simulator_errors import SimulatorErrors
 from algd.seeding import episode_seed, stream
+from algd.storage.table import Table
 
 SAMPLERS = ("deterministic", "stochastic")
-Act = Callable[[np.ndarray], np.ndarray]
-
-
-class Interrupted(Exception):
-    """Somebody asked to stop while episodes were running."""
-
-
-class Actor:
-    """An agent as a function of one observation.
-
-    Args:
-        agent: the agent.
-        task: the task, for its actions' type and bounds.
-        noise: where a stochastic policy's draws come from; None: deterministic.
-    """
-
-    def __init__(self, agent: Agent, task: Task, noise: RandomGenerator | None):
-        self._act, self._noise, self._space = ActingCopy(agent), noise, task.action_space
-
-    @torch.inference_mode()
-    def __call__(self, observation: np.ndarray) -> np.ndarray:
-        """An action (d,) in the box, of the environment's type, at an observation (s,).
-
-        Raises:
-            NumericalError: it is not finite.
-        """
-        state = torch.from_numpy(np.asarray(observation, np.float32)[None])
-        action = self._act(state, self._noise)[0].numpy().astype(self._space.dtype)
-        if not np.isfinite(action).all():
-            raise NumericalError(f"the policy's action is {action.tolist()} at observation "
-                                 f"{np.asarray(observation).tolist()}")
-        # tanh(x)·scale + bias can round to just outside the box.
-        return action.clip(self._space.low, self._space.high)
-
-
-class Episode:
-    """The sums of one episode.
-
-    Args:
-        discount: γ_c.
-
-    Attributes:
-        error: what the simulator raised, where that ended the episode.
-    """
-
-    def __init__(self, discount: float):
-        self._discount, self._factor = discount, 1.0
-        self.reward = self.cost = self.discounted_cost = 0.0
-        self.length = 0
-        self.error: SimulatorError | None = None
-
-    def add(self, reward: float, cost: float) -> None:
-        """Take in one step."""
-        self.reward += reward
-        self.cost += cost
-        self.discounted_cost += self._factor * cost
-        self._factor *= self._discount
-        self.length += 1
-
-    def row(self) -> dict[str, Any]:
-        """The sums by the names of the tables' columns."""
-        return {"return": self.reward, "cost": self.cost, "discounted_cost": self.discounted_cost,
-                "length": self.length, "simulator_error": int(self.error is not None)}
-
-    def checkpoint(self) -> dict[str, Any]:
-        """The sums of an open episode."""
-        return {"reward": self.reward, "cost": self.cost, "discounted_cost": self.discounted_cost,
-                "length": self.length, "factor": self._factor}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over what `checkpoint` returned."""
-        self.reward, self.cost, self.discounted_cost = state["reward"], state["cost"], state["discounted_cost"]
-        self.length, self._factor = state["length"], state["factor"]
-
-
-def run_episode(task: Task, act: Act, seed: int, cost_discount: float,
-                stop: Callable[[], bool] = lambda: False) -> Episode:
-    """One episode; where the simulator fails it ends, with the sums until then and the error.
-
-    Args:
-        stop: asked before every step.
-
-    Raises:
-        Interrupted: `stop` said so.
-        NumericalError: an observation, a reward, a cost or an action is not finite.
-    """
-    episode = Episode(cost_discount)
-    try:
-        observation, _ = task.reset(seed=seed)
-        over = False
-        while not over:
-            if stop():
-                raise Interrupted
-            observation, reward, terminated, truncated, info = task.step(act(observation))
-            episode.add(reward, info["cost"])
-            over = terminated or truncated
-    except SimulatorError as error:
-        episode.error = error
-    return episode
+Rows = list[dict[str, Any]]
 
 
 def give_up(error: SimulatorError) -> Task:
@@ -120,23 +27,20 @@ def give_up(error: SimulatorError) -> Task:
     raise error
 
 
-class First:
-    """An `Act` that remembers what it was asked first, and what it answered."""
+class FirstAction:
+    """An observer that keeps an episode's first observation and action."""
 
-    def __init__(self, act: Act):
-        self._act = act
+    def __init__(self) -> None:
         self.observation: np.ndarray | None = None
         self.action: np.ndarray | None = None
 
-    def __call__(self, observation: np.ndarray) -> np.ndarray:
-        action = self._act(observation)
+    def __call__(self, episode: Episode, observation: np.ndarray, action: np.ndarray | None) -> None:
         if self.action is None:
             self.observation, self.action = observation.copy(), action
-        return action
 
 
 @torch.no_grad()
-def predicted_cost(agent: Agent, first: First) -> float | str:
+def predicted_cost(agent: Agent, first: FirstAction) -> float | str:
     """The mean over the cost critics at an episode's first state and action; empty if it had none.
 
     It is what they expect of the episode's discounted cost and of what would come after its last step.
@@ -170,9 +74,73 @@ def evaluate(agent: Agent, task: Task, run_seed: int, step: int, episodes: int, 
         act = Actor(agent, task, noise)
         for number in range(episodes):
             seed = episode_seed(run_seed, purpose, step, number)
-            first = First(act)
-            episode = run_episode(task, first, seed, cost_discount, stop)
+            first = FirstAction()
+            episode = run_episode(task, act, seed, cost_discount, stop, first)
             yield {"step": step, "sampler": sampler, "source": source, "episode": number, "seed": seed,
                    **episode.row(), "predicted_cost": predicted_cost(agent, first)}
             if episode.error is not None:
                 task = failed(episode.error)
+
+
+class Evaluator:
+    """A run's evaluations during training: rows of evals.csv and a line for each sampler on the console.
+
+    Args:
+        config: the checked configuration.
+        agent: the agent, which acts as it is.
+        build_task: makes the evaluation environment: one for all evaluations, and a new one after the simulator failed.
+        table: evals.csv.
+        errors: counts the simulator's failures.
+        console: what a person sees.
+        stop: whether an evaluation is to be cut short.
+    """
+
+    def __init__(self, config: Mapping[str, Any], agent: Agent, build_task: Callable[[], Task], table: Table,
+                 errors: SimulatorErrors, console: Console, stop: Callable[[], bool]):
+        self._agent, self._build_task, self._stop = agent, build_task, stop
+        self._table, self._errors, self._console = table, errors, console
+        self._seed, self._every, self._episodes = config["seed"], config["eval"]["every"], config["eval"]["episodes"]
+        self._task: Task | None = None
+
+    def evaluate(self, step: int) -> dict[str, Rows] | None:
+        """Evaluate both samplers.
+
+        Returns:
+            The rows by sampler; None, with no trace left in the table, if it was cut short.
+        """
+        if self._task is None:
+            self._task = self._build_task()
+            self._console.say(f"step {step}: evaluating {self._episodes} episodes with each sampler, as after every "
+                              f"{self._every} steps")
+        before, errors_before = self._table.position(), self._errors.count
+        rows: dict[str, Rows] = {sampler: [] for sampler in SAMPLERS}
+        try:
+            for row in evaluate(self._agent, self._task, self._seed, step, self._episodes, self._agent.cost_discount,
+                                "train", self._stop, self._renew_task):
+                self._table.append(row)
+                rows[row["sampler"]].append(row)
+        except Interrupted:
+            self._table.cut(before)
+            self._errors.count = errors_before
+            return None
+        for sampler in SAMPLERS:
+            self._tell(step, sampler, rows[sampler])
+        return rows
+
+    def _tell(self, step: int, sampler: str, rows: Rows) -> None:
+        assert self._task is not None
+        budget = self._task.budget
+        mean_return, mean_spent = np.mean([(row["return"], budget.spent(row["cost"], row["discounted_cost"]))
+                                           for row in rows], axis=0).tolist()
+        self._console.evaluation(step, sampler, mean_return, mean_spent, mean_spent <= budget.limit)
+        if cut := sum(row["simulator_error"] for row in rows):
+            self._console.warn(f"step {step}: {cut} of these {len(rows)} episodes were ended by the simulator; what "
+                               "they had until then counts in the means")
+
+    def _renew_task(self, error: SimulatorError) -> Task:
+        self._errors.take(error)
+        if self._task is not None:
+            with contextlib.suppress(Exception):
+                self._task.close()
+        self._task = self._build_task()
+        return self._task

@@ -20,9 +20,10 @@ from algd.config.trust import is_trusted, trust
 from algd.envs.registered import SAFETY_GYMNASIUM
 from algd.envs.task import Task
 from algd.errors import UsageError
+from algd.run.acting import Actor
 from algd.run.build import build_agent, build_task, resolve_device
-from algd.run.evaluation import Actor
 from algd.storage.checkpoint import Checkpoints, DamagedCheckpoint
+from algd.storage.checkpoint_state import checked
 from algd.storage.run_folder import RunFolder
 from algd.storage.snapshots import DamagedSnapshot, read_snapshot
 
@@ -107,13 +108,12 @@ def _load_newest(agent: Agent, folder: RunFolder) -> int:
     problems = []
     for number in reversed(checkpoints.numbers()):
         try:
-            state = checkpoints.load(number)
+            state = checked(checkpoints.load(number))
             agent.load_state_dict(state["agent"]["model"])
-            step = int(state["step"])
         except (DamagedCheckpoint, KeyError, RuntimeError, TypeError, AttributeError, ValueError) as error:
             problems.append(f"{str(error).splitlines()[0] if str(error) else type(error).__name__}")
             continue
-        return step
+        return state["step"]
     raise UsageError(f"{folder.path} has no checkpoint that can be loaded" + "".join(f"; {p}" for p in problems))
 
 

@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from algd.budget import Budget
 from algd.envs.task import Task
 from algd.errors import UsageError
-from algd.run.evaluation import Act, Episode
+from algd.run.acting import Act
+from algd.run.episodes import Episode, run_episode
 from algd.run.loading import LoadedAgent
 from algd.seeding import episode_seed
 from algd.storage.files import write_atomically
@@ -66,15 +67,14 @@ def record(task: Task, act: Act, seed: int, cost_discount: float, path: Path) ->
     Raises:
         UsageError: the task draws no frames.
     """
-    episode = Episode(cost_discount)
-    observation, _ = task.reset(seed=seed)
-    frames = [captioned(_render(task), episode, task.budget)]
-    over = False
-    while not over:
-        observation, reward, terminated, truncated, info = task.step(act(observation))
-        episode.add(reward, info["cost"])
+    frames: list[Frame] = []
+
+    def add_frame(episode: Episode, observation: np.ndarray, action: np.ndarray | None) -> None:
         frames.append(captioned(_render(task), episode, task.budget))
-        over = terminated or truncated
+
+    episode = run_episode(task, act, seed, cost_discount, observe=add_frame)
+    if episode.error is not None:
+        raise episode.error
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, _encode(frames, float(task.metadata.get("render_fps") or 30)))
     return episode

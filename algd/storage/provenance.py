@@ -92,3 +92,13 @@ def processor(about: Path = Path("/proc/cpuinfo")) -> str:
         return platform.processor() or platform.machine()
     generation = [f"{key.removeprefix('cpu ')} {fields[key]}" for key in ("cpu family", "model") if key in fields]
     return fields["model name"] + (f" ({', '.join(generation)})" if generation else "")
+
+
+def gpu_driver(about: Path = Path("/proc/driver/nvidia/version")) -> str | None:
+    """The version of NVIDIA's driver, such as 550.54.15; None where there is none to be found."""
+    try:
+        # NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024
+        found = re.search(r"Module +(?:for \S+ +)?([0-9][0-9.]*)", about.read_text())
+    except OSError:
+        return None
+    return found[1] if found else None

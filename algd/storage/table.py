@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from algd.storage.checkpoint_state import TablePosition
 from algd.storage.files import write_atomically
 
 
@@ -70,7 +71,7 @@ class Table:
         self._size += len(line)
         self._hash.update(line)
 
-    def position(self) -> dict[str, Any]:
+    def position(self) -> TablePosition:
         """Where the table is now, for `cut`."""
         return {"size": self._size, "sha256": self._hash.hexdigest()}
 
@@ -78,11 +79,11 @@ class Table:
         """Wait until the rows are on the disk."""
         os.fsync(self._file.fileno())
 
-    def holds(self, position: Mapping[str, Any]) -> bool:
+    def holds(self, position: TablePosition) -> bool:
         """Whether the file still begins with what was there at this position."""
         return begins_with(self.path, position)
 
-    def cut(self, position: Mapping[str, Any] | None, keep: Callable[[Mapping[str, str]], bool] | None = None) -> None:
+    def cut(self, position: TablePosition | None, keep: Callable[[Mapping[str, str]], bool] | None = None) -> None:
         """Remove the rows that are newer than the position (None: all), save those that `keep` says to keep."""
         size = position["size"] if position else 0
         content = self.path.read_bytes()
@@ -110,7 +111,7 @@ class Table:
         self._file.close()
 
 
-def begins_with(path: Path, position: Mapping[str, Any]) -> bool:
+def begins_with(path: Path, position: TablePosition) -> bool:
     """Whether a table's file begins with what was there at a position of `Table.position`."""
     content = path.read_bytes()[:position["size"]] if path.exists() else b""
     return len(content) == position["size"] and hashlib.sha256(content).hexdigest() == position["sha256"]

@@ -16,7 +16,8 @@ from algd.algorithm.agent import Agent
 from algd.algorithm.curvature import UNPENALISED_RHO, both_energies
 from algd.algorithm.policies.diffusion import DiffusionPolicy
 from algd.algorithm.rng import RandomGenerator
-from algd.run.evaluation import Actor, run_episode
+from algd.run.acting import Actor
+from algd.run.episodes import Episode, run_episode
 from algd.run.loading import LoadedAgent
 from algd.seeding import episode_seed, stream
 
@@ -69,12 +70,12 @@ def episode(loaded: LoadedAgent, number: int = 0) -> Floats:
     """
     act, observations = Actor(loaded.agent, loaded.task, None), []
 
-    def observed(observation: Floats) -> Floats:
-        observations.append(observation)
-        return act(observation)
+    def keep(sums: Episode, observation: Floats, action: Floats | None) -> None:
+        if action is not None:
+            observations.append(observation)
 
     seed = episode_seed(loaded.config["seed"], "landscape", number)
-    if (error := run_episode(loaded.task, observed, seed, cost_discount=1.0).error) is not None:
+    if (error := run_episode(loaded.task, act, seed, cost_discount=1.0, observe=keep).error) is not None:
         raise error
     return np.asarray(observations, dtype=float)
 

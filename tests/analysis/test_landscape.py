@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from algd.algorithm.rng import RandomGenerator
 from algd.errors import UsageError
 from algd.run.build import build_agent, build_task
-from algd.run.evaluation import run_episode
+from algd.run.episodes import run_episode
 from algd.run.loading import LoadedAgent, load
 from algd.seeding import episode_seed, stream
 from algd.storage.run_folder import RunFolder

@@ -7,8 +7,9 @@ import pytest
 
 from algd.envs import toy
 from algd.envs.task import Task, probe
+from algd.run.acting import Act
 from algd.run.build import build_task
-from algd.run.evaluation import Act, run_episode
+from algd.run.episodes import run_episode
 from tests.support.command import compose
 
 FEASIBLE, UNCONSTRAINED, UNCONSTRAINED_COST = 24.50, 29.93, 39.66  # toy.optimum(limit=4, horizon=16)

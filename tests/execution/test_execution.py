@@ -20,10 +20,10 @@ from algd.errors import RunError
 from algd.execution import step as execution
 from algd.execution.graph import WARM_UP, CapturedStep, CudaGraphs, Run
 from algd.execution.step import compiled, products_of, resolve_execution
-from algd.run import train as runs
+from algd.run import start as starts
 from algd.run.acting import ActingCopy
 from algd.run.build import build_agent, build_task
-from algd.run.train import _record_start
+from algd.run.start import record_start
 from algd.storage.run_folder import RunFolder
 from benchmarks.setting import random_replay
 from tests.algorithm.test_update import AGENTS, GUIDANCES, Draws64, batch_of, small_agent
@@ -291,18 +291,18 @@ def test_the_first_starts_choice_is_recorded_and_kept(tmp_path: Path, monkeypatc
     folder, config, cpu = RunFolder(only_run(tmp_path)), compose(*arguments), torch.device("cpu")
     meta = folder.meta()
     assert meta["starts"][0]["execution"] == "eager"
-    start, notes = _record_start(folder, config | {"compile": True}, cpu, "native")
+    start, notes = record_start(folder, config | {"compile": True}, cpu, "native")
     assert start["execution"] == "native" and not start["exact"]
     assert any("execution was eager and is native now" in note for note in notes)
     # auto is what it was at the first start, however long the run has become.
-    start, notes = _record_start(folder, config, cpu, "native")
+    start, notes = record_start(folder, config, cpu, "native")
     assert start["execution"] == "eager"
     # Where what it was cannot be had, the run goes on and says so.
     meta["starts"][0]["execution"] = "native"
     folder.write_meta(meta)
-    assert _record_start(folder, config, cpu, "eager")[0]["execution"] == "native"
-    monkeypatch.setattr(runs, "worthwhile", lambda: False)
-    start, notes = _record_start(folder, config, cpu, "eager")
+    assert record_start(folder, config, cpu, "eager")[0]["execution"] == "native"
+    monkeypatch.setattr(starts, "worthwhile", lambda: False)
+    start, notes = record_start(folder, config, cpu, "eager")
     assert start["execution"] == "eager" and any("execution was native and is eager now" in note for note in notes)
 
 

@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from algd.budget import Budget
-from algd.run.faults.divergence import Divergence, Look, look
+from algd.run.faults.divergence import Divergence, EvaluationMeans, evaluation_means
 from algd.run.faults.requests import Requests
 from algd.run.train import train
 from tests.support.command import TINY, compose, only_run, outcome, status, train_here
@@ -26,28 +26,29 @@ def signs(multiplier: float | None = 0.7, limit: float = 10.0) -> Divergence:
     return found
 
 
-def evaluations(found: Divergence, *looks: Look, updates: int = 0) -> list[str]:
-    return [sentence for number, one in enumerate(looks)
-            for sentence in found.after_evaluation(number, one, updates)]
+def evaluations(found: Divergence, *recent: EvaluationMeans, updates: int = 0) -> list[str]:
+    return [sentence for number, means in enumerate(recent)
+            for sentence in found.after_evaluation(number, means, updates)]
 
 
-def at(lam: float, spent: float, predicted: float = 2.0, measured: float = 2.0, tail: float = 0.1) -> Look:
-    return Look(lam, spent, predicted, measured, tail)
+def at(lam: float, spent: float, predicted: float = 2.0, measured: float = 2.0, tail: float = 0.1) -> EvaluationMeans:
+    return EvaluationMeans(lam, spent, predicted, measured, tail)
 
 
 def means(**values: float) -> dict[str, float]:
     return {"critic_loss": 1.0, "cost_critic_loss": 0.1, "q": 30.0} | values
 
 
-def test_a_look_is_the_mean_over_the_stochastic_episodes_that_are_whole() -> None:
+def test_the_means_are_over_the_stochastic_episodes_that_are_whole() -> None:
     def row(cost: float, discounted: float, length: int, error: int, predicted: float | str) -> dict[str, Any]:
         return {"cost": cost, "discounted_cost": discounted, "length": length, "simulator_error": error,
                 "predicted_cost": predicted}
 
     rows = [row(6, 2, 100, 0, 3.0), row(2, 1, 300, 0, 5.0), row(99, 99, 1, 1, "")]
-    assert look(0.5, BUDGET, 0.99, rows) == Look(0.5, 4.0, 4.0, 1.5, 0.99**200 * (8 / 400) / (1 - 0.99))
-    assert look(0.5, Budget(1.0, "discounted", 400), 0.99, rows).spent == 1.5
-    assert look(0.5, BUDGET, 0.99, rows[2:]) is None
+    tail = 0.99**200 * (8 / 400) / (1 - 0.99)
+    assert evaluation_means(0.5, BUDGET, 0.99, rows) == EvaluationMeans(0.5, 4.0, 4.0, 1.5, tail)
+    assert evaluation_means(0.5, Budget(1.0, "discounted", 400), 0.99, rows).spent == 1.5
+    assert evaluation_means(0.5, BUDGET, 0.99, rows[2:]) is None
 
 
 def test_a_multiplier_that_rises_over_the_limit_is_told_once_per_doubling() -> None:
@@ -66,7 +67,7 @@ def test_a_multiplier_that_rises_over_the_limit_is_told_once_per_doubling() -> N
     [at(0.7, 20), at(0.8, 20), at(1.3, 20)],           # not by much
     [at(2.8, 5), at(1.4, 5), at(0.7, 5)],              # falling where it should
     [at(0.7, 20), at(1.4, 20)]])                       # too short
-def test_a_multiplier_that_does_its_work_is_no_sign(looks: list[Look]) -> None:
+def test_a_multiplier_that_does_its_work_is_no_sign(looks: list[EvaluationMeans]) -> None:
     assert evaluations(signs(), *looks) == []
 
 
@@ -154,7 +155,7 @@ def test_a_checkpoint_holds_what_was_told() -> None:
         assert whole.after_evaluation(step, one, 0) == parts.after_evaluation(step, one, 0)
         losses = means(critic_loss=float(4**step))
         assert whole.after_updates(step, losses, 1.0) == parts.after_updates(step, losses, 1.0)
-    assert whole.checkpoint() == parts.checkpoint() and math.isinf(whole.told["multiplier falls"])
+    assert whole.checkpoint() == parts.checkpoint() and math.isinf(whole.sizes["multiplier falls"])
 
 
 # --- runs that really diverge ------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from algd.run.train import SAME_DIFF
+from algd.run.start import SAME_DIFF
 from algd.run.trainer import Trainer
 from algd.storage.provenance import processor
 from algd.storage.run_folder import RunFolder
@@ -154,13 +154,13 @@ def test_stopped_after_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                  "buffer_size=25", "eval.every=12", "eval.episodes=1", "log_every=5", "snapshots=3",
                  "normalise.observation=true", "normalise.reward=true", "guidance=pid"]
     train_here(*arguments, f"runs_dir={tmp_path / 'twin'}")
-    advance = Trainer._advance
+    advance = Trainer.advance
 
     def one_step(self: Trainer) -> None:
         advance(self)
         self.requests.stop = "SIGTERM"
 
-    monkeypatch.setattr(Trainer, "_advance", one_step)
+    monkeypatch.setattr(Trainer, "advance", one_step)
     codes = [train_here(*arguments, f"runs_dir={tmp_path / 'steps'}")]
     while codes[-1]:
         codes.append(train_here(*arguments, f"runs_dir={tmp_path / 'steps'}"))
@@ -174,14 +174,14 @@ SHORT = [*TINY, *TASKS["toy"], "agent=gaussian", "eval.every=1000", "total_steps
 @pytest.fixture
 def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a run that was stopped at a checkpoint at step 60."""
-    advance = Trainer._advance
+    advance = Trainer.advance
 
     def stops(self: Trainer) -> None:
         advance(self)
-        if self.step == 60:
+        if self.state.step == 60:
             self.requests.stop = "SIGTERM"
 
-    monkeypatch.setattr(Trainer, "_advance", stops)
+    monkeypatch.setattr(Trainer, "advance", stops)
     assert train_here(*SHORT, f"runs_dir={tmp_path}") == 143
     monkeypatch.undo()
     return only_run(tmp_path)
@@ -241,14 +241,14 @@ def test_resumed_elsewhere(facts: dict, sentence: str | None, stopped: Path,
 def test_another_thread_count(stopped: Path, capsys: pytest.CaptureFixture[str],
                               monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for, it is used, and told apart; what follows is not called exact either, though it is as it was begun."""
-    advance = Trainer._advance
+    advance = Trainer.advance
 
     def stops(self: Trainer) -> None:
         advance(self)
         self.requests.stop = "SIGTERM"
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_advance", stops)
+        patch.setattr(Trainer, "advance", stops)
         assert train_here(*SHORT, f"runs_dir={stopped.parents[2]}", "threads=2") == 143
     assert "thread count was 1 and is 2 now: the run goes on, but not bit for bit" in capsys.readouterr().err
     train_here(*SHORT, f"runs_dir={stopped.parents[2]}")
@@ -265,7 +265,7 @@ def test_a_start_that_came_to_no_checkpoint_settles_nothing(tmp_path: Path, caps
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Trainer, "_resume_or_begin", dies)
+        patch.setattr(Trainer, "begin_or_resume", dies)
         train_here(*SHORT, f"runs_dir={tmp_path}", "threads=2")
     train_here(*SHORT, f"runs_dir={tmp_path}", "total_steps=70")
     train_here(*SHORT, f"runs_dir={tmp_path}")

@@ -13,7 +13,7 @@ from algd.envs import toy
 from algd.envs.task import Task
 from algd.errors import UsageError
 from algd.run import video
-from algd.run.evaluation import Episode, run_episode
+from algd.run.episodes import Episode, run_episode
 from tests.support.command import ROOT
 
 

@@ -118,14 +118,14 @@ def test_a_damaged_run_goes_on_from_what_is_good(tmp_path: Path, damage: str, ca
 
     train_here(*RUN, f"runs_dir={tmp_path / 'twin'}")
     arguments = [*RUN, f"runs_dir={tmp_path / 'run'}"]
-    advance = Trainer._advance
+    advance = Trainer.advance
 
     def dies_at_230(self: Trainer) -> None:
-        if self.step == 230:
+        if self.state.step == 230:
             raise RuntimeError("pulled the plug")
         advance(self)
 
-    monkeypatch.setattr(Trainer, "_advance", dies_at_230)
+    monkeypatch.setattr(Trainer, "advance", dies_at_230)
     with pytest.raises(RuntimeError, match="plug"):
         train_here(*arguments)
     monkeypatch.undo()

@@ -1,18 +1,21 @@
 """Signs that a run diverges, told with numbers while it runs.
 
-A few rules over what a run measures anyway. Each sign has a size; it is told when it first appears, and again only when
-its size has grown by a factor, so that a run that goes on diverging says so a few times and not at every look.
+A few rules over what a run measures anyway. Each sign has a size; a warning is given when it first appears, and again
+only when its size has grown by a factor, so that a run that goes on diverging warns a few times and not at every
+evaluation.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import pairwise
 from typing import Any
 
+from algd.algorithm.agent import Agent
+from algd.algorithm.dual import Fixed
 from algd.budget import Budget
 
-LOOK_BACK = 3       # evaluations that a sign must last
+EVALUATIONS = 3     # in a row that a sign must last
 FIRST_ROWS = 10     # rows of losses that later ones are compared with
 DOUBLED = 2.0
 OUTWEIGHS = 1000.0  # λ times the largest cost of a step, against its largest reward
@@ -25,8 +28,8 @@ SETTLED = 5.0       # times that a bootstrapped value needs to travel over its h
 
 
 @dataclass(frozen=True)
-class Look:
-    """One evaluation, as the rules see it.
+class EvaluationMeans:
+    """One evaluation's means, as the rules use them.
 
     Attributes:
         lam: λ at the evaluation.
@@ -44,8 +47,10 @@ class Look:
     tail: float
 
 
-def look(lam: float, budget: Budget, cost_discount: float, episodes: Iterable[Mapping[str, Any]]) -> Look | None:
-    """The look at an evaluation's rows by the stochastic sampler; None where the simulator ended every one."""
+def evaluation_means(lam: float, budget: Budget, cost_discount: float,
+                     episodes: Iterable[Mapping[str, Any]]) -> EvaluationMeans | None:
+    """The means over the rows of evals.csv of the stochastic sampler's episodes, those that the simulator ended left
+    out; None if it ended all."""
     whole = [row for row in episodes if not row["simulator_error"]]
     if not whole:
         return None
@@ -53,10 +58,10 @@ def look(lam: float, budget: Budget, cost_discount: float, episodes: Iterable[Ma
     def mean(name: str) -> float:
         return math.fsum(row[name] for row in whole) / len(whole)
 
-    a_step = math.fsum(row["cost"] for row in whole) / sum(row["length"] for row in whole)
+    step_cost = math.fsum(row["cost"] for row in whole) / sum(row["length"] for row in whole)
     spent = math.fsum(budget.spent(row["cost"], row["discounted_cost"]) for row in whole) / len(whole)
-    return Look(lam, spent, mean("predicted_cost"), mean("discounted_cost"),
-                cost_discount ** mean("length") * a_step / (1 - cost_discount))
+    return EvaluationMeans(lam, spent, mean("predicted_cost"), mean("discounted_cost"),
+                           cost_discount ** mean("length") * step_cost / (1 - cost_discount))
 
 
 class Divergence:
@@ -70,8 +75,8 @@ class Divergence:
         settling_updates: updates after which the cost critics' predictions have had time to form.
 
     Attributes:
-        warnings: the last sentence of each sign that appeared.
-        count: sentences told so far.
+        warnings: the last warning of each sign that appeared.
+        count: warnings so far.
     """
 
     def __init__(self, budget: Budget, threshold: float, multiplier: float | None, discount: float,
@@ -79,30 +84,39 @@ class Divergence:
         self.budget, self.threshold, self.multiplier = budget, threshold, multiplier
         self.discount, self.cost_discount, self.settling_updates = discount, cost_discount, settling_updates
         self.largest_reward = self.largest_cost = 0.0
-        self.looks: list[Look] = []
+        self.recent: list[EvaluationMeans] = []
         self.first_losses: dict[str, list[float]] = {}
-        self.told: dict[str, float] = {}
+        self.sizes: dict[str, float] = {}
         self.warnings: dict[str, str] = {}
         self.count = 0
         self._step = 0
 
+    @classmethod
+    def of(cls, agent: Agent, budget: Budget) -> "Divergence":
+        """The signs that an agent can show under a budget."""
+        dual = agent.guidance.dual
+        settling = SETTLED * agent.target_interval / agent.polyak / (1 - agent.cost_discount)
+        return cls(budget, budget.threshold(agent.cost_discount),
+                   None if isinstance(dual, Fixed) else float(dual.multiplier()),
+                   agent.discount, agent.cost_discount, settling)
+
     def observe(self, reward: float, cost: float) -> None:
-        """Take in a training step."""
+        """A training step's reward and cost."""
         self.largest_reward = max(self.largest_reward, abs(reward))
         self.largest_cost = max(self.largest_cost, abs(cost))
 
-    def after_evaluation(self, step: int, seen: Look | None, updates: int) -> list[str]:
-        """The sentences to tell after an evaluation at an environment step."""
+    def after_evaluation(self, step: int, means: EvaluationMeans | None, updates: int) -> list[str]:
+        """The warnings after an evaluation at an environment step."""
         self._step = step
-        if seen is None:
+        if means is None:
             return []
-        self.looks = [*self.looks, seen][-LOOK_BACK:]
-        if len(self.looks) < LOOK_BACK:
+        self.recent = [*self.recent, means][-EVALUATIONS:]
+        if len(self.recent) < EVALUATIONS:
             return []
         return [*self._multiplier(), *self._cost_critics(updates)]
 
     def after_updates(self, step: int, means: Mapping[str, float], reward_unit: float) -> list[str]:
-        """The sentences to tell after a stretch of updates.
+        """The warnings after a stretch of updates.
 
         Args:
             step: the environment step.
@@ -118,18 +132,18 @@ class Divergence:
             first = self.first_losses.setdefault(name, [])
             usual = max([scale**2, *first])
             if first and error >= ABSURD * scale > 0:
-                sentences += self._tell(name, means[name], TENFOLD, (
+                sentences += self._warn(name, means[name], TENFOLD, (
                     f"{name} is {means[name]:.3g}: the error of a step is {error / scale:.3g} times the largest {what} "
                     "of a step: the critics diverge"))
             elif len(first) == FIRST_ROWS and means[name] >= GROWN * usual > 0:
-                sentences += self._tell(name, means[name], TENFOLD, (
+                sentences += self._warn(name, means[name], TENFOLD, (
                     f"{name} is {means[name]:.3g}, {means[name] / usual:.3g} times the largest of the run's first "
                     f"{FIRST_ROWS} rows and of one step's {what} squared: the critics diverge"))
             if len(first) < FIRST_ROWS:
                 first.append(means[name])
         bound = scales["critic_loss"] / (1 - self.discount)
         if abs(means["q"]) >= BEYOND * bound > 0:
-            sentences += self._tell("q", abs(means["q"]), TENFOLD, (
+            sentences += self._warn("q", abs(means["q"]), TENFOLD, (
                 f"Q is {means['q']:.3g} on average, but rewards of at most {scales['critic_loss']:.3g} a step can "
                 f"only come to {bound:.3g}: the reward critics diverge"))
         return sentences
@@ -138,24 +152,24 @@ class Divergence:
         """λ that moves away while the cost stays over the limit, or beyond all proportion."""
         if self.multiplier is None:
             return []
-        multipliers, costs = [one.lam for one in self.looks], [one.spent for one in self.looks]
+        multipliers, costs = [past.lam for past in self.recent], [past.spent for past in self.recent]
         limit, lam = self.budget.limit, multipliers[-1]
-        shown = " to ".join(f"{one:.3g}" for one in (multipliers[0], lam))
+        shown = f"{multipliers[0]:.3g} to {lam:.3g}"
         cost = f"now {costs[-1]:.4g}, limit {limit:g}, {self.budget.kind}"
-        episodes = (f"over the last {LOOK_BACK} evaluations, in all of which the stochastic policy's cost was over the "
-                    f"limit ({cost})")
+        episodes = (f"over the last {EVALUATIONS} evaluations, in all of which the stochastic policy's cost was over "
+                    f"the limit ({cost})")
         sentences = []
         weight = lam * self.largest_cost / self.largest_reward if self.largest_reward > 0 else 0.0
         if weight >= OUTWEIGHS:
-            sentences += self._tell("multiplier outweighs", lam, TENFOLD, (
+            sentences += self._warn("multiplier outweighs", lam, TENFOLD, (
                 f"λ is {lam:.3g}: the largest cost of a step weighs {weight:.3g} times its largest reward (the "
                 f"stochastic policy's cost: {cost}): the reward hardly counts any more"))
         over = all(cost > limit for cost in costs)
         if _grows(multipliers) and over:
-            sentences += self._tell("multiplier rises", lam, DOUBLED, (
+            sentences += self._warn("multiplier rises", lam, DOUBLED, (
                 f"λ rose from {shown} {episodes}: the limit may be out of reach"))
-        if over and (lam == 0 or _grows([1 / one for one in multipliers if one > 0])):
-            sentences += self._tell("multiplier falls", math.inf if lam == 0 else 1 / lam, DOUBLED, (
+        if over and (lam == 0 or _grows([1 / past for past in multipliers if past > 0])):
+            sentences += self._warn("multiplier falls", math.inf if lam == 0 else 1 / lam, DOUBLED, (
                 (f"λ is 0 {episodes}" if lam == 0 else f"λ fell from {shown} {episodes}")
                 + ": what moves λ does not see the violation"))
         return sentences
@@ -165,40 +179,40 @@ class Divergence:
         margin = max(self.threshold, self.largest_cost)
         if margin <= 0:
             return []
-        above = [one.predicted / (FAR_OFF * (one.measured + one.tail) + margin) for one in self.looks]
-        below = [one.measured / (FAR_OFF * (abs(one.predicted) + margin)) for one in self.looks]
-        now = self.looks[-1]
+        above = [past.predicted / (FAR_OFF * (past.measured + past.tail) + margin) for past in self.recent]
+        below = [past.measured / (FAR_OFF * (abs(past.predicted) + margin)) for past in self.recent]
+        now = self.recent[-1]
         numbers = (f"the cost critics predict a discounted cost of {now.predicted:.3g}, the evaluation's episodes had "
                    f"{now.measured:.3g} (and {now.tail:.3g} may come after their last step)")
         if min(above) > 1:
-            return self._tell("cost critics above", above[-1], DOUBLED, f"{numbers}: they diverge")
+            return self._warn("cost critics above", above[-1], DOUBLED, f"{numbers}: they diverge")
         if min(below) > 1 and updates >= self.settling_updates:
-            return self._tell("cost critics below", below[-1], DOUBLED, f"{numbers}: they do not see the cost")
+            return self._warn("cost critics below", below[-1], DOUBLED, f"{numbers}: they do not see the cost")
         return []
 
-    def _tell(self, sign: str, size: float, factor: float, sentence: str) -> list[str]:
-        """The sentence, if the sign is new or has grown by the factor since it was told."""
-        before = self.told.get(sign)
+    def _warn(self, sign: str, size: float, factor: float, sentence: str) -> list[str]:
+        """The warning, if the sign is new or has grown by the factor since the last one."""
+        before = self.sizes.get(sign)
         if before is not None and (size < factor * before or math.isinf(before)):
             return []
-        self.told[sign] = size
+        self.sizes[sign] = size
         self.warnings[sign] = f"step {self._step}: {sentence}"
         self.count += 1
         return [self.warnings[sign]]
 
     def checkpoint(self) -> dict[str, Any]:
         return {"largest": [self.largest_reward, self.largest_cost],
-                "looks": [[one.lam, one.spent, one.predicted, one.measured, one.tail] for one in self.looks],
-                "first_losses": self.first_losses, "told": self.told, "warnings": self.warnings, "count": self.count}
+                "looks": [list(astuple(past)) for past in self.recent],
+                "first_losses": self.first_losses, "told": self.sizes, "warnings": self.warnings, "count": self.count}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.largest_reward, self.largest_cost = state["largest"]
-        self.looks = [Look(*values) for values in state["looks"]]
-        self.first_losses, self.told = state["first_losses"], state["told"]
+        self.recent = [EvaluationMeans(*values) for values in state["looks"]]
+        self.first_losses, self.sizes = state["first_losses"], state["told"]
         self.warnings, self.count = state["warnings"], state["count"]
 
 
 def _grows(values: Sequence[float]) -> bool:
     """Whether each is larger than the one before, and the last at least twice the first."""
     rising = all(later > earlier for earlier, later in pairwise(values))
-    return len(values) == LOOK_BACK and rising and values[-1] >= DOUBLED * values[0]
+    return len(values) == EVALUATIONS and rising and values[-1] >= DOUBLED * values[0]

@@ -1,0 +1,81 @@
+"""What is found out about a run's folder before anything in it is changed."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from algd.config.identity import identity
+from algd.errors import UsageError
+from algd.run.video import video_path
+from algd.storage.checkpoint import Checkpoints, DamagedCheckpoint
+from algd.storage.checkpoint_state import TABLES, checked
+from algd.storage.provenance import code_version
+from algd.storage.run_folder import RunFolder
+from algd.storage.snapshots import DamagedSnapshot, read_snapshot, snapshot_name
+from algd.storage.table import begins_with
+
+
+def check_identity(folder: RunFolder, config: Mapping[str, Any]) -> None:
+    """Refuse a folder that was made by a different configuration.
+
+    Raises:
+        UsageError: it was.
+    """
+    try:
+        found = identity(folder.config())
+    except UsageError:
+        # The folder's name says what is in it: a configuration that cannot be read is written anew.
+        return
+    if found != identity(config):
+        raise UsageError(f"{folder.path} was made by a different configuration (see its config.yaml); "
+                         "start with fresh=true to move it aside, or choose another runs_dir")
+
+
+def is_finished(folder: RunFolder, config: Mapping[str, Any]) -> bool:
+    """Whether there is nothing to do.
+
+    Raises:
+        UsageError: the run is finished, but its last checkpoint, its tables or its snapshots are damaged.
+    """
+    status = folder.status()
+    if config["fresh"] or status.get("state") != "finished" or status.get("step", -1) < config["total_steps"]:
+        return False
+    if not folder.is_own(status) or (config["eval"]["video"] and not video_path(folder, status["step"]).exists()):
+        return False
+    if problem := _damage_at_end(folder, config, status["step"]):
+        raise UsageError(f"this run is finished, but {problem}; fresh=true moves its folder aside and trains it anew")
+    # Going on from its end writes anew what only describes it.
+    return not folder.damage(identity(config))
+
+
+def say_finished(folder: RunFolder, config: Mapping[str, Any]) -> None:
+    """Tell the user that there is nothing to do, and if other code trained the run."""
+    step = folder.status()["step"]
+    more = f", more than total_steps={config['total_steps']}" * (step > config["total_steps"])
+    print(f"already finished at step {step}{more}: {folder.path}", file=sys.stderr)
+    starts = folder.meta().get("starts") or [{}]
+    then, now = starts[-1].get("commit"), code_version()["commit"]
+    if then != now:
+        print(f"warning: it was trained by commit {then}, the code here is commit {now}; fresh=true trains it anew",
+              file=sys.stderr)
+
+
+def _damage_at_end(folder: RunFolder, config: Mapping[str, Any], step: int) -> str | None:
+    """What of a finished run's results is not what was written; None if all is well."""
+    run = identity(config)
+    checkpoints = Checkpoints(folder.checkpoints, run)
+    try:
+        if not checkpoints.numbers():
+            return f"{folder.checkpoints} has no checkpoint"
+        state = checked(checkpoints.load(checkpoints.numbers()[-1]))
+        if state["step"] != step:
+            return f"its last checkpoint is of step {state['step']} instead of {step}"
+        for table in TABLES:
+            file = folder.path / f"{table}.csv"
+            if not begins_with(file, state["tables"][table]):
+                return f"{file} is damaged: it no longer begins with the rows that training wrote"
+        for taken in state["snapshots"]:
+            read_snapshot(folder.snapshots / snapshot_name(taken), run, taken)
+    except (DamagedCheckpoint, DamagedSnapshot, ValueError) as error:
+        return str(error)
+    return None

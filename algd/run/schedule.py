@@ -1,0 +1,61 @@
+"""What is due between two environment steps of a run."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+Action = Literal["evaluation", "metrics", "snapshot", "checkpoint", "finish"]
+
+
+class Schedule:
+    """Which evaluations, rows of metrics, snapshots and checkpoints are due, each once.
+
+    Evaluations, metrics and snapshots are counted in environment steps after the initial steps; checkpoints in
+    transitions, so that the initial steps have some, too.
+
+    Args:
+        config: the checked configuration.
+
+    Attributes:
+        done_at: what was last done at which step (a checkpoint: after how many transitions). It is part of a
+            checkpoint, so that a resumed run does nothing twice.
+    """
+
+    def __init__(self, config: Mapping[str, Any]):
+        self._total_steps, count = config["total_steps"], config["snapshots"]
+        self._evaluate_every, self._log_every = config["eval"]["every"], config["log_every"]
+        self._save_every = config["checkpoint"]["every"]
+        self._snapshot_steps = {round(self._total_steps * i / count) for i in range(1, count + 1)}
+        self.done_at: dict[str, int] = {}
+
+    def is_evaluation(self, step: int) -> bool:
+        """Whether there is an evaluation at this step: at step 0, then every `eval.every` steps, and at the end."""
+        return step == self._total_steps or step % self._evaluate_every == 0
+
+    def due(self, step: int, initial_steps_left: int, transitions: int) -> list[Action]:
+        """What is due now and has not been done yet, in the order in which it is done.
+
+        Args:
+            step: environment steps taken.
+            initial_steps_left: initial steps still to be taken.
+            transitions: how many were ever added to the replay buffer.
+        """
+        due: list[Action] = []
+        if initial_steps_left == 0:
+            if self.is_evaluation(step):
+                due.append("evaluation")
+            if self.is_evaluation(step) or step % self._log_every == 0:
+                due.append("metrics")
+            if step in self._snapshot_steps:
+                due.append("snapshot")
+        # The end has a checkpoint of its own, and a replay buffer that was dropped has nothing to count by.
+        if step < self._total_steps and transitions % self._save_every == 0:
+            due.append("checkpoint")
+        return [action for action in due if not self.is_done(action, step, transitions)]
+
+    def is_done(self, action: Action, step: int, transitions: int) -> bool:
+        """Whether it has been done at this point."""
+        return self.done_at.get(action) == (transitions if action == "checkpoint" else step)
+
+    def mark_done(self, action: Action, step: int, transitions: int) -> None:
+        """Note that it has been done at this point."""
+        self.done_at[action] = transitions if action == "checkpoint" else step
