@@ -67,8 +67,8 @@ class Replay:
         """Put back at most `capacity` rows, number `first` … `first` + len(rows) − 1 of all ever added."""
         start = first % self.capacity
         head = min(len(rows), self.capacity - start)
-        self._rows[start:start + head] = rows[:head]
-        self._rows[:len(rows) - head] = rows[head:]
-        if self.rows is not self._host:
-            self.rows.copy_(self._host)
+        for place, part in ((slice(start, start + head), rows[:head]), (slice(len(rows) - head), rows[head:])):
+            self._rows[place] = part
+            if self.rows is not self._host:
+                self.rows[place].copy_(self._host[place])
         self.added = first + len(rows)

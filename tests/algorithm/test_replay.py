@@ -72,6 +72,16 @@ def test_rows_written_and_restored(capacity: int, first: int, more: int) -> None
     np.testing.assert_array_equal(twin.rows[:len(twin)], replay.rows[:len(replay)])
 
 
+def test_only_what_is_restored_is_copied_to_the_device() -> None:
+    """A ring of a million rows has hundreds of segments: each would copy all of it."""
+    replay = Replay(5, 2, 1)
+    replay.rows = torch.full_like(replay.rows, -1.0)  # stands for a device's memory
+    rows = torch.arange(4 * 9, dtype=torch.float32).reshape(4, 9)
+    replay.restore(3, rows.numpy())
+    expected = torch.stack([rows[2], rows[3], torch.full((9,), -1.0), rows[0], rows[1]])
+    torch.testing.assert_close(replay.rows, expected, rtol=0, atol=0)
+
+
 def test_rows_that_are_gone_are_refused() -> None:
     replay = Replay(3, 2, 1)
     for number in range(5):
