@@ -80,29 +80,42 @@ def compare(arguments: argparse.Namespace) -> int:
     import matplotlib
 
     matplotlib.use("Agg")
-    from analysis.results.cells import cells
-    from analysis.results.compare import as_json, draw_pareto, draw_profile, markdown, sides
     from analysis.results.compare import compare as compared
+    from analysis.results.compare import sides
+    from analysis.results.comparison_text import as_json, markdown
+    from analysis.results.profiles import draw_profile
     from analysis.results.style import write
 
-    if not arguments.budgets and not (arguments.first and arguments.second):
-        raise UsageError("compare: --first KEY=VALUE and --second KEY=VALUE are needed, or --budgets")
-    runs = _gathered(arguments).runs
     if arguments.budgets:
-        columns = tuple(dict.fromkeys([*_keys(arguments.columns), "env.limit"]))
-        for family in sorted({run.family for run in runs}):
-            found = cells([run for run in runs if run.family == family], ("env",), columns, method=arguments.interval,
-                          bootstrap_seed=arguments.bootstrap_seed)
-            for row in dict.fromkeys(cell.row for cell in found):
-                figure = draw_pareto([cell for cell in found if cell.row == row], columns)
-                print(*write(figure, f"budgets_{row[0]}", arguments.out or Path("figures")), sep="\n")
-        return 0
-    comparison = compared(*sides(runs, arguments.first, arguments.second), arguments.interval, arguments.bootstrap_seed)
-    print(as_json(comparison) if arguments.format == "json" else markdown(comparison))
+        return _budgets(arguments)
+    if not arguments.first or not arguments.second:
+        raise UsageError("compare: --first KEY=VALUE and --second KEY=VALUE are needed, or --budgets")
+    gathered = _gathered(arguments)
+    found = compared(sides(gathered.runs, [arguments.first, *arguments.second]), arguments.bootstrap_seed,
+                     arguments.at_step, arguments.pool, arguments.all_pairs)
+    print((as_json if arguments.format == "json" else markdown)(found, gathered.remarks))
     if arguments.out:
-        for task in comparison.tasks:
-            files = write(draw_profile(comparison, task, arguments.bootstrap_seed), f"profile_{task}", arguments.out)
-            print(*files, sep="\n", file=sys.stderr)
+        for number, comparison in enumerate(found):
+            for task in comparison.tasks:
+                name = f"profile_{task}" + (f"_{number + 1}" if len(found) > 1 else "")
+                print(*write(draw_profile(comparison, task, arguments.bootstrap_seed), name, arguments.out), sep="\n",
+                      file=sys.stderr)
+    return 0
+
+
+def _budgets(arguments: argparse.Namespace) -> int:
+    """Draw what `compare --budgets` asks for."""
+    from analysis.results.cells import cells
+    from analysis.results.style import write
+    from analysis.results.tradeoff import draw_pareto
+
+    runs, columns = _gathered(arguments).runs, tuple(dict.fromkeys([*_keys(arguments.columns), "env.limit"]))
+    for family in sorted({run.family for run in runs}):
+        found = cells([run for run in runs if run.family == family], ("env",), columns, at_step=arguments.at_step,
+                      safe_share=arguments.safe_share)
+        for row in dict.fromkeys(cell.row for cell in found):
+            figure = draw_pareto([cell for cell in found if cell.row == row], columns)
+            print(*write(figure, f"budgets_{row[0]}", arguments.out or Path("figures")), sep="\n")
     return 0
 
 
@@ -249,14 +262,20 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR",
                          help="where the PNG and the PDF go (default figures)")
 
-    command = add("compare", compare, "compare two algorithms over seeds and tasks, or returns over budgets",
+    command = add("compare", compare, "compare algorithms over seeds and tasks, or returns over budgets",
                   "python -m analysis compare runs --first guidance=augmented --second guidance=plain --out figures\n"
                   "         python -m analysis compare runs --where env=point_button1 --budgets")
     _add_choice(command)
     _add_judging(command)
-    _add_intervals(command)
     command.add_argument("--first", metavar="KEY=VALUE", help="the runs of one side; several conditions: one text")
-    command.add_argument("--second", metavar="KEY=VALUE", help="the runs of the other")
+    command.add_argument("--second", action="append", metavar="KEY=VALUE",
+                         help="the runs of the other; can be repeated: the first against each, with p-values that "
+                              "allow for all of them")
+    command.add_argument("--all-pairs", action="store_true", help="all sides against each other")
+    command.add_argument("--pool", action="store_true",
+                         help="compare sides that differ in more than their conditions name, and list in what")
+    command.add_argument("--bootstrap-seed", type=_count_or_none, default=0, metavar="N",
+                         help="of what is drawn at random (default 0)")
     command.add_argument("--budgets", action="store_true",
                          help="instead: draw return against cost over the values of env.limit")
     command.add_argument("--columns", default="agent,guidance", metavar="KEYS",

@@ -205,15 +205,15 @@ def _refuse_differences(runs: Sequence[Run], keys: Sequence[str]) -> None:
     for (_, values), members in inside.items():
         if differing := differing_keys([run.config for run in members]):
             named = ", ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
-            raise UsageError(f"the runs of one cell ({named}) differ in {_spelled(members, differing)}: {advice}")
+            raise UsageError(f"the runs of one cell ({named}) differ in {spelled(members, differing)}: {advice}")
     for (_, task), members in between.items():
         if differing := differing_keys([run.config for run in members], keys):
             place = f"the runs on {task}" if task else "the runs"
             raise UsageError(f"{place} differ in more than {', '.join(keys)}, namely in "
-                             f"{_spelled(members, differing)}: {advice}")
+                             f"{spelled(members, differing)}: {advice}")
 
 
-def _spelled(runs: Sequence[Run], keys: Sequence[str]) -> str:
+def spelled(runs: Sequence[Run], keys: Sequence[str]) -> str:
     """The keys with their values, as far as a sentence holds them."""
     parts = []
     for key in keys[:6]:

@@ -1,32 +1,64 @@
-"""How often the 95% intervals hold what they should: python -m analysis.statistics.coverage prints the tables of
-docs/analysis.md.
+"""How often intervals hold what they should, and how often tests find what is not there, by simulation:
+python -m analysis.statistics.coverage prints the tables of docs/analysis.md.
 
-A value is what a table has of one seed: the mean over an evaluation's episodes. It is a random policy's true value plus
-the noise of its episodes, which shrinks with their number; seeds are what intervals across seeds are about.
+A value is what a table has of one seed: the mean over an evaluation's episodes. Of returns it is a random policy's true
+value plus the noise of its episodes, which shrinks with their number. Of costs it is the policy's true value itself:
+what is hard about them is how few seeds say about the seeds that were not drawn.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import binom, norm
 
-from analysis.statistics.estimators import Floats, Method, interquartile_means, iqm_interval, probability_of_improvement
+from analysis.markdown import markdown_table
+from analysis.statistics.comparisons import holm, mean_interval, probability_of_improvement, sign_flip
+from analysis.statistics.estimators import (
+    Estimate,
+    Floats,
+    Method,
+    interquartile_means,
+    iqm_interval,
+    proportion_interval,
+)
 
 Draw = Callable[[np.random.Generator, int], Floats]
 EPISODE_NOISE = 1.0  # standard deviation of an episode, in units of that of the seeds
+REPETITIONS, OF_COSTS = 1000, 4000
+
+RETURNS: dict[str, Draw] = {
+    "normal": lambda random, count: random.normal(size=count),
+    "skewed": lambda random, count: random.lognormal(0, 0.75, size=count),
+    "three in ten fail": lambda random, count: random.normal(0, 0.3, size=count) + 2.0 * (random.random(count) < 0.7),
+}
+# Bounded below, with zeros, with heavy tails, with a rare dangerous seed. Expectation, and draws.
+COSTS: dict[str, tuple[float, Draw]] = {
+    "around 20": (20.0, lambda random, count: random.gamma(16, 20 / 16, size=count)),
+    "lognormal, σ = 1.5": (float(np.exp(1.125)), lambda random, count: random.lognormal(0, 1.5, size=count)),
+    "seven in ten are 0": (3.0, lambda random, count: random.exponential(10, size=count)
+                           * (random.random(count) < 0.3)),
+    "one in five is 100": (20.8, lambda random, count: np.where(random.random(count) < 0.2, 100.0,
+                                                               random.uniform(0, 2, size=count))),
+}
+# The most that any interval can hold which is made of the values alone: where none of the seeds drawn is of the rare
+# kind, the values do not say that there is one.
+CEILINGS: dict[str, Callable[[int], float]] = {
+    "seven in ten are 0": lambda count: 1 - 0.7**count,
+    "one in five is 100": lambda count: 1 - 0.8**count,
+}
 
 
-def _with_episodes(policies: Draw, episodes: int) -> Draw:
+def with_episodes(policies: Draw, episodes: int) -> Draw:
+    """Values of policies, each measured by the mean of so many episodes."""
     def draw(random: np.random.Generator, count: int) -> Floats:
         return policies(random, count) + random.normal(size=count) * EPISODE_NOISE / np.sqrt(episodes)
     return draw
 
 
-SHAPES: dict[str, Draw] = {
-    "normal": lambda random, count: random.normal(size=count),
-    "skewed": lambda random, count: random.lognormal(0, 0.75, size=count),
-    "three in ten fail": lambda random, count: random.normal(0, 0.3, size=count) + 2.0 * (random.random(count) < 0.7),
-}
+def holds(interval: Estimate, truth: float) -> bool:
+    """Whether an interval that there is has the truth in it."""
+    assert interval.low is not None and interval.high is not None
+    return bool(interval.low <= truth <= interval.high)
 
 
 def coverage(draw: Draw, count: int, repetitions: int, seed: int, method: Method = "t", resamples: int = 500) -> float:
@@ -40,43 +72,100 @@ def coverage(draw: Draw, count: int, repetitions: int, seed: int, method: Method
         method, resamples: see iqm_interval.
     """
     random = np.random.default_rng(seed)
-    truth = interquartile_means(draw(random, 100_000 * count).reshape(-1, count)).mean()
-    hits = 0
+    truth = float(interquartile_means(draw(random, 100_000 * count).reshape(-1, count)).mean())
+    return float(np.mean([holds(iqm_interval([draw(random, count)], repetition, method, resamples=resamples), truth)
+                          for repetition in range(repetitions)]))
+
+
+def cost_coverage(shape: str, count: int, repetitions: int, seed: int, method: str) -> float:
+    """How often an interval holds the expected cost.
+
+    Args:
+        shape: of COSTS.
+        method: "t": Student's, of the mean; "percentile": the bootstrap's, of the mean; "IQM, t": the interval of
+            returns, held to the expectation of the cost, which is what a reader takes it for.
+    """
+    random, (truth, draw) = np.random.default_rng(seed), COSTS[shape]
+
+    def interval(values: Floats, repetition: int) -> Estimate:
+        if method == "IQM, t":
+            return iqm_interval([values], repetition, "t", resamples=500)
+        if method == "t":
+            return mean_interval(values)
+        means = values[np.random.default_rng(repetition).integers(count, size=(500, count))].mean(axis=1)
+        low, high = np.quantile(means, [0.025, 0.975])
+        return Estimate(float(values.mean()), float(low), float(high), count)
+
+    return float(np.mean([holds(interval(draw(random, count), repetition), truth)
+                          for repetition in range(repetitions)]))
+
+
+def share_coverage(share: float, count: int) -> float:
+    """How often Wilson's interval holds the share of safe seeds, exactly."""
+    return float(sum(binom.pmf(successes, count, share) * holds(proportion_interval(successes, count), share)
+                     for successes in range(count + 1)))
+
+
+def improvement_coverage(shift: float, count: int, repetitions: int, seed: int, spread: float = 1.0) -> float:
+    """How often the interval of the probability of improvement holds it, for normal values this far apart.
+
+    Args:
+        spread: the first's standard deviation; the second's is 1.
+    """
+    random, truth = np.random.default_rng(seed), float(norm.cdf(shift / np.sqrt(1 + spread**2)))
+    return float(np.mean([holds(probability_of_improvement([random.normal(size=count) * spread + shift],
+                                                           [random.normal(size=count)]), truth)
+                          for _ in range(repetitions)]))
+
+
+def false_finds(tests: int, count: int, repetitions: int, seed: int) -> tuple[float, float]:
+    """How often at least one of so many tests of equal algorithms is significant at 5%, without and with Holm."""
+    random = np.random.default_rng(seed)
+    raw = adjusted = 0
     for repetition in range(repetitions):
-        one = iqm_interval([draw(random, count)], repetition, method, resamples=resamples)
-        assert one.low is not None and one.high is not None
-        hits += bool(one.low <= truth <= one.high)
-    return hits / repetitions
+        p_values = [sign_flip([random.normal(size=count)], repetition) for _ in range(tests)]
+        raw += min(p for p in p_values if p is not None) <= 0.05
+        adjusted += min(p for p in holm(p_values) if p is not None) <= 0.05
+    return raw / repetitions, adjusted / repetitions
 
 
-def improvement_coverage(shift: float, count: int, repetitions: int, seed: int) -> float:
-    """How often the interval of the probability of improvement holds it, for normal values this far apart."""
-    random, truth = np.random.default_rng(seed), norm.cdf(shift / np.sqrt(2))
-    hits = 0
-    for _ in range(repetitions):
-        one = probability_of_improvement([random.normal(size=count) + shift], [random.normal(size=count)])
-        assert one.low is not None and one.high is not None
-        hits += bool(one.low <= truth <= one.high)
-    return hits / repetitions
+def _percent(values: Sequence[float]) -> list[str]:
+    return [f"{value:.1%}" for value in values]
 
 
 def main() -> None:
     """Print the tables."""
-    print("| seeds' values | episodes | interval | 3 seeds | 5 seeds | 10 seeds | 20 seeds |")
-    print("|---|---:|---|---:|---:|---:|---:|")
+    counts: tuple[int, ...] = (3, 5, 10, 20)
+    lines = []
     methods: tuple[Method, ...] = ("t", "percentile")
-    for shape, policies in SHAPES.items():
+    for shape, policies in RETURNS.items():
         for episodes in (5, 20):
             for method in methods:
-                held = (coverage(_with_episodes(policies, episodes), count, 1000, 0, method)
-                        for count in (3, 5, 10, 20))
-                print(f"| {shape} | {episodes} | {method} | " + " | ".join(f"{one:.1%}" for one in held) + " |")
-
-
-    print("\n| P(improvement) of normal seeds | 3 seeds | 5 seeds | 10 seeds |\n|---:|---:|---:|---:|")
-    for shift in (0.0, 1.0, 2.0):
-        held = (improvement_coverage(shift, count, 1000, 0) for count in (3, 5, 10))
-        print(f"| {norm.cdf(shift / np.sqrt(2)):.2f} | " + " | ".join(f"{one:.1%}" for one in held) + " |")
+                draw = with_episodes(policies, episodes)
+                lines.append([shape, str(episodes), method,
+                              *_percent([coverage(draw, count, REPETITIONS, 0, method) for count in counts])])
+    print(markdown_table(["seeds' returns", "episodes", "interval", *(f"{count} seeds" for count in counts)], lines,
+                         right=3), flush=True)
+    counts, lines = (3, 5, 10), []
+    for shape in COSTS:
+        for name in ("t", "percentile", "IQM, t"):
+            lines.append([shape, name, *_percent([cost_coverage(shape, count, OF_COSTS, 0, name)
+                                                  for count in counts])])
+        if shape in CEILINGS:
+            lines.append([shape, "the most that any can", *_percent([CEILINGS[shape](count) for count in counts])])
+    header = [f"{count} seeds" for count in counts]
+    print("\n" + markdown_table(["seeds' costs", "interval", *header], lines, right=2), flush=True)
+    lines = [[f"{share:.0%}", *_percent([share_coverage(share, count) for count in counts])]
+             for share in (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)]
+    print("\n" + markdown_table(["share of safe seeds", *header], lines), flush=True)
+    lines = [[f"{norm.cdf(shift / np.sqrt(1 + spread**2)):.2f}", f"{spread:g}",
+              *_percent([improvement_coverage(shift, count, REPETITIONS, 0, spread) for count in counts])]
+             for spread, shift in ((1, 0.0), (1, 1.0), (1, 2.0), (4, 0.0), (4, 4.0))]
+    print("\n" + markdown_table(["P(improvement) of normal seeds", "ratio of deviations", *header], lines), flush=True)
+    lines = [[str(tests), str(count), *_percent(false_finds(tests, count, REPETITIONS, 0))]
+             for tests, count in ((1, 8), (12, 8), (12, 10))]
+    print("\n" + markdown_table(["tests of equal algorithms", "seeds", "a false find without Holm", "with Holm"], lines,
+                                right=0))
 
 
 if __name__ == "__main__":

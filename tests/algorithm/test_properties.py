@@ -24,12 +24,12 @@ from algd.cli.compose import quoted_path
 from algd.config.identity import NOT_IDENTITY, identity
 from algd.storage.table import Table
 from analysis.runs.episodes import rows
+from analysis.statistics.aggregates import pareto_front
+from analysis.statistics.comparisons import probability_of_improvement
 from analysis.statistics.estimators import (
     cvar,
     interquartile_mean,
     iqm_interval,
-    pareto_front,
-    probability_of_improvement,
     stratified_resamples,
     time_to_stay_feasible,
 )

@@ -12,6 +12,7 @@ from analysis.__main__ import main
 from analysis.runs.find import find_runs
 from analysis.runs.model import Run
 from analysis.runs.read import read_run
+from analysis.runs.select import where
 
 HEADER = "step,sampler,source,episode,seed,return,cost,discounted_cost,length\n"
 EPISODES = "step,episode,seed,return,cost,discounted_cost,length\n"
@@ -77,3 +78,7 @@ def lines_of(text: str, *starts: str) -> list[list[str]]:
 
 def runs_in(folder: Path) -> list[Run]:
     return [read_run(one) for one in find_runs([str(folder)]).folders]
+
+
+def fixture_runs(*conditions: str) -> list[Run]:
+    return where([read_run(folder) for folder in find_runs([str(FIXTURE)]).folders], conditions)

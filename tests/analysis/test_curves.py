@@ -1,7 +1,6 @@
-"""Learning curves and comparisons: what is drawn is what the folders hold."""
+"""Learning curves: what is drawn is what the folders hold."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import matplotlib
@@ -14,21 +13,13 @@ from matplotlib.image import imread
 from algd.errors import UsageError
 from analysis.__main__ import main
 from analysis.results.cells import Cell, cells
-from analysis.results.compare import Side, compare, pareto, sides
 from analysis.results.curves import curve, draw, draw_curvature, series_of, smoothed
 from analysis.results.style import look
-from analysis.runs.find import find_runs
-from analysis.runs.model import Run, Series
-from analysis.runs.read import read_run
-from analysis.runs.select import where
+from analysis.runs.model import Series
+from tests.analysis.run_folders import FIXTURE, fixture_runs
 
 matplotlib.use("Agg")
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "runs"
 KEYS = ("agent", "guidance")
-
-
-def fixture_runs(*conditions: str) -> list[Run]:
-    return where([read_run(folder) for folder in find_runs([str(FIXTURE)]).folders], conditions)
 
 
 def paper_cells(*conditions: str) -> list[Cell]:
@@ -137,70 +128,3 @@ def test_the_command_writes_vectors_and_pixels(tmp_path: Path, capsys: pytest.Ca
     for file in (tmp_path / "a").iterdir():
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
     assert main(["curves", str(FIXTURE), "--quantities", "nothing", "--out", str(tmp_path)]) == 2
-
-
-# --- comparisons ---------------------------------------------------------------------------------------------------
-
-
-def test_two_sides_by_hand() -> None:
-    """point_button1: returns 20 24 22 40 21 against 30 31 29 30 50, seed by seed."""
-    runs = fixture_runs("env=point_button1")
-    one, other = sides(runs, "guidance=augmented", "guidance=plain")
-    found = compare(one, other)
-    assert found.tasks == ["point_button1"] and (found.left_out, found.unfinished) == ([], [])
-    # Only 40 beats any: four of five.
-    assert found.returns.value == pytest.approx(4 / 25)
-    paired = found.paired["point_button1"]
-    # −10 −7 −7 10 −29 in return, so the middle three average to −8; −6 −1 −5 3 −23 in cost, −4.
-    assert paired.returns.difference.value == pytest.approx(-8)
-    assert (paired.returns.wins, paired.returns.losses) == (1, 4)
-    assert paired.costs.difference.value == pytest.approx(-4)
-    # Lower costs are better: 6 beats five, 8 five, 10 three, 14 two, 7 five; no ties.
-    costs_x, costs_y = [6, 8, 10, 14, 7], [12, 9, 15, 11, 30]
-    wins = sum(x < y for x in costs_x for y in costs_y)
-    assert found.costs.value == pytest.approx(wins / 25)
-
-
-def test_sides_that_cannot_be_compared() -> None:
-    runs = fixture_runs()
-    one, other = sides(runs, "guidance=augmented", "guidance=plain")
-    with pytest.raises(UsageError, match="paper and stock"):
-        compare(one, other)
-    one, other = sides(fixture_runs("env.family=paper"), "guidance=plain", "guidance=pid")
-    found = compare(one, other)
-    assert found.tasks == ["point_button1"] and found.left_out == ["car_button1"]
-    assert found.unfinished == ["guidance=pid: 1 of 3 runs has no evaluation, 1 more is not finished"]
-    assert found.returns.low is None
-    with pytest.raises(UsageError, match="both sides"):
-        sides(runs, "guidance=plain", "agent=vesde")
-    mixed = Side("both", fixture_runs("env=point_button1"))
-    with pytest.raises(UsageError, match=r"guidance\.name"):
-        compare(mixed, mixed)
-
-
-def test_ties_are_half_a_win() -> None:
-    found = compare(*sides(fixture_runs("env.family=stock"), "guidance=augmented", "guidance=plain"))
-    paired = found.paired["safety_point_goal1"].returns
-    assert (found.returns.value, found.costs.value, paired.ties, paired.p_value) == (0.5, 0.5, 3, 1)
-
-
-def test_compare_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["compare", str(FIXTURE), "--where", "env=point_button1", "--first", "guidance=augmented", "--second",
-                 "guidance=plain"]
-    assert main([*arguments, "--out", str(tmp_path)]) == 0
-    text = capsys.readouterr().out
-    assert "0.16 [" in text and "| point_button1 | return " in text and "-8.00 [" in text
-    assert (tmp_path / "profile_point_button1.pdf").exists()
-    assert main([*arguments, "--format", "json"]) == 0
-    read = json.loads(capsys.readouterr().out)
-    assert read["returns"]["value"] == pytest.approx(0.16) and read["paired"]["point_button1"]["return"]["wins"] == 1
-
-
-def test_the_pareto_front_of_a_budget_sweep(tmp_path: Path) -> None:
-    """Cells by mean cost and return; those that another cell beats in both are not on the front."""
-    found = paper_cells("env=point_button1")
-    # augmented (8.33, 22.33), plain (12.67, 30.33), pid (7, 14.5): none is beaten.
-    assert {cell.column[1] for cell in pareto(found)} == {"augmented", "plain", "pid"}
-    both = cells(fixture_runs("env=car_button1"))
-    # plain costs less (24 against 31) for more (7.5 against 7).
-    assert [cell.column[1] for cell in pareto(both)] == ["plain"]

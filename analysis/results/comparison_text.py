@@ -1,0 +1,129 @@
+"""Comparisons as Markdown for people and as JSON for programs."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from analysis.markdown import markdown_table
+from analysis.results.cells import number
+from analysis.results.compare import Comparison, Side, SignTest
+from analysis.results.table import seeds_of
+from analysis.runs.gather import short, states
+from analysis.statistics.comparisons import Paired
+from analysis.statistics.estimators import SEEDS_FOR_INTERVAL, Estimate, proportion_interval
+
+
+def markdown(found: Sequence[Comparison], remarks: Sequence[str] = ()) -> str:
+    """The comparisons of one call.
+
+    Args:
+        found: all of them, since their p-values are adjusted together.
+        remarks: sentences on runs that are not among them.
+    """
+    parts = []
+    for one in found:
+        steps = {task: sorted({run.result.step for side in (one.first, one.second) for run in side.on(task)
+                               if run.result}) for task in one.tasks}
+        parts += [
+            f"## {one.first.name} against {one.second.name}",
+            "Tasks: " + ", ".join(f"{task} at step {', '.join(map(str, at))}" for task, at in steps.items()) + ".",
+            markdown_table(["probability that a run of the first has", "over all tasks"],
+                           [["the higher return", _estimate(one.returns)], ["the lower cost", _estimate(one.costs)]],
+                           right=2),
+            markdown_table(["task", "side", "safe seeds", "mean return (seeds)", "mean cost (seeds)"],
+                           [_side(side, task) for task in one.tasks for side in (one.first, one.second)], right=5),
+            markdown_table(["task", "first − second, by seed", "mean difference", "wins, ties, losses",
+                            "p (sign flips)", "p after Holm", "seeds"], [_test(test) for test in one.tests], right=7),
+            *_bullets(_own_notes(one))]
+    tests = sum(test.p_value is not None for one in found for test in one.tests)
+    return "\n\n".join([*parts, *_bullets([*_notes(tests), *remarks])])
+
+
+def _bullets(notes: Sequence[str]) -> list[str]:
+    return ["\n".join(f"- {note}" for note in notes)] if notes else []
+
+
+def _estimate(one: Estimate) -> str:
+    if one.low is None or one.high is None:
+        return f"{number(one.value)} (no interval: fewer than {SEEDS_FOR_INTERVAL} seeds)"
+    return f"{number(one.value)} [{number(one.low)}, {number(one.high)}]"
+
+
+def _side(side: Side, task: str) -> list[str]:
+    runs = side.on(task)
+    safe = proportion_interval(sum(run.safe for run in runs), len(runs))
+    cells = [f"{number(float(values.mean()))}{seeds_of(values.tolist())}"
+             for values in (side.values(task, quantity) for quantity in ("return", "cost"))]
+    return [task, side.name, f"{sum(run.safe for run in runs)}/{len(runs)} [{safe.low:.2f}, {safe.high:.2f}]", *cells]
+
+
+def _test(test: SignTest) -> list[str]:
+    p, adjusted = ("–" if p is None else f"{p:.3f}" for p in (test.p_value, test.adjusted))
+    if test.paired is None:
+        return ["all tasks", test.quantity, "–", "–", p, adjusted, "–"]
+    one = test.paired
+    # No interval holds for costs of few seeds, nor for their differences.
+    difference = _estimate(one.difference) if test.quantity == "return" else (
+        number(one.difference.value) + seeds_of(one.differences))
+    unpaired = f"; unpaired {', '.join(map(str, one.unpaired))}" if one.unpaired else ""
+    return [test.task, test.quantity, difference, f"{one.wins}, {one.ties}, {one.losses}", p, adjusted,
+            ", ".join(map(str, one.seeds)) + unpaired]
+
+
+def _own_notes(found: Comparison) -> list[str]:
+    notes = [f"The sides also differ {text}." for text in found.differing]
+    for task in found.tasks:
+        limits = [side.on(task)[0].limit for side in (found.first, found.second)]
+        if limits[0] != limits[1]:
+            notes.append(f"{task}: the sides have the limits {number(limits[0])} and {number(limits[1])}.")
+    if found.left_out:
+        notes.append(f"Left out, since only one side has a result there: {', '.join(found.left_out)}.")
+    tested = {test.task for test in found.tests}
+    if unpaired := [task for task in found.tasks if task not in tested]:
+        notes.append(f"No common seed, hence no test: {', '.join(unpaired)}.")
+    for side in (found.first, found.second):
+        lacking = [run for run in side.runs if run.result is None or not run.result.finite]
+        if lacking:
+            notes.append(f"{side.name}: {len(lacking)} of {len(side.runs)} runs have no result at the step "
+                         f"({states(lacking)}), count as not safe and take no part in the rest: "
+                         + ", ".join(short(run) for run in lacking[:5]) + (", …" if len(lacking) > 5 else "") + ".")
+        unfinished = [run for run in side.runs if run.result is not None and run.state != "finished"]
+        if unfinished:
+            notes.append(f"{side.name}: {len(unfinished)} of {len(side.runs)} runs with a result are not finished "
+                         f"({states(unfinished)}).")
+    return notes
+
+
+def _notes(tests: int) -> list[str]:
+    return ["Probability of improvement: Mann and Whitney's statistic, averaged over tasks, with Newcombe's interval "
+            "at Student's quantile.",
+            "Difference: the mean over common seeds, which is what is tested; of returns with Student's 95% interval, "
+            "of costs with the seeds' differences in brackets. A win is a larger value: in return that is better, in "
+            "cost worse.",
+            "p: two-sided sign-flip test; with n seeds it cannot be below 2/2ⁿ (0.0625 for five). After Holm: over the "
+            f"{tests} tests of this call, so that the chance of any false find is at most the level.",
+            "All tasks: each task's differences in units of their own root mean square, so that raw returns of "
+            "different tasks are never added up."]
+
+
+def as_json(found: Sequence[Comparison], remarks: Sequence[str] = ()) -> str:
+    """The comparisons of one call, with all that their Markdown says."""
+    def paired(one: Paired | None) -> dict[str, Any] | None:
+        return None if one is None else vars(one) | {"difference": vars(one.difference)}
+
+    def side(one: Side, tasks: Sequence[str]) -> dict[str, Any]:
+        return {"name": one.name, "tasks": {task: {
+            "runs": len(one.on(task)), "safe": sum(run.safe for run in one.on(task)),
+            "return": one.by_seed(task, "return"), "cost": one.by_seed(task, "cost"),
+            "limit": one.on(task)[0].limit,
+            "step": next(run.result.step for run in one.on(task) if run.result)} for task in tasks}}
+
+    return json.dumps({
+        "tests": sum(test.p_value is not None for one in found for test in one.tests), "remarks": list(remarks),
+        "comparisons": [{
+            "first": side(one.first, one.tasks), "second": side(one.second, one.tasks), "tasks": one.tasks,
+            "left_out": one.left_out, "differing": one.differing, "returns": vars(one.returns),
+            "costs": vars(one.costs), "notes": _own_notes(one),
+            "tests": [{"task": test.task or None, "quantity": test.quantity, "p": test.p_value,
+                       "p_after_holm": test.adjusted, "paired": paired(test.paired)} for test in one.tests]}
+            for one in found]}, indent=1, ensure_ascii=False)

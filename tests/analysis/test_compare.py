@@ -1,0 +1,148 @@
+"""Algorithms against each other, on the hand-made runs of tests/fixtures/runs and on folders with known answers."""
+
+import json
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from algd.errors import UsageError
+from analysis.__main__ import main
+from analysis.results.cells import cells
+from analysis.results.compare import Comparison, Side, SignTest, compare, sides
+from analysis.results.tradeoff import pareto
+from tests.analysis.run_folders import FIXTURE, config, evaluation, fixture_runs, make_run, runs_in, simple
+
+AGAINST = ["--first", "guidance=augmented", "--second", "guidance=plain"]
+
+
+def of(found: Comparison, task: str, quantity: str) -> SignTest:
+    (test,) = [test for test in found.tests if (test.task, test.quantity) == (task, quantity)]
+    return test
+
+
+def test_two_sides_by_hand() -> None:
+    """point_button1: returns 20 24 22 40 21 against 30 31 29 30 50, seed by seed."""
+    (found,) = compare(sides(fixture_runs("env=point_button1"), ["guidance=augmented", "guidance=plain"]))
+    assert found.tasks == ["point_button1"] and (found.left_out, found.differing) == ([], [])
+    # Only 40 beats any: four of five.
+    assert found.returns.value == pytest.approx(4 / 25)
+    gain, cost = (of(found, "point_button1", quantity).paired for quantity in ("return", "cost"))
+    assert gain is not None and cost is not None and len(found.tests) == 2
+    assert gain.differences == [-10, -7, -7, 10, -29] and gain.difference.value == pytest.approx(-43 / 5)
+    assert (gain.wins, gain.losses) == (1, 4)
+    assert cost.differences == [-6, -1, -5, 3, -23] and cost.difference.value == pytest.approx(-32 / 5)
+    # Of the signs of 10, 7, 7, 10, 29, ten make a mean of at least 43/5 in size.
+    sums = [abs(float(np.dot(signs, gain.differences))) for signs in product((1, -1), repeat=5)]
+    assert gain.p_value == sum(one >= 43 for one in sums) / 32
+    # Lower costs are better: 6 beats five, 8 five, 10 three, 14 two, 7 five; no ties.
+    costs_x, costs_y = [6, 8, 10, 14, 7], [12, 9, 15, 11, 30]
+    wins = sum(x < y for x in costs_x for y in costs_y)
+    assert found.costs.value == pytest.approx(wins / 25)
+
+
+def test_sides_that_cannot_be_compared() -> None:
+    runs = fixture_runs()
+    with pytest.raises(UsageError, match="paper and stock"):
+        compare(sides(runs, ["guidance=augmented", "guidance=plain"]))
+    (found,) = compare(sides(fixture_runs("env.family=paper"), ["guidance=plain", "guidance=pid"]))
+    assert found.tasks == ["point_button1"] and found.left_out == ["car_button1"]
+    assert found.returns.low is None
+    with pytest.raises(UsageError, match="both sides"):
+        sides(runs, ["guidance=plain", "agent=vesde"])
+    mixed = Side("both", fixture_runs("env=point_button1"))
+    with pytest.raises(UsageError, match=r"guidance\.name"):
+        compare([mixed, mixed])
+
+
+def test_ties_are_half_a_win() -> None:
+    (found,) = compare(sides(fixture_runs("env.family=stock"), ["guidance=augmented", "guidance=plain"]))
+    paired = of(found, "safety_point_goal1", "return").paired
+    assert paired is not None
+    assert (found.returns.value, found.costs.value, paired.ties, paired.p_value) == (0.5, 0.5, 3, 1)
+
+
+def test_sides_must_have_one_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Limits of 4 and 25, other batch size and learning rate, another length: each is named, with its values."""
+    one = config(0) | {"batch_size": 8}
+    other = config(0, "plain", limit=25.0) | {"batch_size": 9, "total_steps": 2500}
+    simple(tmp_path / "a", one, 1, 0)
+    simple(tmp_path / "b", other, 1, 0)
+    assert main(["compare", str(tmp_path), *AGAINST]) == 2
+    said = capsys.readouterr().err
+    assert "guidance=augmented and guidance=plain differ in more than guidance, namely on toy in " in said
+    for key in ("batch_size (8, 9)", "env.limit (4.0, 25.0)", "total_steps (200, 2500)"):
+        assert key in said
+    assert main(["compare", str(tmp_path), *AGAINST, "--pool"]) == 0
+    said = capsys.readouterr().out
+    assert "The sides also differ on toy in batch_size (8, 9)" in said
+    assert "toy: the sides have the limits 4.00 and 25.00." in said and "toy at step 200" in said
+
+
+def test_both_sides_are_judged_at_one_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that was stopped before has no result; with --at-step all are judged earlier."""
+    for seed in range(3):
+        early = evaluation(100, [(seed, 1, 1), (seed, 1, 1)])
+        late = evaluation(200, [(10 + seed, 1, 1), (10 + seed, 1, 1)])
+        make_run(tmp_path / f"a{seed}", config(seed), early, late)
+        make_run(tmp_path / f"b{seed}", config(seed, "plain"), early, *([late] if seed else []),
+                 state="finished" if seed else "interrupted")
+    assert main(["compare", str(tmp_path), *AGAINST]) == 0
+    text = capsys.readouterr().out
+    assert "toy at step 200" in text and "1, 2; unpaired 0" in text
+    assert "guidance=plain: 1 of 3 runs have no result at the step (1 interrupted)" in text
+    assert main(["compare", str(tmp_path), *AGAINST, "--at-step", "100"]) == 0
+    text = capsys.readouterr().out
+    assert "toy at step 100" in text and "| 0, 1, 2" in text
+    assert main(["compare", str(tmp_path), *AGAINST, "--at-step", "50"]) == 2
+    assert "there are 100, 200" in capsys.readouterr().err
+
+
+def test_several_sides_and_tasks_share_one_correction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two tasks in other units, three sides: Holm over all tests of the call; all tasks are tested by their signs."""
+    for env, scale in (("toy", 1.0), ("ring", 1000.0)):
+        for seed in range(5):
+            for guidance, gain in (("augmented", 3.0), ("plain", 1.0), ("pid", 3.0)):
+                simple(tmp_path / f"{env}-{guidance}-{seed}", config(seed, guidance, env), scale * (gain + seed / 9), 1)
+    found = compare(sides(runs_in(tmp_path), ["guidance=augmented", "guidance=plain", "guidance=pid"]))
+    assert [(one.first.name, one.second.name) for one in found] == [
+        ("guidance=augmented", "guidance=plain"), ("guidance=augmented", "guidance=pid")]
+    test = of(found[0], "ring", "return")
+    # Smallest with five seeds: 2/32. Twelve tests, of which two over both tasks: 2/1024 comes first, 1/16 after it.
+    assert test.p_value == 2 / 32 and test.adjusted == pytest.approx(11 * 2 / 32)
+    overall = of(found[0], "", "return")
+    assert overall.paired is None and overall.p_value == 2 / 2**10
+    assert overall.adjusted == pytest.approx(12 * overall.p_value)
+    assert {test.p_value for test in found[1].tests} == {1}
+    pairs = compare(sides(runs_in(tmp_path), ["guidance=augmented", "guidance=plain", "guidance=pid"]), all_pairs=True)
+    assert len(pairs) == 3
+    arguments = ["compare", str(tmp_path), *AGAINST, "--second", "guidance=pid"]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "Holm: over the 12 tests of this call" in text and text.count("| all tasks") == 4
+    assert main([*arguments, "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tests"] == 12
+
+
+def test_compare_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["compare", str(FIXTURE), "--where", "env=point_button1", *AGAINST]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "0.16 [" in text and "| point_button1 | return " in text and "-8.60 [" in text
+    assert "-6.40 (-23.00; -6.00; -5.00; -1.00; 3.00)" in text and "4/5 [0.38, 0.96]" in text
+    assert (tmp_path / "profile_point_button1.pdf").exists()
+    assert main([*arguments, "--format", "json"]) == 0
+    (read,) = json.loads(capsys.readouterr().out)["comparisons"]
+    assert read["returns"]["value"] == pytest.approx(0.16) and read["tests"][0]["paired"]["wins"] == 1
+    assert read["first"]["tasks"]["point_button1"]["step"] == 300
+
+
+def test_the_pareto_front_of_a_budget_sweep() -> None:
+    """Cells by mean cost and return; those that another cell beats in both are not on the front."""
+    found = cells(fixture_runs("env=point_button1"))
+    # augmented (9, 22.33), plain (15.4, 30.33), pid (6, 20): none is beaten.
+    assert {cell.column[1] for cell in pareto(found)} == {"augmented", "plain", "pid"}
+    both = cells(fixture_runs("env=car_button1"), at_step=200)
+    # plain costs less (22 against 30.5) for a return of 6.5, as much as augmented's.
+    assert [cell.column[1] for cell in pareto(both)] == ["plain"]
