@@ -69,8 +69,7 @@ def curves(arguments: argparse.Namespace) -> int:
                 for level in levels:
                     print(*write(draw_curvature(found, level), f"curvature_{level}_{family}", arguments.out), sep="\n")
                 continue
-            figure = draw(found, columns, quantity, arguments.smooth, arguments.raw, arguments.interval,
-                          arguments.bootstrap_seed)
+            figure = draw(found, columns, quantity, arguments.smooth, arguments.raw, arguments.sampler)
             print(*write(figure, f"{quantity}_{family}", arguments.out), sep="\n")
     return 0
 
@@ -107,14 +106,15 @@ def _budgets(arguments: argparse.Namespace) -> int:
     """Draw what `compare --budgets` asks for."""
     from analysis.results.cells import cells
     from analysis.results.style import write
-    from analysis.results.tradeoff import draw_pareto
+    from analysis.results.tradeoff import draw_tradeoff
 
     runs, columns = _gathered(arguments).runs, tuple(dict.fromkeys([*_keys(arguments.columns), "env.limit"]))
     for family in sorted({run.family for run in runs}):
         found = cells([run for run in runs if run.family == family], ("env",), columns, at_step=arguments.at_step,
                       safe_share=arguments.safe_share)
         for row in dict.fromkeys(cell.row for cell in found):
-            figure = draw_pareto([cell for cell in found if cell.row == row], columns)
+            figure = draw_tradeoff([cell for cell in found if cell.row == row], columns, arguments.training,
+                                   arguments.sampler)
             print(*write(figure, f"budgets_{row[0]}", arguments.out or Path("figures")), sep="\n")
     return 0
 
@@ -254,8 +254,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_choice(command)
     _add_grouping(command)
     command.add_argument("--quantities", default="return,cost", metavar="NAMES",
-                         help="return, cost, curvature, or columns of metrics.csv such as lam, constraint "
-                              "(default return,cost)")
+                         help="return, cost, training_cost, curvature, or columns of metrics.csv such as lam, "
+                              "constraint (default return,cost)")
     command.add_argument("--smooth", type=_count, default=1, metavar="N",
                          help="average the last N values of each run, and say so in the figure (default 1: do not)")
     command.add_argument("--raw", action="store_true", help="draw each seed too")
@@ -278,6 +278,7 @@ def _parser() -> argparse.ArgumentParser:
                          help="of what is drawn at random (default 0)")
     command.add_argument("--budgets", action="store_true",
                          help="instead: draw return against cost over the values of env.limit")
+    command.add_argument("--training", action="store_true", help="--budgets: draw the way there too")
     command.add_argument("--columns", default="agent,guidance", metavar="KEYS",
                          help="--budgets: what tells points apart beside env.limit (default agent,guidance)")
     command.add_argument("--format", choices=("markdown", "json"), default="markdown",

@@ -14,15 +14,14 @@ import numpy as np
 from algd.errors import UsageError
 from analysis.results.cells import COLUMNS, spelled, values_of
 from analysis.results.steps import check_step, judged
-from analysis.results.style import DASHES, PALETTE, look
+from analysis.results.style import DASHES, MARKERS, PALETTE, look
 from analysis.runs.gather import short
 from analysis.runs.model import Run
 from analysis.runs.select import differing_keys, where
 from analysis.statistics.comparisons import Paired, holm, paired_by_seed, probability_of_improvement, sign_flip
 from analysis.statistics.estimators import Estimate, Floats
 
-LOOKS: tuple[dict[str, Any], dict[str, Any]] = ({"color": PALETTE[0], "linestyle": DASHES[0]},
-                                                {"color": PALETTE[1], "linestyle": DASHES[1]})
+LOOKS = tuple({"color": PALETTE[index], "marker": MARKERS[index], "linestyle": DASHES[index]} for index in (0, 1))
 QUANTITIES = {"return": "mean_return", "cost": "mean_cost"}
 # Of runs of another framework, whose other keys mean nothing here.
 COMPARABLE = ("env.limit", "env.limit_kind", "total_steps")
@@ -87,7 +86,7 @@ class Comparison:
     returns: Estimate
     costs: Estimate
     tests: list[SignTest]
-    looks: tuple[dict[str, Any], dict[str, Any]]
+    looks: tuple[dict[str, Any], ...]
 
 
 def sides(runs: Sequence[Run], conditions: Sequence[str]) -> list[Side]:
@@ -194,7 +193,7 @@ def _differing(first: Side, second: Side, named: Sequence[str]) -> list[str]:
     return found
 
 
-def _looks(first: Side, second: Side) -> tuple[dict[str, Any], dict[str, Any]]:
+def _looks(first: Side, second: Side) -> tuple[dict[str, Any], ...]:
     """The algorithms' own looks, as in all figures, where the two sides are two algorithms."""
     named = [{values_of(run, COLUMNS) for run in side.runs} for side in (first, second)]
     if any(len(values) != 1 for values in named) or named[0] == named[1]:

@@ -1,12 +1,14 @@
 """Learning curves: return, cost, λ, the constraint's value and curvature against environment steps.
 
-Small multiples: a figure for each quantity, with a panel for each row of the grouping. A line is the interquartile mean
-over the seeds that have a value at that step, with its interval as a band from three seeds on. Nothing is padded: where
-seeds stop early the line goes on with fewer, and is faint where it stands for fewer seeds than the cell has.
+Small multiples: a figure for each quantity, with a panel for each row of the grouping. Of returns a line is the
+interquartile mean over the seeds that have a value at that step, and the band its interval, from three seeds on; of
+all else, as in the tables, the plain mean and the range of the seeds. Nothing is padded: where seeds stop early the
+line goes on with fewer, and is faint where it stands for fewer seeds than the cell has.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -19,14 +21,17 @@ from numpy.typing import NDArray
 
 from algd.errors import UsageError
 from analysis.results.cells import Cell, sorting
-from analysis.results.style import LIMIT, PALETTE, STYLE, WIDTH, look
+from analysis.results.style import LIMIT, PALETTE, STYLE, WIDTH, layered, legend, look
 from analysis.runs.episodes import rows
 from analysis.runs.model import Floats, Run, Series
-from analysis.statistics.estimators import Method, iqm_interval
+from analysis.statistics.estimators import Estimate, Method, iqm_interval
 
 PANEL = 1.55  # inches, a panel's height
 FAINT = 0.5
-LABELS = {"return": "return", "cost": "cost", "lam": "λ", "constraint": "constraint value (Qc − h)"}
+CROWDED = 30  # evaluations of which markers are small
+EVALUATED = ("return", "cost", "training_cost")  # have a value at each evaluation
+LABELS = {"return": "return", "cost": "cost", "training_cost": "cost of all training episodes so far", "lam": "λ",
+          "constraint": "constraint value (Qc − h)"}
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,8 @@ class Curve:
 
     Attributes:
         steps: at which at least one seed has a value, (n,).
-        centre: interquartile mean at each.
-        low, high: ends of the interval; NaN with fewer than three seeds.
+        centre: interquartile or plain mean at each.
+        low, high: ends of the interval or of the seeds' range; NaN where there are too few seeds for one.
         count: seeds at each.
     """
 
@@ -48,14 +53,28 @@ class Curve:
 
 
 def curve(series: Sequence[Series], method: Method = "t", bootstrap_seed: int = 0) -> Curve:
-    """The interquartile mean at every step at which a seed has a value, over the seeds that have one there."""
+    """The interquartile mean at every step at which a seed has a value, with the interval of the tables."""
+    return _curve(series, lambda values: iqm_interval([values], bootstrap_seed, method))
+
+
+def range_curve(series: Sequence[Series]) -> Curve:
+    """The plain mean at every step at which a seed has a value, with the lowest and the highest seed."""
+    def spread(values: Floats) -> Estimate:
+        mean, several = float(values.mean()), len(values) > 1
+        return Estimate(mean, float(values.min()) if several else None, float(values.max()) if several else None,
+                        len(values))
+
+    return _curve(series, spread)
+
+
+def _curve(series: Sequence[Series], estimate: Callable[[Floats], Estimate]) -> Curve:
     by_step: dict[float, list[float]] = {}
-    for one in series:
-        for step, value in zip(one.steps, one.values, strict=True):
+    for single in series:
+        for step, value in zip(single.steps, single.values, strict=True):
             if np.isfinite(value):
                 by_step.setdefault(float(step), []).append(float(value))
     steps = sorted(by_step)
-    found = [iqm_interval([np.array(by_step[step])], bootstrap_seed, method, resamples=500) for step in steps]
+    found = [estimate(np.array(by_step[step])) for step in steps]
     return Curve(np.array(steps), np.array([one.value for one in found]),
                  np.array([np.nan if one.low is None else one.low for one in found]),
                  np.array([np.nan if one.high is None else one.high for one in found]),
@@ -71,8 +90,11 @@ def smoothed(one: Series, window: int) -> Series:
 
 
 def series_of(run: Run, quantity: str) -> Series:
-    """A run's values of "return" or "cost" (of its evaluations), or of a column of metrics.csv."""
-    if quantity in ("return", "cost"):
+    """A run's values of "return", "cost" or "training_cost" (by its evaluations), or of a column of metrics.csv."""
+    if quantity == "training_cost":
+        spent = [(one.step, one.training.total_cost) for one in run.evaluations if one.training is not None]
+        return Series(*np.array(spent, dtype=float).reshape(-1, 2).T)
+    if quantity in EVALUATED:
         return Series(run.steps.astype(float), run.returns if quantity == "return" else run.costs)
     if run.metrics:
         return run.metrics.get(quantity, Series(np.array([]), np.array([])))
@@ -82,16 +104,16 @@ def series_of(run: Run, quantity: str) -> Series:
 
 
 def draw(cells: Sequence[Cell], keys: Sequence[str], quantity: str, window: int = 1, raw: bool = False,
-         method: Method = "t", bootstrap_seed: int = 0) -> Figure:
+         sampler: str = "deterministic") -> Figure:
     """A figure of one quantity: a panel for each row of the cells, a line for each column.
 
     Args:
-        cells: of `analysis.results.cells.cells`.
+        cells: of `analysis.results.cells.cells`, whose intervals are made as theirs.
         keys: of the columns, for the legend and the colours.
-        quantity: "return", "cost", or a column of metrics.csv.
+        quantity: "return", "cost", "training_cost", or a column of metrics.csv.
         window: values that are averaged; 1: none. More than one is named in the figure.
         raw: whether each seed is drawn too, thin.
-        method, bootstrap_seed: of the bands.
+        sampler: of the evaluations, which the figure names.
 
     Raises:
         UsageError: no run has the quantity.
@@ -101,44 +123,62 @@ def draw(cells: Sequence[Cell], keys: Sequence[str], quantity: str, window: int 
     across = min(2, len(panels))
     down = -(-len(panels) // across)
     with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(down, across, figsize=(WIDTH, PANEL * down + 0.65), squeeze=False,
+        figure, grid = plt.subplots(down, across, figsize=(WIDTH, PANEL * down + 0.85), squeeze=False,
                                     layout="constrained")
         drawn: dict[tuple[str, ...], None] = {}
         faint = False
+        seeds: set[int] = set()
         for row, axis in zip(panels, grid.flat, strict=False):
             here = [cell for cell in cells if cell.row == row]
-            empty = True
-            for cell in here:
-                series = [smoothed(one, window) for run in cell.runs if len((one := series_of(run, quantity)).steps)]
-                if series:
-                    drawn[cell.column], empty = None, False
-                    faint |= _lines(axis, series, len(cell.runs), look(cell.column, keys, columns), raw, method,
-                                    bootstrap_seed)
+            having = [(cell, series) for cell in here if (series := [
+                smoothed(one, window) for run in cell.runs if len((one := series_of(run, quantity)).steps)])]
+            for cell, series in having:
+                drawn[cell.column] = None
+                seeds.add(len(series))
+                over = curve(series, cell.method, cell.bootstrap_seed) if quantity == "return" else range_curve(series)
+                style = layered(look(cell.column, keys, columns), columns.index(cell.column), len(columns))
+                faint |= _lines(axis, over, series if raw else [], len(cell.runs), style, quantity in EVALUATED)
             if quantity == "cost":
                 for limit in {cell.limit for cell in here if cell.limit is not None}:
-                    axis.axhline(limit, zorder=1, **LIMIT)
-            if quantity == "constraint" and not empty:
-                axis.axhline(0, zorder=1, **LIMIT)
-            if empty:
+                    axis.axhline(limit, **LIMIT)
+            if quantity == "constraint" and having:
+                axis.axhline(0, **LIMIT)
+            if not having:
                 axis.text(0.5, 0.5, "not logged", transform=axis.transAxes, ha="center", color="0.4")
                 axis.set(xticks=[], yticks=[])
             axis.set_title(", ".join(row))
         if not drawn:
             plt.close(figure)
-            raise UsageError(f"{quantity}: none of the runs has values of it; return and cost come from evals.csv, "
-                             "others are columns of metrics.csv")
+            raise UsageError(f"{quantity}: none of the runs has values of it; return, cost and training_cost come from "
+                             "evals.csv and episodes.csv, others are columns of metrics.csv")
         _finish(figure, grid, len(panels), LABELS.get(quantity, quantity))
-        handles = [Line2D([], [], label=", ".join(one) or "all", **look(one, keys, columns))
-                   for one in columns if one in drawn]
+        handles = [Line2D([], [], label=", ".join(column) or "all",
+                          **layered(look(column, keys, columns), place, len(columns)))
+                   for place, column in enumerate(columns) if column in drawn]
         if quantity in ("cost", "constraint"):
             handles.append(Line2D([], [], label="limit", **LIMIT))
         if faint:
             handles.append(Line2D([], [], color="0.5", alpha=FAINT, linewidth=0.8, label="faint: not all seeds"))
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)), frameon=False,
-                      handlelength=2.4, columnspacing=1.0)
-        if window > 1:
-            figure.suptitle(f"each point averages {window} values", fontsize=6.5)
+        legend(figure, handles)
+        figure.suptitle("\n".join(wrap(_said(quantity, sorted(seeds), window, raw, sampler, cells[0].method), 78)),
+                        fontsize=6)
     return figure
+
+
+def _said(quantity: str, seeds: Sequence[int], window: int, raw: bool, sampler: str, method: Method) -> str:
+    """What is drawn, in the figure itself: of which sampler, over how many seeds, line and band."""
+    parts = [f"{sampler} evaluations (markers)" if quantity in ("return", "cost") else "training"]
+    parts.append(f"n = {seeds[0]} seeds" if len(seeds) == 1 else f"n = {seeds[0]}–{seeds[-1]} seeds")
+    if quantity == "return":
+        kind = "t" if method == "t" else "percentile"
+        parts += ["line: interquartile mean", f"band: 95% bootstrap {kind} interval, from 3 seeds on"]
+    else:
+        parts += ["line: mean", "band: lowest to highest seed"]
+    if raw:
+        parts.append("thin: each seed")
+    if window > 1:
+        parts.append(f"each point averages {window} values")
+    return "; ".join(parts)
 
 
 def _finish(figure: Figure, grid: Any, panels: int, label: str) -> None:
@@ -154,22 +194,23 @@ def _finish(figure: Figure, grid: Any, panels: int, label: str) -> None:
     figure.supylabel(label, fontsize=7)
 
 
-def _lines(axis: Axes, series: Sequence[Series], runs: int, style: dict[str, Any], raw: bool, method: Method,
-           bootstrap_seed: int) -> bool:
+def _lines(axis: Axes, one: Curve, singles: Sequence[Series], runs: int, style: dict[str, Any],
+           evaluated: bool) -> bool:
     """One cell's line and band. Returns whether a part of it stands for fewer seeds than there are runs."""
-    one = curve(series, method, bootstrap_seed)
-    if raw:
-        for single in series:
-            axis.plot(single.steps, single.values, linewidth=0.4, alpha=0.5, color=style["color"])
-    axis.fill_between(one.steps, one.low, one.high, color=style["color"], alpha=0.18, linewidth=0)
+    for single in singles:
+        axis.plot(single.steps, single.values, linewidth=0.4, alpha=0.5, color=style["color"])
+    axis.fill_between(one.steps, one.low, one.high, color=style["color"], alpha=0.15, linewidth=0)
     whole = one.count == runs
+    count = len(one.steps)
+    # A marker at each evaluation; of a long record a few, to tell lines apart.
+    every: Any = 1 if evaluated else (0.1 + style["zorder"] % 1 / 10, 0.2)
+    if evaluated and count > CROWDED:
+        style = style | {"markersize": style["markersize"] * CROWDED / count}
     # A stretch is drawn in full if both of its ends stand for all seeds.
-    axis.plot(one.steps, np.where(whole, one.centre, np.nan), linewidth=1.1, **style)
+    axis.plot(one.steps, np.where(whole, one.centre, np.nan), markevery=every, **style)
     if not whole.all():
         near = np.where(_with_neighbours(~whole), one.centre, np.nan)
-        axis.plot(one.steps, near, linewidth=0.8, alpha=FAINT, **style)
-    if len(one.steps) == 1:
-        axis.plot(one.steps, one.centre, "o", color=style["color"], markersize=2.5)
+        axis.plot(one.steps, near, markevery=every, **(style | {"alpha": FAINT, "linewidth": 0.7 * style["linewidth"]}))
     return not bool(whole.all())
 
 

@@ -7,28 +7,35 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.results.compare import Comparison
-from analysis.results.style import STYLE, WIDTH
+from analysis.results.style import DASHES, STYLE, WIDTH, layered, legend
 from analysis.statistics.aggregates import performance_profile
 
 
 def draw_profile(found: Comparison, task: str, bootstrap_seed: int = 0) -> Figure:
     """Performance profiles of both sides on one task: the share of runs above each return and each cost."""
     pairs = [[side.values(task, quantity) for side in (found.first, found.second)] for quantity in ("return", "cost")]
+    looks = [layered(style, place, 2) | {"marker": "", "linestyle": DASHES[place]}
+             for place, style in enumerate(found.looks)]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 1.9), layout="constrained", sharey=True)
+        few = False
         for axis, name, pair in zip(axes, ("return", "cost"), pairs, strict=True):
             low, high = min(map(np.min, pair)), max(map(np.max, pair))
             margin = 0.05 * (high - low) or 1.0
             thresholds = np.linspace(low - margin, high + margin, 301)
-            for values, style in zip(pair, found.looks, strict=True):
+            for values, style in zip(pair, looks, strict=True):
                 profile = performance_profile([values], thresholds, bootstrap_seed)
-                axis.step(thresholds, profile.share, where="post", linewidth=1.1, **style)
+                axis.step(thresholds, profile.share, where="post", **style)
+                axis.plot(values, np.full(len(values), -0.03), "|", markersize=4, color=style["color"], clip_on=False)
+                few |= profile.low is None
                 if profile.low is not None and profile.high is not None:
                     axis.fill_between(thresholds, profile.low, profile.high, step="post", alpha=0.18, linewidth=0,
                                       color=style["color"])
             axis.set_xlabel(f"{name} τ")
         axes[0].set_ylabel(f"share of runs above τ\n{task}")
-        figure.legend(handles=[Line2D([], [], label=f"{side.name}, n = {len(side.values(task, 'return'))}", **style)
-                               for side, style in zip((found.first, found.second), found.looks, strict=True)],
-                      loc="outside lower center", ncols=2, frameon=False)
+        legend(figure, [Line2D([], [], label=f"{side.name}, n = {len(side.values(task, 'return'))}", **style)
+                        for side, style in zip((found.first, found.second), looks, strict=True)], 2)
+        steps = sorted({run.result.step for run in found.first.on(task) if run.result})
+        figure.suptitle(f"step {', '.join(map(str, steps))}; ticks: runs; " + (
+            "no band: fewer than 10 runs" if few else "band: 95% percentile bootstrap, point by point"), fontsize=6)
     return figure

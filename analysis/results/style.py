@@ -6,18 +6,22 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from algd.errors import UsageError
 
 WIDTH = 3.4  # inches, one column of a paper
 # Okabe and Ito's palette, which people of every kind of colour vision tell apart, without its yellow.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)))
-# An algorithm looks the same in every figure, whoever else is in it: the colour is its guidance, the dashes its agent.
-GUIDANCES = {"augmented": PALETTE[0], "plain": PALETTE[1], "pid": PALETTE[2], "none": PALETTE[6]}
+DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.2, 1, 1.2)))
+MARKERS = "os^DvPX"
+# An algorithm looks the same in every figure, whoever else is in it. Colours are of much the same grey, so that a
+# guidance has a marker too; the dashes are the agent's.
+GUIDANCES = {"augmented": 0, "plain": 1, "pid": 2, "none": 6}
 AGENTS = {"vesde": DASHES[0], "ddpm": DASHES[1], "gaussian": DASHES[2]}
-UNKNOWN = PALETTE[3:6]
-LIMIT: Any = {"color": "0.35", "linewidth": 0.8, "linestyle": (0, (2, 2))}
+UNKNOWN = (3, 4, 5)
+LIMIT: Any = {"color": "black", "linewidth": 0.8, "linestyle": (0, (2, 2)), "zorder": 5,
+              "path_effects": [withStroke(linewidth=1.8, foreground="white")]}
 STYLE: Any = {
     "font.size": 7, "axes.labelsize": 7, "axes.titlesize": 7, "legend.fontsize": 6.5, "xtick.labelsize": 6.5,
     "ytick.labelsize": 6.5, "axes.linewidth": 0.6, "figure.dpi": 100, "savefig.dpi": 250, "pdf.fonttype": 42,
@@ -26,14 +30,35 @@ STYLE: Any = {
 
 
 def look(column: Sequence[str], keys: Sequence[str], columns: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """A line's colour and dashes: the algorithm's own where the keys name one, else by its place among the columns."""
+    """A line's colour, marker and dashes: the algorithm's own where the keys name one, else by its place among the
+    columns.
+    """
     named = dict(zip(keys, column, strict=True))
     agent, guidance = named.get("agent", "vesde"), named.get("guidance")
     if set(keys) <= {"agent", "guidance"} and guidance in GUIDANCES and agent in AGENTS:
-        return {"color": GUIDANCES[guidance], "linestyle": AGENTS[agent]}
-    palette = UNKNOWN if "guidance" in named and "agent" in named else PALETTE
-    place = list(columns).index(column)
-    return {"color": palette[place % len(palette)], "linestyle": DASHES[place // len(palette) % len(DASHES)]}
+        index, dashes = GUIDANCES[guidance], AGENTS[agent]
+    else:
+        places = UNKNOWN if "guidance" in named and "agent" in named else range(len(PALETTE))
+        place = list(columns).index(column)
+        index, dashes = places[place % len(places)], DASHES[place // len(places) % len(DASHES)]
+    return {"color": PALETTE[index], "marker": MARKERS[index], "linestyle": dashes}
+
+
+def layered(style: dict[str, Any], place: int, count: int) -> dict[str, Any]:
+    """A line's style where it is the `place`-th of `count`: what comes first is wider, with larger, hollow markers, so
+    that it shows where another line lies on it.
+    """
+    above = (count - 1 - place) * min(1.0, 3 / max(count - 1, 1))
+    return style | {"linewidth": 0.9 + 0.5 * above, "markersize": 2.2 + 0.9 * above, "markeredgewidth": 0.6,
+                    "markerfacecolor": "white" if above else style["color"], "zorder": 2 + place / max(count, 1)}
+
+
+def legend(figure: Figure, handles: Sequence[Any], most: int = 3) -> None:
+    """A legend below the panels, with as many columns as the labels let stand side by side."""
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    across = max(1, min(most, len(handles), int(WIDTH * 14.5) // (longest + 6)))
+    figure.legend(handles=handles, loc="outside lower center", ncols=across, frameon=False, handlelength=2.6,
+                  columnspacing=1.0)
 
 
 def write(figure: Figure, name: str, out: Path) -> list[Path]:

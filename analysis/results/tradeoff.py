@@ -1,63 +1,109 @@
-"""Return against cost: which cells no other beats in both."""
+"""Return against cost, over budgets and over training: which cells no other beats in both, which keep their limit."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from algd.errors import UsageError
 from analysis.results.cells import Cell
-from analysis.results.style import LIMIT, STYLE, WIDTH, look
+from analysis.results.style import LIMIT, STYLE, WIDTH, layered, legend, look
 from analysis.statistics.aggregates import pareto_front
+from analysis.statistics.estimators import interquartile_mean
+
+Point = tuple[float, float]
 
 
 def pareto(cells: Sequence[Cell]) -> list[Cell]:
-    """The evaluated cells that no other beats in mean cost and mean return, by rising cost."""
-    known = [(cell, cell.mean_cost.value, cell.mean_return.value) for cell in cells
-             if cell.mean_cost is not None and cell.mean_return is not None]
+    """The cells with a result that no other beats in mean cost and interquartile mean return, by rising cost."""
+    known = [(cell, *point) for cell in cells if (point := _result(cell)) is not None and np.isfinite(point).all()]
     front = pareto_front([cost for _, cost, _ in known], [gain for _, _, gain in known])
     return [known[index][0] for index in front]
 
 
-def draw_pareto(cells: Sequence[Cell], keys: Sequence[str]) -> Figure:
-    """Return against cost of every evaluated cell of one task, with intervals, the front, and each budget beside it.
+def path(cell: Cell) -> list[Point]:
+    """Mean cost and interquartile mean return at every evaluation after step 0 that all runs with a result have."""
+    runs = cell.evaluated
+    by_step = [{one.step: one for one in run.evaluations if 0 < one.step <= (run.judged_at or 0)} for run in runs]
+    shared = sorted(set.intersection(*(set(steps) for steps in by_step))) if by_step else []
+    return [(float(np.mean([steps[step].mean_cost for steps in by_step])),
+             interquartile_mean(np.array([steps[step].mean_return for steps in by_step]))) for step in shared]
+
+
+def draw_tradeoff(cells: Sequence[Cell], keys: Sequence[str], training: bool = False,
+                  sampler: str = "deterministic") -> Figure:
+    """Return against cost, with the front, and beside it against cost divided by the cell's limit.
 
     Args:
         cells: of one row.
-        keys: of their columns; env.limit is written beside the points, the others tell colours apart.
+        keys: of their columns; env.limit is written beside the points, the others tell colours and markers apart.
+        training: whether the way there is drawn too, an evaluation a point.
+        sampler: of the evaluations, which the figure names.
 
     Raises:
-        UsageError: no cell was evaluated.
+        UsageError: no cell has a result.
     """
-    evaluated = [cell for cell in cells if cell.mean_cost is not None and cell.mean_return is not None]
+    evaluated = [cell for cell in cells if _result(cell) is not None]
     if not evaluated:
-        raise UsageError("return against budget: none of the runs has an evaluation")
+        raise UsageError("return against cost: none of the runs has a result")
     others = [index for index, key in enumerate(keys) if key != "env.limit"]
     algorithms = sorted({tuple(cell.column[index] for index in others) for cell in evaluated})
+    styles = {algorithm: layered(look(algorithm, [keys[index] for index in others], algorithms), place, len(algorithms))
+              for place, algorithm in enumerate(algorithms)}
+    several = len({cell.limit for cell in evaluated}) > 1
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(WIDTH, 2.4), layout="constrained")
-        handles: dict[str, Any] = {}
+        figure, (absolute, relative) = plt.subplots(1, 2, figsize=(WIDTH, 2.5), layout="constrained", sharey=True)
         for cell in evaluated:
-            gain, cost = cell.mean_return, cell.mean_cost
-            assert gain is not None and cost is not None
-            algorithm = tuple(cell.column[index] for index in others)
-            tone = look(algorithm, [keys[index] for index in others], algorithms)["color"]
-            spread: dict[str, Any] = {f"{side}err": [[one.value - one.low], [one.high - one.value]]
-                                      for side, one in (("x", cost), ("y", gain))
-                                      if one.low is not None and one.high is not None}
-            drawn = axis.errorbar(cost.value, gain.value, fmt="o", color=tone, markersize=3.5, elinewidth=0.5,
-                                  markerfacecolor=tone if cell.feasible else "white", **spread)
-            handles.setdefault(", ".join(algorithm), drawn)
-            if cell.limit is not None:
-                axis.annotate(f"≤ {cell.limit:g}", (cost.value, gain.value), (3, 3), textcoords="offset points",
-                              fontsize=5.5, color=tone)
-                axis.axvline(cell.limit, zorder=0, **(LIMIT | {"alpha": 0.5}))
-        front = pareto(evaluated)
-        axis.plot([cell.mean_cost.value for cell in front if cell.mean_cost],
-                  [cell.mean_return.value for cell in front if cell.mean_return], color="0.5", linewidth=0.8, zorder=0)
-        axis.set(xlabel="cost (hollow: above its limit; limits dashed)", ylabel="return",
-                 title=", ".join(evaluated[0].row))
-        figure.legend(handles=list(handles.values()), labels=list(handles), loc="outside lower center", ncols=2,
-                      frameon=False)
+            style = styles[tuple(cell.column[index] for index in others)]
+            _cell(absolute, cell, style, 1.0, training)
+            if cell.limit is not None and several:
+                absolute.annotate(f"≤ {cell.limit:g}", _result(cell) or (0, 0), (3, 3), textcoords="offset points",
+                                  fontsize=5.5, color=style["color"])
+            if cell.limit:
+                _cell(relative, cell, style, cell.limit, training)
+        front = [point for cell in pareto(evaluated) if (point := _result(cell)) is not None]
+        absolute.plot(*np.array(front).reshape(-1, 2).T, color="0.5", linewidth=0.8, zorder=1)
+        relative.axvline(1, **LIMIT)
+        absolute.set(xlabel="cost", ylabel="return")
+        relative.set(xlabel="cost / limit")
+        figure.suptitle(f"{', '.join(evaluated[0].row)}, {_at(evaluated)}, {sampler} evaluations\n"
+                        "large: mean cost, interquartile mean return (hollow: not feasible)\nsmall: seeds"
+                        + ("; lines: training, an evaluation a point" if training else ""), fontsize=6)
+        handles = [Line2D([], [], label=", ".join(algorithm) or "all", **(style | {
+            "linewidth": 0.6, "markersize": style["markersize"] + 1, "markerfacecolor": style["color"]}))
+            for algorithm, style in styles.items()]
+        handles += [Line2D([], [], color="0.5", linewidth=0.8, label="Pareto front"),
+                    Line2D([], [], label="limit", **LIMIT)]
+        legend(figure, handles)
     return figure
+
+
+def _cell(axis: Axes, cell: Cell, style: dict[str, Any], unit: float, training: bool) -> None:
+    """One cell's seeds, their centre and on request the way there, with costs in this unit."""
+    tone, marker = style["color"], style["marker"]
+    axis.plot(np.array(cell.singles("mean_cost")) / unit, cell.singles("mean_return"), marker, color=tone, alpha=0.55,
+              markersize=1.8, markeredgewidth=0)
+    if training:
+        costs, gains = np.array(path(cell)).reshape(-1, 2).T
+        axis.plot(costs / unit, gains, color=tone, linewidth=0.5, linestyle=style["linestyle"], marker=".",
+                  markersize=1.5)
+    cost, gain = _result(cell) or (np.nan, np.nan)
+    axis.plot(cost / unit, gain, marker, color=tone, markersize=style["markersize"] + 1.5, zorder=style["zorder"] + 1,
+              markerfacecolor=tone if cell.feasible else "white")
+
+
+def _result(cell: Cell) -> Point | None:
+    if cell.mean_cost is None or cell.mean_return is None:
+        return None
+    return cell.mean_cost.value, cell.mean_return.value
+
+
+def _at(cells: Sequence[Cell]) -> str:
+    steps = sorted({run.result.step for cell in cells for run in cell.runs if run.result})
+    counts = sorted({len(cell.evaluated) for cell in cells})
+    seeds = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]}–{counts[-1]}"
+    return f"step {', '.join(map(str, steps[:3]))}, {seeds}"

@@ -15,6 +15,7 @@ from analysis.__main__ import main
 from analysis.results.cells import Cell, cells
 from analysis.results.curves import curve, draw, draw_curvature, series_of, smoothed
 from analysis.results.style import look
+from analysis.results.tradeoff import draw_tradeoff, path
 from analysis.runs.model import Series
 from tests.analysis.run_folders import FIXTURE, fixture_runs
 
@@ -29,7 +30,7 @@ def paper_cells(*conditions: str) -> list[Cell]:
 def lines(figure: Figure, panel: int, colour: str) -> list[tuple[list[float], list[float]]]:
     """Steps and values of the lines of a colour that are drawn in full."""
     return [(list(line.get_xdata()), list(line.get_ydata())) for line in figure.axes[panel].lines
-            if line.get_color() == colour and line.get_linewidth() > 1]
+            if line.get_color() == colour and line.get_alpha() is None]
 
 
 def test_a_curve_uses_the_seeds_that_are_there() -> None:
@@ -58,7 +59,7 @@ def test_series_come_from_the_files() -> None:
 
 
 def test_what_is_drawn_is_the_table() -> None:
-    """The line's last point is the table's number; the limit is drawn; a band only from three seeds on."""
+    """The line's last point is the table's number; the limit is drawn on top; a band only from three seeds on."""
     found = paper_cells()
     figure = draw(found, KEYS, "return")
     car, point = figure.axes[:2]
@@ -66,13 +67,57 @@ def test_what_is_drawn_is_the_table() -> None:
     augmented = next(cell for cell in found if cell.row == ("point_button1",) and cell.column[1] == "augmented")
     ((steps, values),) = lines(figure, 1, "#0072B2")
     assert augmented.mean_return is not None and (steps[-1], values[-1]) == (300, augmented.mean_return.value)
-    assert any(set(line.get_ydata()) == {10.0} for line in draw(found, KEYS, "cost").axes[1].lines)
+    costs = draw(found, KEYS, "cost")
+    (limit,) = [line for line in costs.axes[1].lines if set(line.get_ydata()) == {10.0}]
+    assert limit.get_zorder() > max(line.get_zorder() for line in costs.axes[1].lines if line is not limit)
+    ((_, values),) = lines(costs, 1, "#0072B2")
+    assert augmented.mean_cost is not None and values[-1] == augmented.mean_cost.value
     # Two seeds of car_button1's plain: an empty band.
     bands = [band for band in car.collections if isinstance(band, PolyCollection)]
     filled = [any(len(path.vertices) for path in band.get_paths()) for band in bands]
     assert sorted(filled) == [False, True]
-    assert figure.get_suptitle() == ""
-    assert "averages 3 values" in draw(found, KEYS, "cost", window=3).get_suptitle()
+    assert figure.get_suptitle().replace("\n", " ") == (
+        "deterministic evaluations (markers); n = 2–5 seeds; line: interquartile mean; band: 95% bootstrap t interval, "
+        "from 3 seeds on")
+    said = draw(found, KEYS, "cost", window=3, raw=True, sampler="stochastic").get_suptitle().replace("\n", " ")
+    assert said == ("stochastic evaluations (markers); n = 2–5 seeds; line: mean; band: lowest to highest seed; "
+                    "thin: each seed; each point averages 3 values")
+    percentile = cells(fixture_runs("env=point_button1"), method="percentile")
+    assert "percentile interval" in draw(percentile, KEYS, "return").get_suptitle()
+
+
+def test_lines_that_coincide_can_be_told_apart() -> None:
+    """Both algorithms of the stock task are equal at every step: what lies below is wider, and its markers larger."""
+    found = cells(fixture_runs("env.family=stock"))
+    below, above = draw(found, KEYS, "return").axes[0].lines
+    assert np.array_equal(below.get_ydata(), above.get_ydata())
+    assert below.get_linewidth() > above.get_linewidth() and below.get_markersize() > above.get_markersize()
+    assert below.get_zorder() < above.get_zorder() and below.get_marker() != above.get_marker()
+    # A marker at each evaluation.
+    assert above.get_markevery() == 1 and len(above.get_xdata()) == 2
+    # In grey: every algorithm has its own pair of marker and dashes.
+    every = [look((agent, guidance), KEYS, []) for agent in ("vesde", "ddpm", "gaussian")
+             for guidance in ("augmented", "plain", "pid", "none")]
+    assert len({(one["marker"], repr(one["linestyle"])) for one in every}) == 12
+
+
+def test_cumulative_training_cost() -> None:
+    """By each evaluation, what the training episodes up to it had cost."""
+    (run,) = fixture_runs("env=point_button1", "guidance=augmented", "seed=1")
+    found = series_of(run, "training_cost")
+    assert found.values[-1] == 50 and found.steps[-1] == 300 and (np.diff(found.values) >= 0).all()
+
+
+def test_the_trade_off_is_drawn_with_its_seeds() -> None:
+    """Seeds as points, cells as large ones, the front, cost over limit beside it; the way there on request."""
+    found = cells(fixture_runs("env=point_button1"), columns=("agent", "guidance", "env.limit"))
+    absolute, relative = draw_tradeoff(found, ("agent", "guidance", "env.limit")).axes
+    drawn = sorted(x for line in absolute.lines for x in line.get_xdata())
+    assert {6.0, 8.0, 10.0, 14.0, 7.0, 9.0, 15.4} <= set(drawn)  # seeds of augmented, means of augmented and plain
+    assert any(np.allclose(line.get_xdata(), [0.6, 0.8, 1.0, 1.4, 0.7]) for line in relative.lines)
+    way = draw_tradeoff(found, ("agent", "guidance", "env.limit"), training=True).axes[0]
+    assert any(len(line.get_xdata()) == 3 and line.get_linestyle() != "None" for line in way.lines)
+    assert len(path(found[0])) == 3 and path(found[0])[-1] == (9, pytest.approx(67 / 3))
 
 
 def test_where_seeds_stop_the_line_goes_on_faintly_and_without_a_gap() -> None:
