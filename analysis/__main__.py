@@ -147,10 +147,12 @@ def report(arguments: argparse.Namespace) -> int:
 
 def _gathered(arguments: argparse.Namespace) -> "Gathered":
     """What the arguments name and do not filter out; what cannot be read is said at once, whatever is printed then."""
+    from analysis.runs.cache import RunCache, cache_file
     from analysis.runs.gather import gather
 
-    found = gather(arguments.folders, arguments.runs_dir, arguments.sampler, arguments.where, arguments.finished,
-                   arguments.strict, arguments.wandb)
+    with RunCache(cache_file() if arguments.cache else None) as cache:
+        found = gather(arguments.folders, arguments.runs_dir, arguments.sampler, arguments.where, arguments.finished,
+                       arguments.strict, arguments.wandb, cache.read)
     for reason in found.unreadable.values():
         print(f"left out: {reason}", file=sys.stderr)
     print(*found.left_out, sep="\n", end="\n" * bool(found.left_out), file=sys.stderr)
@@ -314,6 +316,8 @@ def _add_choice(command: argparse.ArgumentParser) -> None:
     command.add_argument("--finished", action="store_true", help="only runs that are finished; others are named")
     command.add_argument("--strict", action="store_true",
                          help="stop at a run that cannot be read (default: name it and go on)")
+    command.add_argument("--no-cache", dest="cache", action="store_false",
+                         help="read every file anew, also of runs that have not changed since they were last read")
     command.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR",
                          help="where sweeps are looked up by name (default runs)")
     command.add_argument("--sampler", choices=("deterministic", "stochastic"), default="deterministic",

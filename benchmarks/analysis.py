@@ -4,68 +4,82 @@ The folders are as 100,000 steps of a navigation task leave them: an evaluation 
 sampler, 250 training episodes, a row of metrics every 500 steps.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 import yaml
 
 STEPS, EVERY, EPISODES, LENGTH, LOG_EVERY = 100_000, 5000, 20, 400, 500
-COUNTS = (50, 100, 500)
+COUNTS = (50, 500, 5000)
+DIFFERENT = 50  # runs whose rows differ; further ones repeat theirs, since reading them takes as long
 CODE = """
 import resource, sys, time
 start = time.perf_counter()
 from analysis.__main__ import main
-main(["table", *sys.argv[1:], "--format", "csv"])
+main(["table", *sys.argv[1:], "--columns", "guidance.rho", "--format", "csv"])
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(f"{time.perf_counter() - start:.2f} {peak:.1f}", file=sys.stderr)
 """
 
 
-def make_runs(top: Path, config: dict, count: int) -> list[Path]:
-    """`count` run folders: five seeds each of as many values of ρ as that takes."""
+def tables(random: np.random.Generator) -> dict[str, str]:
+    """What a run's tables hold, by their names."""
+    evals = ["step,sampler,source,episode,seed,return,cost,discounted_cost,length"]
+    for step in range(0, STEPS + 1, EVERY):
+        for sampler in ("deterministic", "stochastic"):
+            values = random.random((EPISODES, 3)) * 30
+            evals += [f"{step},{sampler},train,{i},{random.integers(2**31)},{a},{b},{c},{LENGTH}"
+                      for i, (a, b, c) in enumerate(values)]
+    episodes = ["step,episode,seed,return,cost,discounted_cost,length"]
+    episodes += [f"{(i + 1) * LENGTH},{i},{i},{a},{b},{c},{LENGTH}"
+                 for i, (a, b, c) in enumerate(random.random((STEPS // LENGTH, 3)) * 30)]
+    metrics = ["step,critic_loss,lam,constraint"]
+    metrics += [f"{(i + 1) * LOG_EVERY},{a},{b},{c}"
+                for i, (a, b, c) in enumerate(random.random((STEPS // LOG_EVERY, 3)))]
+    return {name: "\n".join(lines) + "\n" for name, lines in
+            (("evals", evals), ("episodes", episodes), ("metrics", metrics))}
+
+
+def make_runs(top: Path, config: dict, first: int, last: int) -> None:
+    """Run folders by number: five seeds each of as many values of ρ as that takes."""
     random = np.random.default_rng(0)
-    folders = []
-    for number in range(count):
+    different = [tables(random) for _ in range(min(DIFFERENT, last))]
+    for number in range(first, last):
         folder = top / f"run{number:04d}"
         folder.mkdir(parents=True)
         one = config | {"seed": number % 5, "guidance": config["guidance"] | {"rho": 1.0 + number // 5}}
         (folder / "config.yaml").write_text(yaml.safe_dump(one))
         (folder / "status.json").write_text('{"state": "finished", "step": 100000, "seconds": 3600}')
-        lines = ["step,sampler,source,episode,seed,return,cost,discounted_cost,length"]
-        for step in range(0, STEPS + 1, EVERY):
-            for sampler in ("deterministic", "stochastic"):
-                values = random.random((EPISODES, 3)) * 30
-                lines += [f"{step},{sampler},train,{i},{random.integers(2**31)},{a},{b},{c},{LENGTH}"
-                          for i, (a, b, c) in enumerate(values)]
-        (folder / "evals.csv").write_text("\n".join(lines) + "\n")
-        lines = ["step,episode,seed,return,cost,discounted_cost,length"]
-        lines += [f"{(i + 1) * LENGTH},{i},{i},{a},{b},{c},{LENGTH}"
-                  for i, (a, b, c) in enumerate(random.random((STEPS // LENGTH, 3)) * 30)]
-        (folder / "episodes.csv").write_text("\n".join(lines) + "\n")
-        lines = ["step,critic_loss,lam,constraint"]
-        lines += [f"{(i + 1) * LOG_EVERY},{a},{b},{c}"
-                  for i, (a, b, c) in enumerate(random.random((STEPS // LOG_EVERY, 3)))]
-        (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
-        folders.append(folder)
-    return folders
+        for name, content in different[number % len(different)].items():
+            (folder / f"{name}.csv").write_text(content)
+
+
+def measured(top: Path, cache: Path) -> list[str]:
+    """Seconds and megabytes of a table of all runs below a folder."""
+    result = subprocess.run([sys.executable, "-c", CODE, str(top)], capture_output=True, text=True, check=True,
+                            env=os.environ | {"XDG_CACHE_HOME": str(cache)})
+    return result.stderr.split()[-2:]
 
 
 def main(example: Path) -> None:
     """Print a table of time and memory, for copies of an existing run's configuration."""
     config = yaml.safe_load((example / "config.yaml").read_text())
     config |= {"eval": config["eval"] | {"episodes": EPISODES}}
-    print("| runs | seconds | peak memory, MB |\n|---:|---:|---:|")
-    with tempfile.TemporaryDirectory() as top:
-        folders = make_runs(Path(top), config, max(COUNTS))
+    print("| runs | seconds, first | MB | seconds, nothing changed | MB |\n|---:|---:|---:|---:|---:|")
+    with tempfile.TemporaryDirectory() as folder:
+        done = 0
         for count in COUNTS:
-            result = subprocess.run(
-                [sys.executable, "-c", CODE, *map(str, folders[:count]), "--columns", "guidance.rho"],
-                capture_output=True, text=True, check=True)
-            seconds, peak = result.stderr.split()[-2:]
-            print(f"| {count} | {seconds} | {peak} |")
+            make_runs(Path(folder) / "runs", config, done, count)
+            done = count
+            time.sleep(3)  # what has just been written is not kept
+            cache = Path(folder) / f"cache{count}"
+            first, again = (measured(Path(folder) / "runs", cache) for _ in range(2))
+            print(f"| {count} | {' | '.join([*first, *again])} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,167 @@
+"""What runs came to when they were last read, so that thousands of runs that have not changed are read in seconds.
+
+A kept run is used only while each file that it was read from is still the very file: same device, inode, size, times of
+the last change of content and of the inode (which nobody can set back), and no file more or less; while the code that
+read it is the same; and if its own checksum is right. A file that had changed less than two seconds before it was read
+could change again without a change of its times, and is not kept. Nothing is written to the runs.
+"""
+
+import hashlib
+import json
+import os
+import sqlite3
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import algd.config.identity
+import algd.storage.files
+import algd.storage.run_folder
+import algd.storage.yaml
+import analysis.statistics.estimators
+from algd.storage.run_folder import refuse_links
+from analysis.runs.model import Evaluation, Run, Training
+from analysis.runs.read import read_run
+
+FILES = ("config.yaml", "meta.json", "status.json", "evals.csv", "episodes.csv", "progress.csv", "config.json")
+CHECKPOINT_FILES = ("state.json", "manifest.json")
+SETTLED = 2_000_000_000  # nanoseconds; times of files are coarser than a nanosecond, and clocks of servers differ
+BYTES = 500_000_000  # of the cache's file; beyond it is begun afresh
+KEPT = ("config", "state", "reason", "step", "incomplete", "updates_per_second", "hours", "source", "foreign")
+
+
+def cache_file() -> Path:
+    """Where this user's cache is: below $XDG_CACHE_HOME, or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "algd" / "runs.sqlite"
+
+
+class RunCache:
+    """Reads runs as `read_run` does, and keeps what it read. Without a file that can be written it keeps nothing.
+
+    Args:
+        file: of the cache; None: keep nothing.
+    """
+
+    def __init__(self, file: Path | None):
+        self._connection: sqlite3.Connection | None = None
+        if file is not None:
+            with self._unless_it_fails():
+                file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                if file.exists() and file.stat().st_size > BYTES:
+                    file.unlink()
+                self._connection = sqlite3.connect(file, timeout=1)
+                self._connection.execute("CREATE TABLE IF NOT EXISTS runs (key TEXT PRIMARY KEY, stamp TEXT, "
+                                         "content BLOB, checksum TEXT)")
+
+    def __enter__(self) -> "RunCache":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        if self._connection is not None:
+            with self._unless_it_fails():
+                self._connection.commit()
+        if self._connection is not None:
+            self._connection.close()
+
+    def read(self, folder: Path, sampler: str = "deterministic") -> Run:
+        """A run, as `read_run` returns it and with its errors."""
+        if self._connection is None:
+            return read_run(folder, sampler)
+        refuse_links(folder)
+        key, begun = f"{sampler} {folder.resolve()}", time.time_ns()
+        stamp = stamp_of(folder)
+        if (run := self._kept(key, stamp, folder)) is not None:
+            return run
+        run = read_run(folder, sampler)
+        if _settled(stamp, begun) and stamp == stamp_of(folder):
+            self._keep(key, stamp, run)
+        return run
+
+    def _kept(self, key: str, stamp: str, folder: Path) -> Run | None:
+        found = None
+        with self._unless_it_fails():
+            assert self._connection is not None
+            found = self._connection.execute("SELECT content, checksum FROM runs WHERE key = ? AND stamp = ?",
+                                             (key, stamp)).fetchone()
+        if found is None or _checksum(key, stamp, found[0]) != found[1]:
+            return None
+        return _unpacked(json.loads(zlib.decompress(found[0])), folder)
+
+    def _keep(self, key: str, stamp: str, run: Run) -> None:
+        content = zlib.compress(json.dumps(_packed(run)).encode(), 1)
+        with self._unless_it_fails():
+            if self._connection is not None:
+                self._connection.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?)",
+                                         (key, stamp, content, _checksum(key, stamp, content)))
+
+    @contextmanager
+    def _unless_it_fails(self) -> Iterator[None]:
+        """A cache that cannot be used, being locked, damaged or on a full disk, is done without."""
+        try:
+            yield
+        except (sqlite3.Error, OSError):
+            self._connection = None
+
+
+def stamp_of(folder: Path) -> str:
+    """What identifies the files that a run is read from, and the code that reads them."""
+    paths = [folder / name for name in FILES]
+    try:
+        numbers = sorted(entry.name for entry in os.scandir(folder / "checkpoints"))
+    except OSError:
+        numbers = []
+    paths += [folder / "checkpoints" / number / name for number in numbers for name in CHECKPOINT_FILES]
+    return json.dumps([_code(), *(identity for path in paths if (identity := _identity(path)) is not None)])
+
+
+def _identity(path: Path) -> list[Any] | None:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return [os.path.join(*path.parts[-2:]), found.st_dev, found.st_ino, found.st_mode, found.st_size, found.st_mtime_ns,
+            found.st_ctime_ns]
+
+
+def _settled(stamp: str, now: int) -> bool:
+    return all(max(mtime, ctime) < now - SETTLED for *_, mtime, ctime in json.loads(stamp)[1:])
+
+
+@cache
+def _code() -> str:
+    """A checksum of the modules that reading depends on."""
+    elsewhere = (algd.config.identity, algd.storage.files, algd.storage.run_folder, algd.storage.yaml,
+                 analysis.statistics.estimators)
+    files = [*sorted(Path(__file__).parent.glob("*.py")), *(Path(module.__file__ or "") for module in elsewhere)]
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _checksum(key: str, stamp: str, content: bytes) -> str:
+    return hashlib.sha256(json.dumps([key, stamp]).encode() + content).hexdigest()
+
+
+def _packed(run: Run) -> dict[str, Any]:
+    training = None if run.training is None else list(asdict(run.training).values())
+    evaluations = [[*(value for name, value in vars(one).items() if name != "training"),
+                    None if one.training is None else list(vars(one.training).values())] for one in run.evaluations]
+    return {name: getattr(run, name) for name in KEPT} | {"training": training, "evaluations": evaluations}
+
+
+def _unpacked(content: dict[str, Any], folder: Path) -> Run:
+    def training(values: list[Any] | None) -> Training | None:
+        return None if values is None else Training(*values)
+
+    return Run(
+        folder, {sys.intern(key): value for key, value in content["config"].items()}, content["state"],
+        content["reason"], content["step"],
+        [Evaluation(*[*values[:-1], training(values[-1])]) for values in content["evaluations"]],
+        {int(step): count for step, count in content["incomplete"].items()}, training(content["training"]),
+        content["updates_per_second"], content["hours"], content["source"], content["foreign"])

@@ -1,0 +1,156 @@
+"""Runs that are not read again: only while every file that they were read from is the very one."""
+
+import json
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from algd.errors import UsageError
+from analysis.runs import cache
+from analysis.runs.cache import RunCache, cache_file
+from analysis.runs.model import Run
+from analysis.runs.read import read_run
+from tests.analysis.run_folders import FIXTURE, as_json, config, evaluation, fixture_runs, make_run
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files count as settled at once, instead of after two seconds."""
+    monkeypatch.setattr(cache, "SETTLED", 0)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders that were read, not taken from the cache."""
+    read: list[Path] = []
+
+    def counted(folder: Path, sampler: str = "deterministic") -> Run:
+        read.append(folder)
+        return read_run(folder, sampler)
+
+    monkeypatch.setattr(cache, "read_run", counted)
+    return read
+
+
+def some_run(folder: Path) -> Path:
+    return make_run(folder, config(), evaluation(100, [(1, 2, 3), (4, float("nan"), 6)]), evaluation(200, [(1, 2, 3)]),
+                    updates_per_second=3.0, seconds=60)
+
+
+def read(folder: Path) -> Run:
+    with RunCache(cache_file()) as kept:
+        return kept.read(folder)
+
+
+@pytest.mark.usefixtures("settled")
+def test_what_comes_out_is_what_went_in(tmp_path: Path, reads: list[Path]) -> None:
+    """Every field, to the last digit, of hand-made runs in all states and of one that is not a number."""
+    runs = [*fixture_runs(), read_run(some_run(tmp_path / "nan"))]
+    for run in runs:
+        read(run.folder)
+    assert len(reads) == len(runs)
+    for run in runs:
+        assert repr(read(run.folder)) == repr(run)
+    assert len(reads) == len(runs)
+    with RunCache(cache_file()) as kept:
+        assert repr(kept.read(runs[0].folder, "stochastic")) == repr(read_run(runs[0].folder, "stochastic"))
+
+
+def same_size_and_times(folder: Path) -> None:
+    """Another content of the same length, with the times of before: only the inode's own time tells."""
+    file = folder / "evals.csv"
+    before = file.stat()
+    file.write_text(file.read_text().replace("1,2,3,16", "9,2,3,16"))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+def replaced(folder: Path) -> None:
+    """Another file under the name, with the same content, size and times."""
+    file = folder / "config.yaml"
+    before, content = file.stat(), file.read_bytes()
+    (folder / "new").write_bytes(content.replace(b"rho: 1.0", b"rho: 2.0"))
+    (folder / "new").replace(file)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def damaged_table(folder: Path) -> None:
+    with (folder / "evals.csv").open("a") as file:
+        file.write("200,deterministic,train,1,8,5,5,5,16\n")
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "same size and times": same_size_and_times, "another file": replaced, "a row more": damaged_table,
+    "state": lambda folder: (folder / "status.json").write_text('{"state": "failed"}'),
+    "no state": lambda folder: (folder / "status.json").unlink(),
+    "episodes": lambda folder: (folder / "episodes.csv").write_text(
+        "step,episode,seed,return,cost,discounted_cost,length\n10,0,0,1,2,3,10\n"),
+    "a checkpoint": lambda folder: (folder / "checkpoints" / "1").mkdir(parents=True) or (
+        folder / "checkpoints" / "1" / "state.json").write_text("{}"),
+}
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("change", CHANGES)
+def test_any_change_is_seen(tmp_path: Path, reads: list[Path], change: str) -> None:
+    folder = some_run(tmp_path / "a")
+    read(folder)
+    read(folder)
+    assert len(reads) == 1
+    CHANGES[change](folder)
+    assert repr(read(folder)) == repr(read_run(folder))
+    assert len(reads) == 2
+
+
+@pytest.mark.usefixtures("settled")
+def test_links_are_refused_whatever_is_kept(tmp_path: Path) -> None:
+    folder = some_run(tmp_path / "a")
+    read(folder)
+    (folder / "elsewhere").symlink_to("/etc")
+    with pytest.raises(UsageError, match="link out of the run"):
+        read(folder)
+
+
+def test_what_has_just_changed_is_not_kept(tmp_path: Path, reads: list[Path]) -> None:
+    """A file's times are too coarse to tell two changes within a moment apart."""
+    folder = some_run(tmp_path / "a")
+    read(folder)
+    read(folder)
+    assert len(reads) == 2
+
+
+@pytest.mark.usefixtures("settled")
+def test_other_code_reads_anew(tmp_path: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = some_run(tmp_path / "a")
+    read(folder)
+    monkeypatch.setattr(cache, "_code", lambda: "another version")
+    read(folder)
+    assert len(reads) == 2
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_forged_or_damaged_cache_is_not_believed(tmp_path: Path, reads: list[Path]) -> None:
+    """A changed content, a file that is no cache, a folder in its place: the runs are read."""
+    folder = some_run(tmp_path / "a")
+    expected = repr(read(folder))
+    with sqlite3.connect(cache_file()) as connection:
+        (content,) = connection.execute("SELECT content FROM runs").fetchone()
+        connection.execute("UPDATE runs SET content = ?", (content[:-1] + b"x",))
+    connection.close()
+    assert repr(read(folder)) == expected and len(reads) == 2
+    cache_file().write_bytes(b"not a database" * 100)
+    assert repr(read(folder)) == expected and len(reads) == 3
+    cache_file().unlink()
+    cache_file().mkdir()
+    assert repr(read(folder)) == expected and len(reads) == 4
+
+
+@pytest.mark.usefixtures("settled")
+def test_the_command_uses_it_unless_told(capsys: pytest.CaptureFixture[str], reads: list[Path]) -> None:
+    first = as_json(capsys, FIXTURE)
+    count = len(reads)
+    assert json.dumps(as_json(capsys, FIXTURE)) == json.dumps(first) and len(reads) == count > 0
+    assert json.dumps(as_json(capsys, FIXTURE, "--no-cache")) == json.dumps(first) and len(reads) == 2 * count
