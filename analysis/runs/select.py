@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from algd.config.identity import ADDED, NOT_IDENTITY
@@ -52,7 +53,7 @@ def differing_keys(configs: Sequence[Mapping[str, Any]], covered: Sequence[str] 
         configs: by dotted keys.
         covered: keys, or groups of them, that may differ beside MAY_DIFFER.
     """
-    keys = {key for config in configs for key in config if not may_differ(key, covered)}
+    keys = {key for key in set().union(*configs) if not may_differ(key, tuple(covered))}
     # A key that was added later means, where it is missing, what was before.
     return sorted(key for key in keys
                   if len({canonical(config.get(key, ADDED.get(key))) for config in configs}) > 1)
@@ -63,7 +64,8 @@ def canonical(value: Any) -> str:
     return repr(float(value) if isinstance(value, int) and not isinstance(value, bool) else value)
 
 
-def may_differ(key: str, covered: Sequence[str] = ()) -> bool:
+@cache
+def may_differ(key: str, covered: tuple[str, ...] = ()) -> bool:
     """Whether a dotted key is among MAY_DIFFER or the covered keys and groups."""
     return any(key == one or key.startswith(f"{one}.") for one in (*MAY_DIFFER, *covered))
 

@@ -1,0 +1,247 @@
+"""Folders whose truth is known, and what is said of them: a table must not flatter."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from analysis.__main__ import main
+from tests.analysis.run_folders import (
+    EPISODES,
+    as_json,
+    config,
+    evaluation,
+    lines_of,
+    make_run,
+    refused,
+    simple,
+    text_of,
+)
+
+
+def seeds_of(folder: Path, name: str, costs: list[float], gain: float = 1, **status: str) -> None:
+    """Finished runs of an algorithm with these mean costs, seed by seed."""
+    for seed, cost in enumerate(costs):
+        simple(folder / f"{name}{seed}", config(seed, name), gain, cost, **status)
+
+
+def cost_of(text: str) -> list[str]:
+    return lines_of(text, "", "cost (limit 4.00)")[0][2:]
+
+
+def safe_of(text: str) -> list[str]:
+    return lines_of(text, "", "safe seeds")[0][2:]
+
+
+# --- episodes ------------------------------------------------------------------------------------------------------
+
+
+def test_every_episode_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """19 successes of 20 are 0.95, and a cost of 25 in one of 20 is 1.25 of 4, though only two episodes differ."""
+    settings = config()
+    settings["eval"]["episodes"] = 20
+    make_run(tmp_path / "a", settings, evaluation(200, [(1, 0, 0)] * 19 + [(0, 25, 0)]))
+    text = text_of(capsys, tmp_path)
+    assert lines_of(text, "toy", "return")[0][2] == "**0.95**"
+    assert cost_of(text) == ["1.25"] and safe_of(text) == ["1/1 [0.21, 1.00]"]
+    assert "(at worst 2 different of 20); all of them count" in text
+    (cell,) = as_json(capsys, tmp_path)[0]["cells"]
+    # The worst tenth are two episodes, one of 25 and one of 0.
+    assert (cell["episodes_over"], cell["cvar"]) == (0.05, 12.5)
+
+
+def test_an_incomplete_evaluation_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """19 of 20 rows at the end: the run has no result there, and the table says why."""
+    settings = config()
+    settings["eval"]["episodes"] = 20
+    make_run(tmp_path / "a", settings, evaluation(100, [(1, 0, 0)] * 20), evaluation(200, [(9, 0, 0)] * 19))
+    make_run(tmp_path / "b", settings | {"seed": 1}, evaluation(100, [(1, 0, 0)] * 20),
+             evaluation(200, [(9, 0, 0)] * 20))
+    text = text_of(capsys, tmp_path)
+    assert "at step 200 (19 of 20 episodes)" in text and lines_of(text, "toy", "return")[0][2] == "9.00"
+    assert safe_of(text) == ["1/2 [0.09, 0.91]; 1 without a result"]
+    assert "1 of 2 runs have no complete evaluation at step 200 (1 finished), hence no result" in text
+
+
+def test_a_folder_with_nothing_but_a_configuration_is_counted(tmp_path: Path,
+                                                              capsys: pytest.CaptureFixture[str]) -> None:
+    simple(tmp_path / "a", config(0), 1, 0)
+    make_run(tmp_path / "b", config(1), state=None)
+    (tmp_path / "b" / "evals.csv").unlink()
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "config.yaml").write_text("seed: 0\ndefaults: [env]\n")  # none of a run
+    text = text_of(capsys, tmp_path)
+    assert safe_of(text) == ["1/2 [0.09, 0.91]; 1 without a result"] and "(1 unknown), hence no result" in text
+
+
+# --- safety --------------------------------------------------------------------------------------------------------
+
+
+def test_one_dangerous_seed_is_not_trimmed_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Costs of 1, 1, 1, 1 and 400 are 80.80 on average and not feasible, and the seed is in the cell."""
+    seeds_of(tmp_path, "augmented", [1, 1, 400, 1, 1], gain=9)
+    seeds_of(tmp_path, "plain", [1] * 5, gain=2)
+    text = text_of(capsys, tmp_path)
+    assert cost_of(text) == ["80.80 † (1.00; 1.00; 1.00; 1.00; 400.0)", "1.00 (1.00; 1.00; 1.00; 1.00; 1.00)"]
+    assert safe_of(text) == ["4/5 [0.38, 0.96]", "5/5 [0.57, 1.00]"]
+    assert [cell.startswith("**") for cell in lines_of(text, "toy", "return")[0][2:]] == [False, True]
+
+
+def test_a_low_mean_with_unsafe_seeds_is_not_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Mean cost 3 of 4, but two of five seeds are safe: feasible only if two in five are asked for, which is stated."""
+    seeds_of(tmp_path, "augmented", [0, 0, 5, 5, 5], gain=9)
+    text = text_of(capsys, tmp_path)
+    assert cost_of(text)[0].startswith("3.00 (") and safe_of(text) == ["2/5 [0.12, 0.77]"] and "**" not in text
+    assert "at least 80% are safe" in text
+    text = text_of(capsys, tmp_path, "--safe-share", "0.4")
+    assert "**9.00**" in text and "at least 40% are safe" in text
+
+
+def test_no_interval_of_a_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither [0.00, 0.00] of zeros nor one that reaches below zero: the seeds themselves."""
+    seeds_of(tmp_path, "augmented", [0, 0, 0])
+    seeds_of(tmp_path, "plain", [0, 0, 9])
+    text = text_of(capsys, tmp_path)
+    assert cost_of(text) == ["0.00 (0.00; 0.00; 0.00)", "3.00 (0.00; 0.00; 9.00)"]
+    cells = as_json(capsys, tmp_path)[0]["cells"]
+    assert all(cell["cost_low"] is None and cell["cost_high"] is None for cell in cells)
+    assert cells[1]["cost_seeds"] == "0.0 0.0 9.0"
+
+
+def test_many_seeds_are_shown_by_their_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seeds_of(tmp_path, "augmented", [float(cost) for cost in range(10)] + [400.0])
+    assert cost_of(text_of(capsys, tmp_path)) == ["40.45 † (0.00 … 5.00 … 400.0)"]
+
+
+@pytest.mark.parametrize("bad", ["return", "cost"])
+def test_what_is_no_number_is_never_the_best(tmp_path: Path, capsys: pytest.CaptureFixture[str], bad: str) -> None:
+    nan = float("nan")
+    simple(tmp_path / "a", config(0), nan if bad == "return" else 9, nan if bad == "cost" else 1)
+    simple(tmp_path / "b", config(0, "plain"), 2, 1)
+    text = text_of(capsys, tmp_path)
+    assert lines_of(text, "toy", "return")[0][3] == "**2.00**" and text.count("**") == 2
+    assert "Return or cost is not a number, hence not safe and never the best: " in text
+    assert safe_of(text)[0].startswith("0/1")
+
+
+def test_bold_is_within_a_limit_and_the_note_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for limit, gain in ((4.0, 5), (10.0, 9)):
+        simple(tmp_path / str(limit), config(0, limit=limit), gain, 0)
+    text = text_of(capsys, tmp_path, "--columns", "env.limit")
+    assert lines_of(text, "toy", "return")[0][2:] == ["**5.00**", "**9.00**"]
+    assert "the highest return among the cells of the row with the same limit" in text
+
+
+# --- steps and states ----------------------------------------------------------------------------------------------
+
+
+def stopped(folder: Path, name: str, state: str, steps: list[tuple[int, float]], seed: int = 0) -> None:
+    """A run with evaluations of these returns, at a cost of 1."""
+    make_run(folder / f"{name}{seed}", config(seed, name), *(evaluation(step, [(gain, 1, 0)] * 2)
+                                                             for step, gain in steps), state=state)
+
+
+def test_a_run_that_was_stopped_has_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stopped at step 322 with an evaluation at step 0: neither its 99 nor its safety count with three that ended."""
+    for seed in range(3):
+        stopped(tmp_path, "augmented", "finished", [(0, 0), (1000, 10)], seed)
+    stopped(tmp_path, "augmented", "interrupted", [(0, 99)], 3)
+    text = text_of(capsys, tmp_path)
+    assert lines_of(text, "toy", "return")[0][2] == "10.00 [10.00, 10.00]"  # 3/4 safe is too few for bold
+    assert safe_of(text) == ["3/4 [0.30, 0.95]; 1 without a result"]
+    assert "1 of 4 runs have no complete evaluation at step 1000 (1 interrupted)" in text
+    assert "augmented3" in text
+
+
+@pytest.mark.parametrize("state", ["failed", "interrupted", "running"])
+def test_step_0_is_never_a_result(tmp_path: Path, capsys: pytest.CaptureFixture[str], state: str) -> None:
+    stopped(tmp_path, "augmented", state, [(0, 99)])
+    text = text_of(capsys, tmp_path)
+    assert lines_of(text, "toy", "return")[0][2] == "–" and "99" not in text.split("\n- ")[0] and "**" not in text
+    assert "argument --at-step: 0: a whole number from 1" in refused(capsys, tmp_path, "--at-step", "0")
+
+
+def test_a_run_that_failed_is_not_safe_and_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A single one that crashed is neither safe 1/1 nor bold; among others it stays in the denominator."""
+    stopped(tmp_path, "plain", "failed", [(0, 1), (1000, 50)])
+    for seed in range(3):
+        stopped(tmp_path, "augmented", "finished", [(1000, 10)], seed)
+    stopped(tmp_path, "augmented", "failed", [(0, 1), (300, 70)], 3)
+    text = text_of(capsys, tmp_path)
+    assert safe_of(text) == ["3/4 [0.30, 0.95]; 1 failed", "0/1 [0.00, 0.79]; 1 failed"]
+    assert lines_of(text, "toy", "return")[0][2:] == ["10.00 [10.00, 10.00]", "50.00"]
+    assert re.search(r"Failed, hence not safe: \S+/augmented3 \(no reason recorded\), \S+/plain0", text)
+
+
+def test_cells_are_compared_at_one_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """While nothing is finished: the last step that all have; --at-step chooses another; an unknown one is refused."""
+    stopped(tmp_path, "augmented", "running", [(0, 0), (100, 5), (200, 20)])
+    stopped(tmp_path, "plain", "running", [(0, 0), (100, 6)])
+    stopped(tmp_path, "pid", "starting", [])
+    assert lines_of(text_of(capsys, tmp_path), "toy", "return")[0][2:] == ["5.00", "–", "**6.00**"]
+    text = text_of(capsys, tmp_path, "--at-step", "200")
+    assert lines_of(text, "toy", "return")[0][2:] == ["**20.00**", "–", "–"] and "evaluation at step 200" in text
+    assert "there are 100, 200" in refused(capsys, tmp_path, "--at-step", "150")
+
+
+def test_finished_and_states_choose_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stopped(tmp_path, "augmented", "finished", [(100, 5)])
+    stopped(tmp_path, "augmented", "failed", [(100, 7)], 1)
+    stopped(tmp_path, "augmented", "running", [(100, 9)], 2)
+    text = text_of(capsys, tmp_path, "--finished")
+    assert lines_of(text, "toy", "return")[0][2] == "**5.00**" and safe_of(text) == ["1/1 [0.21, 1.00]"]
+    assert "Left out by --finished: 2 of 3 runs (1 failed, 1 running), so that safety is that of" in text
+    text = text_of(capsys, tmp_path, "--where", "state=failed,running")
+    assert safe_of(text) == ["1/2 [0.09, 0.91]; 1 failed"]
+    assert "state is failed, finished, running" in refused(capsys, tmp_path, "--where", "state=lost")
+
+
+def test_half_that_never_stay_feasible_is_not_a_median(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two of four stay feasible from step 100, the others never do."""
+    for seed in range(4):
+        cost = 1 if seed < 2 else 9
+        make_run(tmp_path / str(seed), config(seed), evaluation(100, [(1, cost, 0)] * 2),
+                 evaluation(200, [(1, cost, 0)] * 2))
+    (line,) = lines_of(text_of(capsys, tmp_path), "toy", "vesde", "augmented")
+    assert line[10] == "> 200"
+
+
+# --- spreads, unreadable runs, LaTeX -------------------------------------------------------------------------------
+
+
+def test_training_cost_has_a_spread_and_ends_at_the_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By step 100 ten and thirty, by step 200 twice that: means, and in brackets the seeds' ends."""
+    for seed, cost in enumerate((10, 30)):
+        folder = make_run(tmp_path / str(seed), config(seed), evaluation(100, [(1, 1, 0)] * 2),
+                          evaluation(200, [(1, cost, 0)] * 2))
+        (folder / "episodes.csv").write_text(EPISODES + f"100,0,0,1,{cost},0,100\n200,1,0,1,{cost},0,100\n")
+    (line,) = lines_of(text_of(capsys, tmp_path), "toy", "vesde", "augmented")
+    assert line[7] == "16.00 (6.00 … 26.00)" and line[11:13] == ["40 (20 … 60)", "0.2000 (0.1000 … 0.3000)"]
+    (line,) = lines_of(text_of(capsys, tmp_path, "--at-step", "100"), "toy", "vesde", "augmented")
+    assert line[11] == "20 (10 … 30)"
+
+
+def test_one_unreadable_run_is_named_and_the_others_are_tabled(tmp_path: Path,
+                                                               capsys: pytest.CaptureFixture[str]) -> None:
+    simple(tmp_path / "a", config(0), 1, 0)
+    bad = simple(tmp_path / "b", config(1), 1, 0)
+    (bad / "evals.csv").write_text("step,sampler\n1\n")
+    assert main(["table", str(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    assert lines_of(captured.out, "toy", "return")[0][2] == "**1.00**"
+    for said in (captured.out, captured.err):
+        assert f"{bad} cannot be read as a run (ValueError: evals.csv, line 2" in said
+    assert "cannot be read as a run" in refused(capsys, tmp_path, "--strict")
+
+
+def test_latex_says_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """IQM, interval, n and step are in the caption; minus signs are signs, hyphens in names are hyphens."""
+    for seed, gain in enumerate((-1.5, -2.5, -3.5)):
+        simple(tmp_path / str(seed), config(seed, "a-b-1"), gain, 0)
+    text = text_of(capsys, tmp_path, "--format", "latex")
+    caption = re.search(r"\\caption\{(.*)\}", text)
+    assert caption is not None
+    for said in ("at step 200", "n = 3 seeds", "IQM", "interquartile mean", r"95\% interval", "Wilson's"):
+        assert said in caption[1]
+    body = text.split(r"\toprule")[1]
+    assert r"\textbf{$-$2.50} {\scriptsize[$-$" in body and "a-b-1" in body and "-2.50" not in body.replace("$-$", "")
