@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -125,6 +126,46 @@ def test_a_start_stands_for_the_first_bias(repeat: int, members: int | None, act
             gradient = torch.randn_like(values)
             torch.testing.assert_close(native.pull(trace, gradient),
                                        definition.pull(expected_trace, gradient.double()).float(), **CLOSE)
+
+
+def test_random_shapes_and_strides(instructions: str) -> None:
+    """Whatever the sizes, the rows (one, none), the members, how parameters lie and how many threads there are."""
+    generator, before = random.Random(instructions), torch.get_num_threads()
+
+    def parameter(*shape: int) -> Tensor:
+        """Rows of a larger tensor, which begin and end somewhere."""
+        left, right = generator.choice([(0, 0), (1, 0), (3, 5)])
+        return torch.randn(*shape[:-1], left + shape[-1] + right)[..., left:left + shape[-1]] / shape[-1] ** 0.5
+
+    for number in range(120):
+        torch.manual_seed(number)
+        torch.set_num_threads(generator.choice([1, 2, 5]))
+        members = generator.choice([None, 1, 2, 4])
+        lead = () if members is None else (members,)
+        widths = [generator.choice([1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 40, 65]) for _ in range(generator.randint(2, 5))]
+        count, repeat = generator.choice([0, 1, 2, 3, 5, 8, 13, 49, 65, 130]), generator.choice([1, 1, 2, 7])
+        with_start, kind = generator.random() < 0.5, generator.choice(["relu", "silu"])
+        layers = [Layer(parameter(*lead, n, k), None if with_start and not i else parameter(*lead, n))
+                  for i, (k, n) in enumerate(pairwise(widths))]
+        start = parameter(*lead, max(count, 1), widths[1]) if with_start else None
+        rows = (max(count, 1) if with_start else count) * repeat
+        x = torch.randn(*generator.choice([(), lead]), rows, widths[0])
+        gradient = torch.randn(*lead, rows, widths[-1]) * (torch.rand(*lead, rows, 1) < 0.7)
+        native, definition = NativeMLP(layers, kind), MLP(doubled(layers), kind)
+        wanted = [[torch.empty(parameter.shape) for parameter in (layer.weight, layer.weight[..., 0])]
+                  for layer in layers]
+        exact = [[tensor.double() for tensor in pair] for pair in wanted]
+        with torch.no_grad():
+            values, trace = native.trace(x, start, inputs=True)
+            expected, expected_trace = definition.trace(x.double(), None if start is None else start.double(), True)
+            torch.testing.assert_close(values, expected.float(), **CLOSE)
+            native.gradients(trace, gradient, *zip(*wanted, strict=True))
+            definition.gradients(expected_trace, gradient.double(), *zip(*exact, strict=True))
+            torch.testing.assert_close(wanted, [[t.float() for t in pair] for pair in exact], rtol=1e-4, atol=1e-4)
+            if x.dim() == 2:
+                torch.testing.assert_close(native.pull(trace, gradient),
+                                           definition.pull(expected_trace, gradient.double()).float(), **CLOSE)
+    torch.set_num_threads(before)
 
 
 def test_columns_of_a_wider_weight_need_no_copy(instructions: str) -> None:

@@ -40,6 +40,17 @@ def _can_mount() -> bool:
     return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
 
 
+def _has_sanitizers() -> bool:
+    """Whether the C compiler brings the address sanitizer as a library that can be loaded first."""
+    command = library.compiler()
+    return bool(command) and os.path.exists(sanitizer(command))
+
+
+def sanitizer(command: list[str]) -> str:
+    """The path of a compiler's address sanitizer; a name without a folder if it has none."""
+    return subprocess.run([*command, "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
+
+
 def _program(name: str) -> Callable[[], bool]:
     return lambda: shutil.which(name) is not None
 
@@ -50,6 +61,7 @@ NEEDS = {
     "latex": Need("pdflatex", "texlive-latex-base texlive-latex-recommended", _program("pdflatex")),
     "namespaces": Need("leave to mount file systems in a namespace of its own", "util-linux mount", _can_mount),
     "opengl": Need("OpenGL through EGL", "libegl1 libgl1-mesa-dri", lambda: find_library("EGL") is not None),
+    "sanitizers": Need("GCC's address sanitizer", "gcc libc6-dev", _has_sanitizers),
     "slurm": Need("SLURM with accounting, and root's rights to start it", slurm_cluster.PACKAGES,
                   lambda: not slurm_cluster.missing()),
 }

@@ -58,7 +58,7 @@ class NativeMLP(MLP):
             self.network.backward(self._kept(trace), gradient, None, None, result)
         else:
             result = torch.zeros(shape)
-            chosen = choose(gradient.view(-1, gradient.shape[-2]))
+            chosen = choose(gradient.view(self.network.members, gradient.shape[-2]))
             self.network.backward(self._kept(trace), gradient, chosen, None, result)
         return result.sum(0) if self.network.lead else result
 

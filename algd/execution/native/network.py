@@ -53,7 +53,7 @@ class Network:
 
     Attributes:
         layers: as given.
-        lead: () or (m,).
+        lead, members: () or (m,), and m or 1.
         inputs, outputs: widths of x and of the values.
         size: how many parameters there are.
 
@@ -64,7 +64,7 @@ class Network:
     def __init__(self, layers: Sequence[Layer], activation: Activation):
         self._library, self.layers = library.library(), layers
         self.lead = tuple(layers[0].weight.shape[:-2])
-        self._members = self.lead[0] if self.lead else 1
+        self.members = self.lead[0] if self.lead else 1
         self._structs = (library.LayerStruct * len(layers))()
         self._offsets: list[tuple[int, int | None]] = []  # of each weight and bias in a vector of all parameters
         self.size = 0
@@ -84,14 +84,14 @@ class Network:
         self._first, self._hidden, widest = widths[0], sum(widths[:-1]), max(self.inputs, *widths)
         threads = torch.get_num_threads()
         self._scratch = torch.empty(threads * self._library.scratch_size(widest))
-        self._struct = library.NetworkStruct(threads, self._members, len(layers), ACTIVATIONS[activation], widest,
+        self._struct = library.NetworkStruct(threads, self.members, len(layers), ACTIVATIONS[activation], widest,
                                              ctypes.addressof(self._structs), self._scratch.data_ptr())
         self._self = ctypes.addressof(self._struct)
         self._ready: set[str] = set()
 
     def hidden_buffer(self, rows: int) -> Tensor:
         """A hidden buffer for so many rows, with nothing in it yet."""
-        return torch.empty(self._members * rows * self._hidden)
+        return torch.empty(self.members * rows * self._hidden)
 
     def forward(self, x: Tensor, start: Tensor | None, inputs: Tensor | None, slopes: Tensor | None) -> Tensor:
         """The values (m, rows, out) at x, (m, rows, in) or (rows, in) for all members.
@@ -133,8 +133,8 @@ class Network:
         rows = gradient.shape[-2]
         self._prepare("backward")
         numbers, counts = (None, None) if chosen is None else (
-            address(chosen[0], self._members, rows, dtype=torch.int32),
-            address(chosen[1], self._members, dtype=torch.int32))
+            address(chosen[0], self.members, rows, dtype=torch.int32),
+            address(chosen[1], self.members, dtype=torch.int32))
         self._library.backward(self._self, rows, self._hidden_address(kept, rows),
                                address(gradient, *self.lead, rows, self.outputs), numbers, counts,
                                self._hidden_address(found, rows),
@@ -172,7 +172,7 @@ class Network:
 
     def first(self, found: Tensor, rows: int) -> Tensor:
         """The first layer's part of a hidden buffer, (m, rows, width)."""
-        return found[:self._members * rows * self._first].view(*self.lead, rows, self._first)
+        return found[:self.members * rows * self._first].view(*self.lead, rows, self._first)
 
     def _matrix_of(self, x: Tensor, rows: int) -> tuple[int, int]:
         """Where x is, and how far members' are apart; 0: all members have one."""
@@ -181,7 +181,7 @@ class Network:
         return address(x, *self.lead, rows, self.inputs), rows * self.inputs
 
     def _hidden_address(self, buffer: Tensor | None, rows: int) -> int | None:
-        return None if buffer is None else address(buffer, self._members * rows * self._hidden)
+        return None if buffer is None else address(buffer, self.members * rows * self._hidden)
 
     def _prepare(self, what: str) -> None:
         """Tell the structs where the matrices are: "forward", "few" (forward for few rows) or "backward"."""
@@ -211,8 +211,8 @@ class Network:
             layer.derived[what] = weight.mT.contiguous()
         elif what not in layer.derived:
             strides = (k, n, 1, by_row) if what == "forward" else (n, k, by_row, 1)
-            panels = torch.empty(self._members, self._library.panel_size(*strides[:2]))
-            self._library.pack(self._members, *strides[:2], weight.data_ptr(), by_member, *strides[2:],
+            panels = torch.empty(self.members, self._library.panel_size(*strides[:2]))
+            self._library.pack(self.members, *strides[:2], weight.data_ptr(), by_member, *strides[2:],
                                panels.data_ptr())
             layer.derived[what] = panels
         return layer.derived[what], n if few else 0
