@@ -20,6 +20,8 @@ from algd.execution.step import prepare_agent
 from tests.algorithm.test_update import AGENTS, GUIDANCES, Draws64, batch_of, small_agent
 from tests.support.rounding import ShuffledSums
 
+pytestmark = pytest.mark.needs("compiler")
+
 ORDERS = 3
 MARGIN = 10.0
 """An error in C may be so many times the largest of ORDERS orders in torch; found on an Intel Xeon: 3 at most."""
