@@ -142,7 +142,7 @@ def batch(count: int, device: str) -> Numbers:
 
 def of_seed(held: Numbers, number: int) -> Numbers:
     """What one of the stacked seeds holds."""
-    return {name: [one[number] for one in part] if isinstance(part, list) else part[number]
+    return {name: [tensor[number] for tensor in part] if isinstance(part, list) else part[number]
             for name, part in held.items()}
 
 

@@ -26,7 +26,7 @@ def together(cores: Sequence[int], *arguments: str) -> list[float]:
             os.sched_setaffinity(processes[-1].pid, {core})
         outputs = [process.communicate()[0] for process in processes]
     measured = [Measured(**json.loads(output.splitlines()[-1])) for output in outputs]
-    return [one.steps / (one.seconds - one.evaluating - one.saving) for one in measured]
+    return [run.steps / (run.seconds - run.evaluating - run.saving) for run in measured]
 
 
 def main(env: str, rounds: int, steps: int) -> None:
@@ -41,9 +41,9 @@ def main(env: str, rounds: int, steps: int) -> None:
     for number in range(rounds):
         alone += together([cores[number % 2]], *arguments)
         pairs.append(sum(together(cores, *arguments)))
-    one, two = statistics.median(alone), statistics.median(pairs)
-    print(f"| {env}, ten updates a step | steps/s |\n|---|---:|\n| one run | {one:.2f} |\n| two at once, together | "
-          f"{two:.2f} |\n| ratio | {two / one:.2f} |")
+    single, pair = statistics.median(alone), statistics.median(pairs)
+    print(f"| {env}, ten updates a step | steps/s |\n|---|---:|\n| one run | {single:.2f} |\n| two at once, together | "
+          f"{pair:.2f} |\n| ratio | {pair / single:.2f} |")
 
 
 if __name__ == "__main__":

@@ -78,16 +78,18 @@ def take_turns(module: str, names: Sequence[str], rounds: int, count: int, burn_
     return workers
 
 
-def serve(once: Callable[[], object], said: str = "", finish: Callable[[], object] | None = None) -> None:
+def serve(once: Callable[[], object], said: str = "", finish: Callable[[], object] | None = None,
+          clock: Callable[[], float] = time.perf_counter) -> None:
     """Be a `Worker`'s process: seconds of as many repetitions as each line of standard input says.
 
-    `finish`, if there is one, waits for what the repetitions have only launched.
+    `finish`, if there is one, waits for what the repetitions have only launched. With `time.process_time` as the clock,
+    for what one thread computes, the time that other processes have the core for does not count.
     """
     print(said, flush=True)
     for line in sys.stdin:
-        start = time.perf_counter()
+        start = clock()
         for _ in range(int(line)):
             once()
         if finish is not None:
             finish()
-        print(time.perf_counter() - start, flush=True)
+        print(clock() - start, flush=True)

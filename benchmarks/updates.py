@@ -8,6 +8,9 @@ threshold (nothing active), and with λ = 20 (all active); `plain` is always act
 torch's operations (compile=false). The share is that of the machine's own rate of matrix products, 1024³, in the same
 rounds, that the products which an update does make reach.
 
+On a CPU, times are the one thread's CPU time: on an idle core the time that passes, and on a busy one what an update
+takes of it.
+
 --parts times the parts of one update; --compiled adds torch.compile, whose compiling takes minutes. --device cuda
 measures the diffusion policies on a GPU, captured as a graph (compile=auto), against the same launched one by one, and
 with --compiled the compiled graph (compile=true).
@@ -176,9 +179,9 @@ def report_parts(name: str, repetitions: int = 30) -> None:
     times: dict[str, list[float]] = {part: [] for part in found}
     for _ in range(repetitions):
         for part, once in found.items():
-            begin = time.perf_counter()
+            begin = time.process_time()
             once()
-            times[part].append(time.perf_counter() - begin)
+            times[part].append(time.process_time() - begin)
     medians = {part: sorted(seconds)[len(seconds) // 2] for part, seconds in times.items()}
     print(f"\n{name}\n")
     for part, seconds in medians.items():
@@ -232,7 +235,10 @@ def main() -> None:
         once()
         with Counter() as counter:
             once()
-        serve(once, str(counter.total), torch.cuda.synchronize if given.device == "cuda" else None)
+        if given.device == "cuda":
+            serve(once, str(counter.total), torch.cuda.synchronize)
+        else:
+            serve(once, str(counter.total), clock=time.process_time)
         return
     if given.parts:
         for guidance in ("augmented", "augmented-active"):

@@ -136,22 +136,22 @@ def main(env: str, rounds: int, steps: int, lengths: Sequence[int]) -> None:
     print(f"| {env} | updates a step | steps/s | updates | environment | the rest | s to the first update | peak MB |\n"
           "|---|---:|---:|---:|---:|---:|---:|---:|")
     for (agent, updates), measured in runs.items():
-        loop = [one.seconds - one.evaluating - one.saving for one in measured]
-        shares = [statistics.median(getattr(one, what) / took for one, took in zip(measured, loop, strict=True))
+        loop = [run.seconds - run.evaluating - run.saving for run in measured]
+        shares = [statistics.median(getattr(run, what) / took for run, took in zip(measured, loop, strict=True))
                   for what in ("updating", "environment")]
-        rate = statistics.median(one.steps / took for one, took in zip(measured, loop, strict=True))
+        rate = statistics.median(run.steps / took for run, took in zip(measured, loop, strict=True))
         print(f"| {agent} | {updates} | {rate:.1f} | {shares[0]:.1%} | {shares[1]:.1%} | {1 - sum(shares):.1%} | "
-              f"{median(measured, lambda one: one.to_first_update):.1f} | "
-              f"{median(measured, lambda one: one.peak / 1e6):.0f} |")
+              f"{median(measured, lambda run: run.to_first_update):.1f} | "
+              f"{median(measured, lambda run: run.peak / 1e6):.0f} |")
     print("\n| steps of the toy, small networks | ms a step | peak MB |\n|---:|---:|---:|")
     of_length: dict[int, list[Measured]] = {length: [] for length in lengths}
     for _ in range(rounds):
         for length in lengths:
             of_length[length].append(measure(*SMALL, f"total_steps={length}"))
     for length, measured in of_length.items():
-        print(f"| {length} | {1e3 * median(measured, lambda one: one.seconds / one.steps):.3f} | "
-              f"{median(measured, lambda one: one.peak / 1e6):.0f} |")
-    shortest, longest = (median(of_length[length], lambda one: one.seconds / one.steps)
+        print(f"| {length} | {1e3 * median(measured, lambda run: run.seconds / run.steps):.3f} | "
+              f"{median(measured, lambda run: run.peak / 1e6):.0f} |")
+    shortest, longest = (median(of_length[length], lambda run: run.seconds / run.steps)
                          for length in (lengths[0], lengths[-1]))
     print(f"\na step of {lengths[-1]} takes {longest / shortest:.2f} times as long as one of {lengths[0]}")
 
