@@ -37,8 +37,10 @@ def is_out_of_memory(error: BaseException | None) -> bool:
         and any(word in str(error).lower() for word in ("allocate memory", "overflow")))
 
 
-def check_memory(config: Mapping[str, Any], task: Task) -> None:
-    """Whether the replay buffer and a batch's largest intermediate can be allocated; nothing of it is kept.
+def check_memory(config: Mapping[str, Any], task: Task, device: torch.device) -> None:
+    """Whether the replay and a batch's largest intermediate can be allocated; nothing of it is kept.
+
+    On a GPU the replay is in its memory and in the host's, and the batch in its own.
 
     Raises:
         UsageError: one of them cannot.
@@ -47,14 +49,18 @@ def check_memory(config: Mapping[str, Any], task: Task) -> None:
     agent = config["agent"]
     widest = max(*agent["critic_hidden_sizes"], *agent["cost_hidden_sizes"], observation_size + action_size)
     samples = agent["policy"].get("mc_samples", 1)
-    for key, numbers in (("buffer_size", 2 * observation_size + action_size + 4), ("batch_size", widest * samples)):
+    replay, batch = 2 * observation_size + action_size + 4, widest * samples
+    host = torch.device("cpu")
+    for key, numbers, where in (("buffer_size", replay, host), ("buffer_size", replay, device),
+                                ("batch_size", batch, device)):
         try:
-            torch.empty(config[key] * numbers)
+            torch.empty(config[key] * numbers, device=where)
         except (RuntimeError, TypeError) as error:
             if not is_out_of_memory(error):
                 raise
+            place = "here" if where == host else f"on {where}"
             raise UsageError(f"{key}={config[key]}: it would take {4e-9 * config[key] * numbers:.3g} GB of memory, "
-                             "more than can be allocated here; it should be smaller") from error
+                             f"more than can be allocated {place}; it should be smaller") from error
 
 
 def build_task(config: Mapping[str, Any], render_mode: str | None = None) -> Task:

@@ -90,7 +90,7 @@ def prepare(config: Mapping[str, Any]) -> Prepared:
     device = resolve_device(config["device"])
     task = build_task(config)
     probe(task)
-    check_memory(config, task)
+    check_memory(config, task, device)
     torch.manual_seed(stream(config["seed"], "networks"))
     agent = build_agent(config, task).to(device)
     mirror = build_logger(config)

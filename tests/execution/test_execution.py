@@ -16,13 +16,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from algd.algorithm.agent import Agent, Batch, Step
 from algd.algorithm.rng import RandomGenerator
-from algd.errors import RunError
+from algd.errors import RunError, UsageError
 from algd.execution import step as execution
 from algd.execution.graph import WARM_UP, CapturedStep, CudaGraphs, Run
 from algd.execution.step import compiled, products_of, resolve_execution
 from algd.run import start as starts
 from algd.run.acting import ActingCopy
-from algd.run.build import build_agent, build_task
+from algd.run.build import build_agent, build_task, check_memory
 from algd.run.start import record_start
 from algd.storage.run_folder import RunFolder
 from benchmarks.setting import random_replay
@@ -332,6 +332,24 @@ def test_a_copy_acts_as_its_agent_does(moments: bool) -> None:
     assert acting(observation, None).isnan().all()
     agent.update(replay.sample(16, RandomGenerator(9)), RandomGenerator(9))
     assert acting(observation, None).isfinite().all()
+
+
+def test_a_gpus_memory_is_looked_at_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds the replay too: what fits into the host's may not fit there."""
+    config = compose(*TINY, "env=toy", "buffer_size=1000")
+    empty, asked = torch.empty, []
+
+    def small(*size: int, device: torch.device) -> Tensor:
+        asked.append(device.type)
+        if device.type == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 48.00 KiB")
+        return empty(*size, device=device)
+
+    monkeypatch.setattr(torch, "empty", small)
+    check_memory(config, build_task(config), torch.device("cpu"))
+    assert set(asked) == {"cpu"}
+    with pytest.raises(UsageError, match=r"buffer_size=1000: .* can be allocated on cuda:1; it should be smaller"):
+        check_memory(config, build_task(config), torch.device("cuda:1"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP")
