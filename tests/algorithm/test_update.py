@@ -58,6 +58,10 @@ class DefinitionAtStates:
     def risk(self, action: Tensor) -> Tensor:
         return self._energy.risk(self._observation, action).detach()
 
+    def with_risk(self, action: Tensor) -> tuple[Tensor, Tensor]:
+        unconstrained = self._energy.weight is None
+        return self(action), torch.zeros(len(action)).to(action) if unconstrained else self.risk(action)
+
     def value_and_gradient(self, action: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             action = action.detach().requires_grad_()
