@@ -1,4 +1,27 @@
-"""What a person is told in one sentence, without a trace."""
+"""What a person is told in one sentence, without a trace, and how commands end."""
+
+import errno
+from enum import IntEnum
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+UNUSABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EFBIG, errno.EMFILE, errno.ENFILE)
+
+
+class ExitCode(IntEnum):
+    """The exit code of every command and process of this project.
+
+    A process that a signal has stopped answers 128 + the signal's number, as shells do.
+    """
+
+    FINISHED = 0
+    FAILED = 1
+    USAGE = 2           # what the user can put right; nothing has been created
+    LATE = 3            # a mirror's process that did not take everything in time
+    BUSY = 75           # another process trains the run (EX_TEMPFAIL of sysexits.h)
+    HUNG_UP = 129       # SIGHUP: the terminal was closed
+    INTERRUPTED = 130   # SIGINT: Ctrl-C
+    BROKEN_PIPE = 141   # SIGPIPE: whoever read the output, such as `| head`, has left
+    TERMINATED = 143    # asked to stop, by whatever signal, and stopped at a checkpoint
 
 
 class UsageError(Exception):
@@ -17,3 +40,15 @@ class NumericalError(RunError):
 
 class SimulatorError(RunError):
     """The environment failed within an episode. What it raised, if it did, is the cause."""
+
+
+def refusal(error: OSError) -> str | None:
+    """What a file system refused, in one sentence; None if it is something else."""
+    name = error.filename or "a file"
+    if error.errno in DISK_FULL:
+        return (f"{name} could not be written: {error.strerror}; once there is room again the same command goes on "
+                "from the last checkpoint")
+    if error.errno in UNUSABLE:
+        return (f"{name} cannot be used: {error.strerror}; once that is mended the same command goes on from the last "
+                "checkpoint")
+    return None

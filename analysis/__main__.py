@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 
 from algd.cli.arguments import Parser
 from algd.config.trust import trust
-from algd.errors import UsageError
+from algd.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from analysis.runs.gather import Gathered
 
 Handler = Callable[[argparse.Namespace], int]
-EXIT_USAGE, EXIT_PIPE = 2, 141
 
 
 def landscape(arguments: argparse.Namespace) -> int:
@@ -367,10 +366,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read along has seen enough, such as `| head`; nothing more is to be written, not even at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_PIPE
+        return ExitCode.BROKEN_PIPE
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
+        return ExitCode.USAGE
 
 
 if __name__ == "__main__":

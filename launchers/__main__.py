@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from algd.cli.arguments import Parser
-from algd.errors import UsageError
+from algd.errors import ExitCode, UsageError
 from algd.storage.provenance import process_record
 from algd.storage.run_folder import RunFolder
+from launchers.launch import SETTINGS, in_wandb, launch
 from launchers.processes import LOG, tail
-from launchers.queue import Queue, available
-from launchers.slurm import Elements, Readings, lines_of, submitted_tasks
+from launchers.slurm.launcher import Elements, Readings, lines_of, submitted_tasks
+from launchers.slurm.queue import Queue, available
 from launchers.states import is_held
 from launchers.sweeps import SWEEPS, Member, Sweep, begin_sweep, load_sweep, named_runs, sweeps_of
 from launchers.table import Line, as_data, as_text, counted, say, shown_path
@@ -81,8 +82,6 @@ def status(where: Sequence[Path], watch: bool, as_json: bool) -> int:
 
 def retry(where: Sequence[Path]) -> int:
     """Run again what failed or stopped, with the launcher and the settings of the sweep that it was last part of."""
-    from launchers.grid import SETTINGS, in_wandb, launch
-
     inquiry = Inquiry(where)
     chosen = [line.folder for line in inquiry.lines() if line.state in AGAIN and not line.folder_state.held]
     if not chosen:
@@ -223,9 +222,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return {"retry": retry, "cancel": cancel, "sync": sync}[given.command](given.where)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return ExitCode.USAGE
     except KeyboardInterrupt:
-        return 130
+        return ExitCode.INTERRUPTED
 
 
 if __name__ == "__main__":

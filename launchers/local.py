@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from launchers.grid import begin_afresh, is_done
+from algd.errors import ExitCode
+from launchers.members import Plan, begin_afresh, plan_of, refuse_fresh, triage
 from launchers.processes import LOG, freeze, how_it_ended, start_process, tail, with_threads
 from launchers.settings import LocalSettings
 from launchers.states import RunState, Speeds, is_held, read_state
@@ -59,8 +60,8 @@ class Pool:
         todo: those to start.
         elsewhere: those that another process trains right now.
         running: the processes of those that run.
-        states: how those that are through with ended, or what they are.
-        found: what each folder said when it was last worth a look.
+        states: the states of those that are over, or left as they are.
+        found: what each folder said when it was last read.
     """
 
     todo: deque[Member] = field(default_factory=deque)
@@ -82,7 +83,8 @@ def run_here(sweep: Sweep, members: Sequence[Member], settings: LocalSettings, c
     Returns:
         0: all are finished; 1: one failed or was stopped; 130, 143 or 129: this process was asked to stop.
     """
-    pool, skipped = sort_out([begin_afresh(member) for member in members], settings.retry_failed)
+    pool = distribute(members, settings.retry_failed)
+    skipped = sum(state == "finished" for state in pool.states.values())
     at_once = min(settings.jobs or cores(), max(len(pool.todo) + len(pool.elsewhere), 1))
     threads = max(1, cores() // at_once)
     say(f"{sweep.name}: {len(members)} runs, {skipped} finished before, {at_once} at once with {threads} "
@@ -96,7 +98,7 @@ def run_here(sweep: Sweep, members: Sequence[Member], settings: LocalSettings, c
                 told = len(stop.received)
                 pass_on(pool, stop.received)
             if not stop.received:
-                start_what_can_be(pool, at_once, threads, code)
+                start_runs(pool, settings.retry_failed, at_once, threads, code)
             collect(pool, settings.tail)
             if board.due:
                 show(board, members, pool, speeds, at_once)
@@ -109,39 +111,43 @@ def run_here(sweep: Sweep, members: Sequence[Member], settings: LocalSettings, c
     if stop.received:
         say("stopped; the same command goes on from here")
         return 128 + stop.received[0]
-    return 0 if all(state == "finished" for state in states.values()) else 1
+    return ExitCode.FINISHED if set(states.values()) <= {"finished"} else ExitCode.FAILED
 
 
-def sort_out(members: Sequence[Member], retry_failed: bool) -> tuple[Pool, int]:
-    """What there is to do, and how many members were finished before."""
-    pool, skipped = Pool(), 0
-    for member in members:
-        state = pool.found[member.folder] = read_state(member.folder)
-        if is_done(member, state):
-            pool.states[member.folder] = "finished"
-            skipped += 1
-            say(f"already finished at step {state.step}: {shown_path(member.folder)}")
-        elif state.state == "failed" and not retry_failed:
-            pool.states[member.folder] = "failed"
-            say(f"failed before, and left so by retry_failed=false: {shown_path(member.folder)}")
-        elif state.held:
-            pool.elsewhere.append(member)
-            say(f"trained by another process right now, and waited for: {shown_path(member.folder)}")
+def distribute(members: Sequence[Member], retry_failed: bool) -> Pool:
+    """What there is to do.
+
+    Raises:
+        UsageError: a member is to begin anew while another process trains it.
+    """
+    planned = triage(members, retry_failed)
+    refuse_fresh(planned)
+    pool = Pool()
+    for each in planned:
+        if sentence := each.sentence():
+            say(sentence)
+        pool.found[each.folder] = each.state
+        if each.plan.runs:
+            pool.todo.append(begin_afresh(each.member))
+        elif each.plan is Plan.AWAITED:
+            pool.elsewhere.append(each.member)
         else:
-            if state.state == "failed":
-                say(f"failed before, and tried again: {shown_path(member.folder)}: {state.reason}")
-            pool.todo.append(member)
-    return pool, skipped
+            pool.states[each.folder] = each.state.state
+    return pool
 
 
-def start_what_can_be(pool: Pool, at_once: int, threads: int, code: Path) -> None:
-    """Start as many as there is room for; those that another process has let go of take their turn again."""
+def start_runs(pool: Pool, retry_failed: bool, at_once: int, threads: int, code: Path) -> None:
+    """Start as many as there may be at once; those that another process has let go of take their turn again."""
     for member in [member for member in pool.elsewhere if not is_held(member.folder)]:
         pool.elsewhere.remove(member)
-        if is_done(member, read_state(member.folder)):
-            pool.states[member.folder] = "finished"
-        else:
+        state = pool.found[member.folder] = read_state(member.folder)
+        plan = plan_of(member, state, retry_failed)
+        if plan.runs:
             pool.todo.append(member)
+        elif plan is Plan.AWAITED:
+            pool.elsewhere.append(member)
+        else:
+            pool.states[member.folder] = state.state
     while pool.todo and len(pool.running) < at_once:
         member = pool.todo.popleft()
         if is_held(member.folder):

@@ -9,13 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from algd.errors import ExitCode
 from algd.storage.run_folder import RunFolder
 from launchers.states import read_state, record_failure
 
-EXIT_FINISHED, EXIT_FAILED, EXIT_BUSY, EXIT_STOPPED = 0, 1, 75, 143
 LOG = "log.txt"
 # Blocked until the run can answer them: a checkpoint can be asked for from its first instruction on.
 REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+ENDINGS: dict[int, str] = {ExitCode.FINISHED: "finished", ExitCode.TERMINATED: "interrupted",
+                           ExitCode.INTERRUPTED: "interrupted", ExitCode.BUSY: "busy"}
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -69,8 +71,8 @@ def how_it_ended(folder: Path, code: int, config: Mapping[str, Any] | None = Non
     Returns:
         "finished", "interrupted", "busy" (another process trains it) or "failed".
     """
-    if code in (EXIT_FINISHED, EXIT_STOPPED, EXIT_BUSY):
-        return {EXIT_FINISHED: "finished", EXIT_STOPPED: "interrupted", EXIT_BUSY: "busy"}[code]
+    if code in ENDINGS:
+        return ENDINGS[code]
     if read_state(folder).state != "failed" or code < 0:
         with contextlib.suppress(OSError):  # its disk may be what it failed for
             record_failure(folder, death(code), config)

@@ -2,7 +2,7 @@
 
     name, experiment, time, command      who asked for what
     runs          the members' folders, relative to the folder that holds sweeps/, in the grid's order
-    overrides     what each was asked for with, as far as it is its own, on the command line's terms
+    overrides     each member's overrides, as typed, without those that all members share
     code          the newest snapshot of the code that was kept for it, relative to sweeps/ (`launchers.snapshot`)
     commit        its git commit
     launcher      "local" or "slurm", and its settings
@@ -35,7 +35,7 @@ class Member:
     Attributes:
         folder: its folder, absolute; it need not exist.
         config: its checked configuration.
-        overrides: what it was asked for with, and not all others were too.
+        overrides: its overrides, without those that all members share.
     """
 
     folder: Path
@@ -74,7 +74,7 @@ class Sweep:
         return [self.runs_dir / run for run in self.runs]
 
     @property
-    def room(self) -> Path:
+    def directory(self) -> Path:
         """The folder for what SLURM needs and writes."""
         return self.file.with_suffix("")
 

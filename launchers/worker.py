@@ -13,10 +13,11 @@ import time
 import traceback
 from pathlib import Path
 
+from algd.errors import ExitCode, RunError, UsageError, refusal
 from algd.run.faults.requests import Requests
-from launchers.processes import EXIT_BUSY, EXIT_FAILED, REQUESTS
+from launchers.processes import REQUESTS
+from launchers.states import is_held, record_failure
 
-EXIT_USAGE = 2
 PR_SET_PDEATHSIG = 1
 
 
@@ -52,9 +53,6 @@ def _train(folder: Path, bound: bool) -> int:
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("300")
         print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {os.uname().nodename} process {os.getpid()}", flush=True)
-        from algd.errors import RunError, UsageError
-        from launchers.states import is_held, record_failure
-
         config = None
         try:
             from algd.run.train import train
@@ -67,20 +65,18 @@ def _train(folder: Path, bound: bool) -> int:
         except UsageError as error:
             if is_held(folder):
                 print(f"another process trains this run: {error}", file=sys.stderr)
-                return EXIT_BUSY
+                return ExitCode.BUSY
             print(f"error: {error}", file=sys.stderr)
             record_failure(folder, str(error), config)
-            return EXIT_USAGE
+            return ExitCode.USAGE
         except KeyboardInterrupt:
-            return 128 + signal.SIGINT
+            return ExitCode.INTERRUPTED
         except BaseException as error:
-            from algd.cli.main import refusal
-
             said = refusal(error) if isinstance(error, OSError) else str(error) if isinstance(error, RunError) else None
             print(f"error: {said}" if said else traceback.format_exc(), file=sys.stderr)
             with contextlib.suppress(OSError):  # its disk may be what it failed for
                 record_failure(folder, f"{type(error).__name__}: {error}", config)
-            return EXIT_FAILED
+            return ExitCode.FAILED
 
 
 if __name__ == "__main__":

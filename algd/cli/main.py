@@ -1,6 +1,5 @@
 """The command line on top of Hydra: one sentence and exit code 2 for what the user can put right."""
 
-import errno
 import os
 import sys
 import traceback
@@ -17,11 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from algd.cli.compose import CONF, check_arguments, prepared
 from algd.cli.hydra_messages import explain
-from algd.errors import RunError, UsageError
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-UNUSABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EFBIG, errno.EMFILE, errno.ENFILE)
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_PIPE = 1, 2, 130, 141
+from algd.errors import ExitCode, RunError, UsageError, refusal
 
 
 def main() -> int:
@@ -42,7 +37,7 @@ def main() -> int:
     except BrokenPipeError:
         # Whoever reads along, such as `| head`, has seen enough; nothing more is to be written, not even at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_PIPE
+        return ExitCode.BROKEN_PIPE
     except UsageError as error:
         return _usage(str(error))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
@@ -53,7 +48,7 @@ def main() -> int:
         if refusal(error) is None:
             raise
         print(f"error: {refusal(error)}", file=sys.stderr)
-        return EXIT_FAILED
+        return ExitCode.FAILED
     return max(codes, default=0)
 
 
@@ -76,16 +71,16 @@ def carry_out(config: DictConfig, overrides: Sequence[Override] = (), settings: 
         return _usage(str(error))
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_FAILED
+        return ExitCode.FAILED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return ExitCode.INTERRUPTED
     except OSError as error:
         print(f"error: {refusal(error)}" if refusal(error) else traceback.format_exc(), file=sys.stderr)
-        return EXIT_FAILED
+        return ExitCode.FAILED
     except Exception:
         traceback.print_exc()
-        return EXIT_FAILED
+        return ExitCode.FAILED
 
 
 def _refuse_launcher(config: DictConfig, overrides: Sequence[Override], settings: HydraConf) -> None:
@@ -105,18 +100,6 @@ def _refuse_launcher(config: DictConfig, overrides: Sequence[Override], settings
                              f"file chooses: {needs}")
 
 
-def refusal(error: OSError) -> str | None:
-    """What a file system refused, in one sentence; None if it is something else."""
-    name = error.filename or "a file"
-    if error.errno in NO_ROOM:
-        return (f"{name} could not be written: {error.strerror}; once there is room again the same command goes on "
-                "from the last checkpoint")
-    if error.errno in UNUSABLE:
-        return (f"{name} cannot be used: {error.strerror}; once that is mended the same command goes on from the last "
-                "checkpoint")
-    return None
-
-
 def _usage(sentence: str) -> int:
     print(f"error: {sentence}", file=sys.stderr)
-    return EXIT_USAGE
+    return ExitCode.USAGE

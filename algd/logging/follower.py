@@ -25,9 +25,8 @@ from typing import Any, Protocol
 from omegaconf import OmegaConf
 
 from algd.budget import Budget
-from algd.errors import UsageError
+from algd.errors import ExitCode, UsageError
 
-EXIT_LATE = 3
 SETTLED_SECONDS = 2.0
 VIDEO_SUFFIXES = (".mp4", ".gif", ".webm")
 # The files whose rows are handed over one by one: their names' prefix, and the columns that are no values.
@@ -372,7 +371,7 @@ def follow(folder: Path, room: Path, open_destination: Open, wait: Wait, report:
         wait: waits for at most so many seconds for the ending.
         report: tells the trainer what its user should know.
         seconds_between_reads: seconds between two looks at the files.
-        finish_seconds: seconds from the ending after which the process exits with `EXIT_LATE`; None: no bound.
+        finish_seconds: seconds from the ending after which the process exits with `ExitCode.LATE`; None: no bound.
 
     Raises:
         UsageError: another process mirrors this folder and goes on doing so.
@@ -389,7 +388,7 @@ def follow(folder: Path, room: Path, open_destination: Open, wait: Wait, report:
         follower = Follower(folder, sent, destination)
         while True:
             if ending is not None and finish_seconds is not None:
-                deadline = threading.Timer(finish_seconds, os._exit, (EXIT_LATE,))
+                deadline = threading.Timer(finish_seconds, os._exit, (ExitCode.LATE,))
                 deadline.daemon = True
                 deadline.start()
             if follower.send(ending):

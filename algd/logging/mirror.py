@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from algd.logging.follower import EXIT_LATE
+from algd.errors import ExitCode
 
 # Sent to whole process groups or job steps, to stop the training; the mirror then still has rows to hand over.
 TRAINERS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -115,10 +115,10 @@ class Mirror:
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             child.process.kill()
             child.process.wait()
-            code = EXIT_LATE
+            code = ExitCode.LATE
         self._listen(child)
         child.part()
-        if code == EXIT_LATE:
+        if code == ExitCode.LATE:
             self._warnings.append(f"{self.title} did not take everything within {self.finish_seconds:g} s; "
                                   f"the run itself is complete{self._remedy()}")
         elif code != 0:

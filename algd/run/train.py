@@ -13,7 +13,7 @@ import torch
 from algd.algorithm.agent import Agent
 from algd.config.identity import identity
 from algd.envs.task import Task, probe
-from algd.errors import UsageError
+from algd.errors import ExitCode, UsageError
 from algd.execution.step import Execution, keep_freed_memory, products_of, resolve_execution
 from algd.logging.console import Console
 from algd.run.build import build_agent, build_logger, build_task, check_memory, resolve_device
@@ -27,8 +27,6 @@ from algd.run.video import check_rendering, record_evaluation
 from algd.seeding import stream
 from algd.storage.lock import Lock
 from algd.storage.run_folder import RunFolder, refuse_links, run_path
-
-EXIT_FINISHED, EXIT_INTERRUPTED = 0, 143
 
 
 @dataclass(frozen=True)
@@ -63,14 +61,14 @@ def train(config: Mapping[str, Any], requests: Requests | None = None) -> int:
     check_identity(folder, config)
     if is_finished(folder, config):
         say_finished(folder, config)
-        return EXIT_FINISHED
+        return ExitCode.FINISHED
     prepared = prepare(config)
     with contextlib.ExitStack() as stack:
         stack.callback(_open(folder, config).release)
         if is_finished(folder, {**config, "fresh": False}):
             # Another process has trained it in the meantime.
             say_finished(folder, config)
-            return EXIT_FINISHED
+            return ExitCode.FINISHED
         console = Console(config["total_steps"], prepared.task.budget)
         stack.callback(console.close)
         requests = stack.enter_context((requests or Requests()).listening())
@@ -78,7 +76,7 @@ def train(config: Mapping[str, Any], requests: Requests | None = None) -> int:
         state = _run(trainer, prepared, folder, config, console)
         console.close()
         _say_what_next(folder, state, requests)
-    return EXIT_FINISHED if state == "finished" else EXIT_INTERRUPTED
+    return ExitCode.FINISHED if state == "finished" else ExitCode.TERMINATED
 
 
 def prepare(config: Mapping[str, Any]) -> Prepared:

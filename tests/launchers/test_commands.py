@@ -14,8 +14,8 @@ from algd.errors import UsageError
 from algd.storage.lock import Lock
 from algd.storage.provenance import code_version
 from launchers.processes import death, with_threads
-from launchers.queue import Task, elements, listed_of, read_accounting, read_queue
-from launchers.slurm import chunks, joined, lanes_of, refusal
+from launchers.slurm.launcher import chunks, joined, lanes_of, sbatch_reason
+from launchers.slurm.queue import Task, elements, listed_of, read_accounting, read_queue
 from launchers.snapshot import code_files, take_snapshot
 from launchers.states import RunState, Speeds, is_held, read_state
 from launchers.sweeps import Sweep, load_sweep, named_runs
@@ -188,8 +188,8 @@ def test_what_slurm_prints() -> None:
     assert read_accounting("12_0|CANCELLED by 0|0:15\n12_1|COMPLETED|0:0\n12_1.batch|COMPLETED|0:0\n"
                            "12_[0-1%1]|CANCELLED|0:0\n") == {
         ("12", 0): Task("CANCELLED", "exit code 0:15"), ("12", 1): Task("COMPLETED", "exit code 0:0")}
-    assert refusal("sbatch: error: invalid partition specified: x\nsbatch: error: Batch job submission failed: y") == \
-        "invalid partition specified: x; Batch job submission failed: y"
+    said = "sbatch: error: invalid partition specified: x\nsbatch: error: Batch job submission failed: y"
+    assert sbatch_reason(said) == "invalid partition specified: x; Batch job submission failed: y"
 
 
 @pytest.mark.parametrize(("folder", "task", "expected"), [

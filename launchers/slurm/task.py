@@ -1,4 +1,4 @@
-"""One task of a job array on its node: python -m launchers.task TASKS_FILE
+"""One task of a job array on its node: python -m launchers.slurm.task TASKS_FILE
 
 It runs the runs of its index side by side, each a process of its own, and answers SLURM:
 
@@ -18,9 +18,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from algd.errors import ExitCode
 from algd.storage.files import write_atomically
 from algd.storage.run_folder import RunFolder
-from launchers.processes import EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED, how_it_ended, start_process
+from launchers.processes import how_it_ended, start_process
 from launchers.states import is_held, progress, read_state, record_failure
 
 REQUEUES = "requeues.json"
@@ -73,8 +74,8 @@ def main(file: Path) -> int:
     elif interrupted and orders.stop:
         wait_while_preempted()
     if "failed" in states.values():
-        return EXIT_FAILED
-    return EXIT_STOPPED if interrupted else EXIT_FINISHED
+        return ExitCode.FAILED
+    return ExitCode.TERMINATED if interrupted else ExitCode.FINISHED
 
 
 def job_name() -> str:

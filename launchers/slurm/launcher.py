@@ -1,7 +1,7 @@
 """hydra/launcher=slurm: one job array through submitit, or as few as the cluster's MaxArraySize lets.
 
-submitit writes the sbatch file and submits it. What a task then executes is `python -m launchers.task`: no pickles, no
-process that must stay alive here, and an exit code that is the runs' own.
+submitit writes the sbatch file and submits it. What a task then executes is `python -m launchers.slurm.task`: no
+pickles, no process that must stay alive here, and an exit code that is the runs' own.
 """
 
 import contextlib
@@ -18,18 +18,17 @@ from typing import Any
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-from algd.errors import UsageError
+from algd.errors import ExitCode, UsageError
 from algd.storage.files import write_atomically
-from launchers.grid import begin_afresh, is_done
+from launchers.members import Plan, begin_afresh, refuse_fresh, triage
 from launchers.processes import LOG, freeze, tail, with_threads
-from launchers.queue import GONE, UNKNOWN, Queue, Task, Tasks, largest_array
 from launchers.settings import SlurmSettings
+from launchers.slurm.queue import GONE, UNKNOWN, Queue, Task, Tasks, largest_array
 from launchers.states import RunState, Speeds, read_state
 from launchers.sweeps import Member, Sweep, sweeps_of
 from launchers.table import Board, Line, say, shown_path, summarise
 
 Elements = dict[Path, tuple[str, int]]
-EXIT_USER_LEFT = 130
 
 
 class Arrays(submitit.SlurmExecutor):
@@ -57,37 +56,29 @@ def run_on_slurm(sweep: Sweep, members: Sequence[Member], settings: SlurmSetting
         UsageError: there is no SLURM, or it refuses.
     """
     limit = check(settings)
-    active = active_tasks(sweep)
-    todo, skipped = [], 0
-    for member in members:
-        state = read_state(member.folder)
-        if is_done(member, state):
-            skipped += 1
-            say(f"already finished at step {state.step}: {shown_path(member.folder)}")
-        elif member.folder in active:
-            job, index = active[member.folder]
-            say(f"already submitted as {job}_{index}: {shown_path(member.folder)}")
-        elif state.state == "failed" and not settings.retry_failed:
-            say(f"failed before, and left so by retry_failed=false: {shown_path(member.folder)}")
-        elif state.held:
-            say(f"trained by another process right now, and left to it: {shown_path(member.folder)}")
-        else:
-            todo.append(member)
+    active = active_elements(sweep)
+    planned = triage(members, settings.retry_failed, {folder: named(element) for folder, element in active.items()})
+    refuse_fresh(planned)
+    for each in planned:
+        if sentence := each.sentence():
+            say(sentence)
+    todo = [begin_afresh(each.member) for each in planned if each.plan.runs]
+    skipped = sum(each.plan is Plan.SKIPPED for each in planned)
     if todo:
-        submit(sweep, [begin_afresh(member) for member in todo], settings, code, limit)
+        submit(sweep, todo, settings, code, limit)
     else:
         say(f"{sweep.name}: nothing to submit")
     say(f"{sweep.name}: {len(members)} runs, {skipped} finished before, {len(todo)} submitted; list of members: "
         f"{shown_path(sweep.file)}\n  python -m launchers status {shown_path(sweep.file)} shows how they are")
     if settings.detach:
-        return 0
+        return ExitCode.FINISHED
     elements = active | {folder: element for folder, element in submitted_tasks([sweep]).items()
                          if folder in {member.folder for member in todo}}
     try:
         return wait(sweep, members, elements, settings, skipped)
     except KeyboardInterrupt:
         say(f"not waiting any longer; the jobs go on. python -m launchers cancel {shown_path(sweep.file)} stops them")
-        return EXIT_USER_LEFT
+        return ExitCode.INTERRUPTED
 
 
 def check(settings: SlurmSettings) -> int:
@@ -115,7 +106,17 @@ def submitted_tasks(sweeps: Iterable[Sweep]) -> Elements:
     return found
 
 
-def active_tasks(sweep: Sweep) -> Elements:
+def named(element: tuple[str, int]) -> str:
+    """A task as SLURM's commands call it, such as 12_3."""
+    return f"{element[0]}_{element[1]}"
+
+
+def active_tasks(sweep: Sweep) -> dict[Path, str]:
+    """The same as `active_elements`, by SLURM's names."""
+    return {folder: named(element) for folder, element in active_elements(sweep).items()}
+
+
+def active_elements(sweep: Sweep) -> Elements:
     """The tasks of a sweep's runs that are queued or run now, whichever sweep submitted them."""
     wanted = set(sweep.folders)
     submitted = {folder: element for folder, element in submitted_tasks(sweeps_of(sweep.runs_dir)).items()
@@ -141,17 +142,17 @@ def submit(sweep: Sweep, members: Sequence[Member], settings: SlurmSettings, cod
     tasks = chunks(runs, settings.runs_per_task)
     arrays = chunks(tasks, limit)
     lanes, share = lanes_of(len(arrays), settings.max_running)
-    (sweep.room / "slurm").mkdir(parents=True, exist_ok=True)
+    (sweep.directory / "slurm").mkdir(parents=True, exist_ok=True)
     for number, array in enumerate(arrays):
-        file = sweep.room / f"tasks-{len(sweep.submissions)}.json"
+        file = sweep.directory / f"tasks-{len(sweep.submissions)}.json"
         write_atomically(file, json.dumps({"runs_dir": str(sweep.runs_dir), "code": str(code), "threads": threads,
                                            "tasks": array}, indent=1).encode())
         before = sweep.submissions[-lanes]["job"] if number >= lanes else None
-        executor = Arrays(sweep.room / "slurm", python=shlex.quote(sys.executable))
+        executor = Arrays(sweep.directory / "slurm", python=shlex.quote(sys.executable))
         executor.update_parameters(**sbatch_parameters(sweep.name, settings, share, before))
         # Between here and the task's own handler the signal is ignored instead of deadly.
         command = "trap '' USR2; " + shlex.join(["exec", "env", f"PYTHONPATH={code}", sys.executable, "-P", "-u", "-m",
-                                                 "launchers.task", str(file)])
+                                                 "launchers.slurm.task", str(file)])
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # submitit repeats there what it raises.
                 job = executor.submit_command(shlex.join(["bash", "-c", command]), len(array))
@@ -159,7 +160,7 @@ def submit(sweep: Sweep, members: Sequence[Member], settings: SlurmSettings, cod
             new -= {run for earlier in arrays[:number] for packed in earlier for run in packed}
             for run in new:
                 remove_frozen(sweep.runs_dir / run)
-            raise UsageError(f"SLURM refuses the sweep: {refusal(str(error))}") from error
+            raise UsageError(f"SLURM refuses the sweep: {sbatch_reason(str(error))}") from error
         sweep.submissions.append({"job": job, "tasks": array, "code": sweep.code, "commit": sweep.commit})
         sweep.save()
         say(f"submitted array {job}: {len(array)} tasks")
@@ -212,7 +213,7 @@ def sbatch_parameters(name: str, settings: SlurmSettings, at_once: int | None, a
     return wanted
 
 
-def refusal(text: str) -> str:
+def sbatch_reason(text: str) -> str:
     """sbatch's reason, out of what it printed and what submitit says around it."""
     lines = [line.split("error:", 1)[1].strip() for line in text.splitlines() if "error:" in line]
     return "; ".join(dict.fromkeys(lines)) or " ".join(text.split())
@@ -253,7 +254,8 @@ def wait(sweep: Sweep, members: Sequence[Member], elements: Elements, settings: 
                 if element and not tasks[element].active and line.folder not in told:
                     told.add(line.folder)
                     tell(line, settings.tail)
-            if not any(task.active for task in tasks.values()):
+            awaited = any(line.folder_state.held for line in lines if line.folder not in elements)
+            if not awaited and not any(task.active for task in tasks.values()):
                 board.show(lines, 0.0)
                 break
             if board.due:
@@ -262,7 +264,7 @@ def wait(sweep: Sweep, members: Sequence[Member], elements: Elements, settings: 
     states = {line.folder: line.state for line in lines}
     reasons = {line.folder: line.folder_state.reason or line.note for line in lines}
     summarise(sweep.name, states, reasons, skipped, LOG)
-    return 0 if all(state == "finished" for state in states.values()) else 1
+    return ExitCode.FINISHED if set(states.values()) <= {"finished"} else ExitCode.FAILED
 
 
 class Readings:
@@ -274,7 +276,8 @@ class Readings:
     def state(self, folder: Path, task: Task | None) -> RunState:
         """The run's state, given what SLURM says of its task now."""
         before, state = self._known.get(folder, (None, None))
-        if state is None or task != before or (task is not None and task.active and task.state != "PENDING"):
+        if state is None or task != before or state.held or (
+                task is not None and task.active and task.state != "PENDING"):
             state = read_state(folder)
             self._known[folder] = task, state
         return state

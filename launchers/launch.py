@@ -1,0 +1,86 @@
+"""A sweep that is composed and checked: handed to its launcher, or listed."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from algd.storage.provenance import code_version
+from algd.storage.run_folder import RunFolder
+from launchers.local import cores, run_here
+from launchers.members import Plan, is_done, triage
+from launchers.settings import LocalSettings, Settings, SlurmSettings
+from launchers.slurm.launcher import active_tasks, run_on_slurm
+from launchers.snapshot import take_snapshot
+from launchers.states import Speeds, read_state
+from launchers.sweeps import Member, Sweep
+from launchers.table import duration, say, shown_path
+
+SETTINGS: dict[str, type[Settings]] = {"local": LocalSettings, "slurm": SlurmSettings}
+
+
+def launch(sweep: Sweep, members: Sequence[Member], settings: Settings) -> int:
+    """Keep the code and the list of members, then start whatever is not finished. Returns the exit code."""
+    code = take_snapshot(sweep.file.parent)
+    sweep.code, sweep.commit = str(code.relative_to(sweep.file.parent)), code_version()["commit"]
+    sweep.save()
+    warn_of_other_code(members, sweep.commit)
+    if isinstance(settings, SlurmSettings):
+        return run_on_slurm(sweep, members, settings, code)
+    assert isinstance(settings, LocalSettings)
+    return run_here(sweep, members, settings, code)
+
+
+def in_wandb(member: Member, sweep: Sweep) -> Member:
+    """The member with what makes a sweep findable in W&B: one group for all, and the experiment as a tag."""
+    logger = dict(member.config["logger"])
+    if "group" in logger:
+        logger["group"] = logger["group"] or sweep.experiment or sweep.name
+        tag = sweep.experiment
+        logger["tags"] = [*logger["tags"], *([tag] if tag and tag not in logger["tags"] else [])]
+    return replace(member, config=dict(member.config) | {"logger": logger})
+
+
+def warn_of_other_code(members: Sequence[Member], commit: str | None) -> None:
+    """Say which finished runs were trained by another commit than the one here."""
+    others: Counter[str | None] = Counter()
+    for member in members:
+        if is_done(member, read_state(member.folder)):
+            starts = RunFolder(member.folder).meta().get("starts") or [{}]
+            others[starts[-1].get("commit")] += 1
+    for then, count in others.items():
+        if then != commit:
+            say(f"warning: {count} finished run{'s were' if count > 1 else ' was'} trained by commit {then}, the code "
+                f"here is commit {commit}; fresh=true trains anew")
+
+
+def list_members(sweep: Sweep, members: Sequence[Member], settings: Settings) -> None:
+    """Print every member with its state, what is done with it, its folder and its overrides; and an estimate."""
+    tasks = active_tasks(sweep) if isinstance(settings, SlurmSettings) else {}
+    planned = triage(members, settings.retry_failed, tasks)
+    rest: dict[Path, int] = {}
+    for each in planned:
+        config, state = each.member.config, each.state
+        if each.plan.runs or each.plan is Plan.AWAITED:
+            rest[each.folder] = config["total_steps"] - (0 if config["fresh"] else max(state.step, 0))
+        print(f"{state.state:<11} {each.plan:<8} {max(state.step, 0):>8}/{config['total_steps']:<8} "
+              f"{shown_path(each.folder)}  {' '.join(each.member.overrides)}"
+              + (f"  ({state.reason})" if state.state == "failed" else ""))
+    speeds = Speeds()
+    speeds.learn_neighbours(member.folder for member in members)
+    at_once = simultaneous(settings, len(rest))
+    seconds = speeds.seconds_left(rest, at_once)
+    counts = ", ".join(f"{count} {plan}" for plan, count in Counter(each.plan for each in planned).items())
+    print(f"{len(members)} run{'s' * (len(members) != 1)}: {counts}; list of members: {shown_path(sweep.file)}")
+    if rest:
+        guess = "unknown: no run of each kind has any steps behind it yet" if seconds is None else duration(seconds)
+        print(f"time left, {at_once} at once: {guess}")
+    print("dry run: nothing was started")
+
+
+def simultaneous(settings: Settings, count: int) -> int:
+    """How many runs there are at once, at most."""
+    if isinstance(settings, SlurmSettings):
+        return min(count, (settings.max_running or count) * settings.runs_per_task)
+    assert isinstance(settings, LocalSettings)
+    return min(count, settings.jobs or cores())

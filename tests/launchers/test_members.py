@@ -1,0 +1,54 @@
+"""What a sweep does with a member, for every way in which one can stand."""
+
+from pathlib import Path
+
+import pytest
+
+from algd.errors import UsageError
+from launchers.members import Plan, begin_afresh, plan_of, refuse_fresh, triage
+from launchers.states import RunState
+from launchers.sweeps import Member
+
+NEW, FAILED, LOST = RunState("new"), RunState("failed", step=5), RunState("lost", step=5)
+DONE, SHORT = RunState("finished", step=100), RunState("finished", step=50)
+HELD, INTERRUPTED = RunState("running", held=True, step=5), RunState("interrupted", step=5)
+# (what the folder says, SLURM's task) ↦ (as it is asked for, with fresh=true, with retry_failed=false, with both)
+TABLE = {
+    (NEW, None): ("started", "started", "started", "started"),
+    (INTERRUPTED, None): ("resumed", "started", "resumed", "started"),
+    (LOST, None): ("resumed", "started", "resumed", "started"),
+    (RunState("unknown"), None): ("resumed", "started", "resumed", "started"),
+    (FAILED, None): ("retried", "started", "left", "started"),
+    (SHORT, None): ("extended", "started", "extended", "started"),
+    (DONE, None): ("skipped", "started", "skipped", "started"),
+    (HELD, None): ("awaited", "refused", "awaited", "refused"),
+    (NEW, "12_3"): ("awaited", "refused", "awaited", "refused"),
+    (FAILED, "12_3"): ("awaited", "refused", "awaited", "refused"),
+    (HELD, "12_3"): ("awaited", "refused", "awaited", "refused"),
+    (DONE, "12_3"): ("skipped", "refused", "skipped", "refused"),
+}
+
+
+@pytest.mark.parametrize(("state", "task"), TABLE)
+def test_every_way_in_which_a_member_can_stand(state: RunState, task: str | None) -> None:
+    found = tuple(plan_of(Member(Path("runs/toy/a-b/seed=0-1"), {"total_steps": 100, "fresh": fresh}), state, retry,
+                          task) for retry in (True, False) for fresh in (False, True))
+    assert found == TABLE[state, task]
+
+
+def test_nothing_begins_if_one_member_cannot_begin_anew(tmp_path: Path) -> None:
+    """The folder of a member that waits in SLURM's queue is not moved aside, nor those of others."""
+    members = [Member(tmp_path / "toy" / "a-b" / f"seed={seed}-1", {"total_steps": 100, "fresh": True})
+               for seed in (0, 1)]
+    planned = triage(members, True, {members[1].folder: "12_3"})
+    assert [each.plan for each in planned] == [Plan.STARTED, Plan.REFUSED]
+    with pytest.raises(UsageError, match=r"fresh=true: .*seed=1-1 is submitted as 12_3; cancel it first"):
+        refuse_fresh(planned)
+
+
+def test_begin_afresh_once(tmp_path: Path) -> None:
+    folder = tmp_path / "toy" / "a-b" / "seed=0-1"
+    folder.mkdir(parents=True)
+    member = begin_afresh(Member(folder, {"fresh": True}, ("seed=0",)))
+    assert member == Member(folder, {"fresh": False}, ("seed=0",)) and not folder.exists()
+    assert folder.with_name("seed=0-1.old-1").is_dir() and begin_afresh(member) is member
