@@ -1,10 +1,13 @@
-"""python -m analysis <command>: what run folders say, as tables and pictures."""
+"""python -m analysis <command>: what run folders say, as tables and pictures.
+
+Longer than other files, since all commands and their arguments stand here together.
+"""
 
 import argparse
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +16,7 @@ from algd.config.trust import trust
 from algd.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from analysis.results.cells import Cell
     from analysis.runs.gather import Gathered
 
 Handler = Callable[[argparse.Namespace], int]
@@ -116,6 +120,49 @@ def _budgets(arguments: argparse.Namespace) -> int:
                                    arguments.sampler)
             print(*write(figure, f"budgets_{row[0]}", arguments.out or Path("figures")), sep="\n")
     return 0
+
+
+def scores(arguments: argparse.Namespace) -> int:
+    """Print and draw what `scores` asks for: algorithms over tasks."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from analysis.results.scores import draw_profiles, markdown, references, scored
+    from analysis.results.style import write
+
+    columns = _keys(arguments.columns)
+    for family, found, remarks in _families(arguments, ("env",), columns):
+        reference = references(found, arguments.unconstrained, arguments.zero_cost)
+        over = scored(found, reference)
+        print(markdown(over, reference, columns, found, arguments.unconstrained, arguments.zero_cost, remarks))
+        if arguments.out:
+            print(*write(draw_profiles(over, columns, arguments.bootstrap_seed), f"profiles_{family}", arguments.out),
+                  sep="\n", file=sys.stderr)
+    return 0
+
+
+def efficiency(arguments: argparse.Namespace) -> int:
+    """Print what `efficiency` asks for."""
+    from analysis.results.efficiency import markdown, wanted_returns
+
+    rows, columns, wanted = _keys(arguments.rows), _keys(arguments.columns), wanted_returns(arguments.wanted)
+    print("\n\n".join(markdown(found, rows, columns, wanted, remarks)
+                      for _, found, remarks in _families(arguments, rows, columns)))
+    return 0
+
+
+def _families(arguments: argparse.Namespace, rows: Sequence[str],
+              columns: Sequence[str]) -> "Iterator[tuple[str, list[Cell], list[str]]]":
+    """The cells of each family of tasks, and what is to be said of runs that are not among them."""
+    from analysis.results.cells import cells
+    from analysis.results.steps import check_step
+
+    gathered = _gathered(arguments)
+    check_step(gathered.runs, arguments.at_step)
+    for family in sorted({run.family for run in gathered.runs}):
+        members = [run for run in gathered.runs if run.family == family]
+        yield family, cells(members, rows, columns, arguments.pool, arguments.interval, arguments.bootstrap_seed,
+                            arguments.at_step, arguments.safe_share), gathered.remarks
 
 
 def report(arguments: argparse.Namespace) -> int:
@@ -286,6 +333,27 @@ def _parser() -> argparse.ArgumentParser:
                          help="of the output (default markdown)")
     command.add_argument("--out", type=Path, metavar="DIR",
                          help="draw performance profiles into this folder (--budgets: default figures)")
+
+    command = add("scores", scores, "compare algorithms over tasks, by scores between two references of each task",
+                  "python -m analysis scores runs --unconstrained guidance=none --zero-cost 0 --out figures")
+    _add_choice(command)
+    _add_judging(command)
+    _add_grouping(command)
+    command.add_argument("--unconstrained", required=True, metavar="KEY=VALUE",
+                         help="the runs, on every task, whose mean return has the score 1; or a number")
+    command.add_argument("--zero-cost", default="0", metavar="KEY=VALUE",
+                         help="the runs whose mean return has the score 0; or a number (default 0, what doing "
+                              "nothing earns on the navigation tasks)")
+    command.add_argument("--out", type=Path, metavar="DIR", help="draw performance profiles into this folder")
+
+    command = add("efficiency", efficiency, "print how soon a return is reached within the limit, and training cost",
+                  "python -m analysis efficiency runs --return 12.5\n"
+                  "         python -m analysis efficiency runs --return point_button1=12.5 --return car_goal2=20")
+    _add_choice(command)
+    _add_judging(command)
+    _add_grouping(command)
+    command.add_argument("--return", dest="wanted", action="append", default=[], metavar="[TASK=]R",
+                         help="the return that is to be reached; can be repeated")
 
     command = add("report", report, "write one HTML file with the runs' state, tables, curves and landscapes",
                   "python -m analysis report guidance_ablation --out guidance_ablation.html")

@@ -22,8 +22,9 @@ import resource, sys, time
 start = time.perf_counter()
 from analysis.__main__ import main
 main(["table", *sys.argv[1:], "--columns", "guidance.rho", "--format", "csv"])
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(f"{time.perf_counter() - start:.2f} {peak:.1f}", file=sys.stderr)
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(f"{time.perf_counter() - start:.1f} {used.ru_utime + used.ru_stime:.1f} {used.ru_maxrss / 1024:.0f}",
+      file=sys.stderr)
 """
 
 
@@ -60,17 +61,17 @@ def make_runs(top: Path, config: dict, first: int, last: int) -> None:
 
 
 def measured(top: Path, cache: Path) -> list[str]:
-    """Seconds and megabytes of a table of all runs below a folder."""
+    """Seconds, seconds of a processor and megabytes of a table of all runs below a folder."""
     result = subprocess.run([sys.executable, "-c", CODE, str(top)], capture_output=True, text=True, check=True,
                             env=os.environ | {"XDG_CACHE_HOME": str(cache)})
-    return result.stderr.split()[-2:]
+    return result.stderr.split()[-3:]
 
 
 def main(example: Path) -> None:
     """Print a table of time and memory, for copies of an existing run's configuration."""
     config = yaml.safe_load((example / "config.yaml").read_text())
     config |= {"eval": config["eval"] | {"episodes": EPISODES}}
-    print("| runs | seconds, first | MB | seconds, nothing changed | MB |\n|---:|---:|---:|---:|---:|")
+    print("| runs | first: s | CPU s | MB | nothing changed: s | CPU s | MB |\n|---:|---:|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
         done = 0
         for count in COUNTS:

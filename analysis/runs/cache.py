@@ -76,7 +76,7 @@ class RunCache:
         if self._connection is None:
             return read_run(folder, sampler)
         refuse_links(folder)
-        key, begun = f"{sampler} {folder.resolve()}", time.time_ns()
+        key, begun = f"{sampler} {os.path.abspath(folder)}", time.time_ns()
         stamp = stamp_of(folder)
         if (run := self._kept(key, stamp, folder)) is not None:
             return run

@@ -20,6 +20,14 @@ class Profile:
     high: Floats | None
 
 
+def optimality_gaps(scores: Floats) -> Floats:
+    """The mean of max(0, 1 − score) along the last axis: what is missing to 1, which more elsewhere does not make up
+    for (arXiv 2108.13264, section 4.3).
+    """
+    gaps: Floats = np.maximum(0.0, 1 - scores).mean(axis=-1)
+    return gaps
+
+
 def performance_profile(strata: Sequence[Floats], thresholds: Floats, seed: int = 0, confidence: float = CONFIDENCE,
                         resamples: int = RESAMPLES) -> Profile:
     """The share of runs whose value is above τ, averaged over tasks, for each τ (arXiv 2108.13264, section 4.2).

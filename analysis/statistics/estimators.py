@@ -4,7 +4,7 @@ Pure functions of arrays. What is random takes a seed, and gives the same number
 often the intervals hold in simulation, and where they do not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -155,13 +155,34 @@ def iqm_interval(strata: Sequence[Floats], seed: int = 0, method: Method = "t", 
     Raises:
         ValueError: there is no value.
     """
+    return stratified_interval(strata, interquartile_means, seed, method, confidence, resamples)
+
+
+def means(values: Floats) -> Floats:
+    """The plain mean along the last axis."""
+    found: Floats = values.mean(axis=-1)
+    return found
+
+
+def stratified_interval(strata: Sequence[Floats], statistic: Callable[[Floats], Floats], seed: int = 0,
+                        method: Method = "t", confidence: float = CONFIDENCE, resamples: int = RESAMPLES) -> Estimate:
+    """A statistic of all values that is a kind of mean, with the interval of `iqm_interval`.
+
+    Args:
+        strata: values (n_s,) of each task; no interval if one has fewer than three.
+        statistic: of values along the last axis.
+        seed, method, confidence, resamples: see `iqm_interval`.
+
+    Raises:
+        ValueError: there is no value.
+    """
     pooled = np.concatenate([np.asarray(one, dtype=float) for one in strata])
     if not len(pooled):
-        raise ValueError("an interquartile mean needs at least one value")
-    value = interquartile_mean(pooled)
+        raise ValueError("an interval needs at least one value")
+    value = float(statistic(pooled))
     if min(len(one) for one in strata) < SEEDS_FOR_INTERVAL:
         return Estimate(value, None, None, len(pooled))
-    draws = interquartile_means(stratified_resamples(strata, resamples, seed))
+    draws = statistic(stratified_resamples(strata, resamples, seed))
     tail = (1 - confidence) / 2
     if method == "percentile":
         low, high = np.quantile(draws, [tail, 1 - tail])

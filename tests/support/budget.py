@@ -49,7 +49,7 @@ GROUPS = [
     Group("logging and analysis", 110, (
         "logging.*", "analysis.test_curves", "analysis.test_table", "analysis.test_report", "analysis.test_latex",
         "analysis.test_omnisafe", "analysis.test_wandb_source", "analysis.test_compare", "analysis.test_truth",
-        "analysis.test_cache")),
+        "analysis.test_cache", "analysis.test_over_tasks")),
 ]
 
 

@@ -1,0 +1,110 @@
+"""Sample efficiency: how many steps until a return is reached within the limit, and what training earned and cost."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from algd.errors import UsageError
+from analysis.markdown import markdown_table
+from analysis.results.cells import Cell, number
+from analysis.results.notes import interval_of
+from analysis.runs.model import Evaluation, Run
+from analysis.statistics.estimators import Floats, StayTime, iqm_interval, median_time
+
+
+def reached(run: Run, wanted: float) -> StayTime | None:
+    """The first evaluation after step 0 whose return is at least `wanted` and whose cost is within the limit.
+
+    Censored at the last evaluation where there was none; None without an evaluation. Evaluations after the step that
+    the run is judged at do not count.
+    """
+    seen = _seen(run)
+    if not seen:
+        return None
+    step = next((one.step for one in seen if one.mean_return >= wanted and one.mean_cost <= run.limit), None)
+    return StayTime(seen[-1].step, True) if step is None else StayTime(step, False)
+
+
+def average_return(run: Run) -> float | None:
+    """The area under the curve of returns over steps, divided by the steps, from the first evaluation to the result.
+
+    By the trapezium rule; None without a result or with a single evaluation.
+    """
+    seen = [one for one in run.evaluations if run.judged_at is not None and one.step <= run.judged_at]
+    if run.result is None or len(seen) < 2:
+        return None
+    steps = np.array([one.step for one in seen], dtype=float)
+    returns: Floats = np.array([one.mean_return for one in seen])
+    return float(np.trapezoid(returns, steps) / (steps[-1] - steps[0]))
+
+
+def feasible_share(run: Run) -> float | None:
+    """The share of evaluations after step 0, up to the result, that are within the limit."""
+    seen = _seen(run)
+    return float(np.mean([one.mean_cost <= run.limit for one in seen])) if seen else None
+
+
+def _seen(run: Run) -> list[Evaluation]:
+    return [one for one in run.evaluations if 0 < one.step <= (run.judged_at or 0)]
+
+
+def wanted_returns(options: Sequence[str]) -> dict[str, float]:
+    """Return by task, "" standing for all others, from texts such as "12.5" and "point_button1=12.5".
+
+    Raises:
+        UsageError: one is not of this form.
+    """
+    found = {}
+    for option in options:
+        task, equals, value = option.rpartition("=")
+        try:
+            found[task if equals else ""] = float(value)
+        except ValueError as error:
+            raise UsageError(f"--return {option}: a number is needed, or TASK=NUMBER") from error
+    return found
+
+
+def markdown(cells: Sequence[Cell], rows: Sequence[str], columns: Sequence[str], wanted: Mapping[str, float],
+             remarks: Sequence[str] = ()) -> str:
+    """A line for each cell.
+
+    Args:
+        cells: of one family.
+        rows, columns: their grouping keys.
+        wanted: see `wanted_returns`; tasks that it does not name have no steps to a return.
+        remarks: sentences on runs that are not among them.
+    """
+    header = [*rows, *columns, "seeds", "step", "return wanted", "steps to it, feasible", "reached", "average return",
+              "evaluations feasible", "training cost"]
+    notes = ["Up to the step given. Steps to a return: the first evaluation after step 0 that has it at a cost within "
+             "the limit; median over seeds, '>': half of them or more had not by then. Reached: of all seeds.",
+             "Average return: the area under the curve of evaluations divided by its steps, interquartile mean over "
+             f"seeds, with the {interval_of(cells[0].method)}. Evaluations feasible: share of those after step 0. "
+             "Training cost: of all episodes after the initial steps. Both: means over seeds, in brackets the ends."]
+    return "\n\n".join([f"## Sample efficiency, family {cells[0].runs[0].family}",
+                        markdown_table(header, [_line(cell, wanted) for cell in cells], right=len(rows) + len(columns)),
+                        "\n".join(f"- {note}" for note in [*notes, *remarks])])
+
+
+def _line(cell: Cell, wanted: Mapping[str, float]) -> list[str]:
+    aims = {wanted.get(run.env, wanted.get("")) for run in cell.runs}
+    aim = aims.pop() if len(aims) == 1 else None
+    steps, share = "–", "–"
+    if aim is not None:
+        times = [time for run in cell.runs if (time := reached(run, aim)) is not None]
+        if times:
+            median, censored = median_time(times)
+            steps = f"{'> ' if censored else ''}{median:.0f}"
+        share = f"{sum(not time.censored for time in times)}/{len(cell.runs)}"
+    averages = [value for run in cell.runs if (value := average_return(run)) is not None]
+    average = "–"
+    if averages:
+        found = iqm_interval([np.array(averages)], cell.bootstrap_seed, cell.method)
+        average = number(found.value) + ("" if found.low is None or found.high is None
+                                         else f" [{number(found.low)}, {number(found.high)}]")
+    shares = [value for run in cell.runs if (value := feasible_share(run)) is not None]
+    spent = cell.spread("result", "training", "total_cost")
+    return [*cell.row, *cell.column, f"{len(cell.evaluated)} of {len(cell.runs)}", str(cell.step or "–"),
+            "–" if aim is None else number(aim), steps, share, average,
+            f"{np.mean(shares):.0%} ({min(shares):.0%} … {max(shares):.0%})" if shares else "–",
+            "–" if spent is None else f"{spent.mean:.0f} ({spent.low:.0f} … {spent.high:.0f})"]

@@ -1,0 +1,232 @@
+"""Over tasks: returns as scores between two references of each task, and what algorithms come to over all tasks.
+
+    score = (return − zero-cost reference) / (unconstrained reference − zero-cost reference)
+
+so that 1 is what an agent earns that need not care about cost, and 0 what one earns that never causes any. Raw returns
+of different tasks are never put together. Only tasks count on which every algorithm has a result.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from algd.errors import UsageError
+from analysis.markdown import markdown_table
+from analysis.results.cells import Cell, number
+from analysis.results.notes import interval_of
+from analysis.results.style import DASHES, LIMIT, STYLE, WIDTH, layered, legend, look
+from analysis.runs.gather import short
+from analysis.runs.model import Run
+from analysis.runs.select import where
+from analysis.statistics.aggregates import optimality_gaps, performance_profile
+from analysis.statistics.estimators import (
+    Estimate,
+    Floats,
+    interquartile_means,
+    means,
+    proportion_interval,
+    stratified_interval,
+)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The two returns of a task between which scores lie: of no constraint, and of no cost."""
+
+    unconstrained: float
+    zero_cost: float
+
+    def score(self, gain: float) -> float:
+        return (gain - self.zero_cost) / (self.unconstrained - self.zero_cost)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An algorithm over tasks.
+
+    Attributes:
+        column: its values of the column keys.
+        tasks: those that count.
+        runs: on these tasks, failed ones and those without a result too.
+        scores: of the runs with a result, (n_s,) for each task.
+        ratios: their costs in units of the limit, likewise; empty where a task's limit is 0.
+        iqm, mean, gap: of the scores: interquartile mean, mean, and optimality gap, the mean of max(0, 1 − score).
+        safe_score: the mean where a run that is not safe, failed or has no result counts 0; without an interval, which
+            does not hold for values that are 0 for a few.
+        safe: how many runs are safe.
+    """
+
+    column: tuple[str, ...]
+    tasks: list[str]
+    runs: list[Run]
+    scores: list[Floats]
+    ratios: list[Floats]
+    iqm: Estimate
+    mean: Estimate
+    gap: Estimate
+    safe_score: float
+    safe: int
+
+
+def references(cells: Sequence[Cell], unconstrained: str, zero_cost: str) -> dict[str, Reference]:
+    """The references of each task: the mean return of the runs that fit a condition, or a number for all tasks.
+
+    Args:
+        cells: with judged runs, of one family.
+        unconstrained, zero_cost: "KEY=VALUE", several joined by spaces, or a number.
+
+    Raises:
+        UsageError: a task has no run with a result for a condition, or the first is not above the second.
+    """
+    runs = [run for cell in cells for run in cell.runs]
+
+    def of(task: str, option: str, said: str) -> float:
+        try:
+            return float(said)
+        except ValueError:
+            found = [run.result.mean_return for run in where(runs, said.split())
+                     if run.env == task and run.result is not None and run.result.finite]
+        if not found:
+            raise UsageError(f"{option} {said}: no run on {task} has a result; choose tasks with --where, or give a "
+                             "number")
+        return float(np.mean(found))
+
+    found = {}
+    for task in sorted({run.env for run in runs}):
+        one = Reference(of(task, "--unconstrained", unconstrained), of(task, "--zero-cost", zero_cost))
+        if not one.unconstrained > one.zero_cost:
+            raise UsageError(f"{task}: the unconstrained reference, {number(one.unconstrained)}, must be above the "
+                             f"zero-cost one, {number(one.zero_cost)}")
+        found[task] = one
+    return found
+
+
+def scored(cells: Sequence[Cell], reference: dict[str, Reference]) -> list[Scored]:
+    """Every algorithm (column) over the tasks on which all of them have a result.
+
+    Raises:
+        UsageError: there is no such task.
+    """
+    columns = list(dict.fromkeys(cell.column for cell in cells))
+    tasks = [task for task in sorted(reference) if all(
+        any(run.env == task and run.result is not None and run.result.finite for run in _runs(cells, column))
+        for column in columns)]
+    if not tasks:
+        raise UsageError("there is no task on which all algorithms have a result: choose among them with --where")
+    return [_scored(column, [run for run in _runs(cells, column) if run.env in tasks], tasks, reference, cells[0])
+            for column in columns]
+
+
+def _runs(cells: Sequence[Cell], column: tuple[str, ...]) -> list[Run]:
+    return [run for cell in cells if cell.column == column for run in cell.runs]
+
+
+def _scored(column: tuple[str, ...], runs: list[Run], tasks: list[str], reference: dict[str, Reference],
+            like: Cell) -> Scored:
+    scores, ratios, safe = [], [], []
+    for task in tasks:
+        here = [run for run in runs if run.env == task]
+        results = [(run, run.result) for run in here if run.result is not None and run.result.finite]
+        scores.append(np.array([reference[task].score(result.mean_return) for _, result in results]))
+        if all(run.limit > 0 for run in here):
+            ratios.append(np.array([result.mean_cost / run.limit for run, result in results]))
+        safe.append(np.array([reference[task].score(run.result.mean_return) if run.safe and run.result else 0.0
+                              for run in here]))
+
+    def over(strata: Sequence[Floats], statistic: Callable[[Floats], Floats]) -> Estimate:
+        return stratified_interval(strata, statistic, like.bootstrap_seed, like.method)
+
+    gap = over(scores, optimality_gaps)
+    if gap.low is not None:
+        gap = replace(gap, low=max(0.0, gap.low))  # no gap is below 0
+    return Scored(column, tasks, runs, scores, ratios, over(scores, interquartile_means), over(scores, means), gap,
+                  float(np.concatenate(safe).mean()), sum(run.safe for run in runs))
+
+
+def markdown(found: Sequence[Scored], reference: dict[str, Reference], keys: Sequence[str], cells: Sequence[Cell],
+             unconstrained: str, zero_cost: str, remarks: Sequence[str] = ()) -> str:
+    """The aggregates, the references they rest on, and how they came about."""
+    header = [*keys, "runs", "IQM", "mean", "optimality gap", "safe score", "safe runs", "cost / limit"]
+    lines = []
+    for one in found:
+        safe = proportion_interval(one.safe, len(one.runs))
+        ratio = "–" if not one.ratios else number(float(np.mean([values.mean() for values in one.ratios])))
+        lines.append([*one.column, str(len(one.runs)), *map(_estimate, (one.iqm, one.mean, one.gap)),
+                      number(one.safe_score), f"{one.safe}/{len(one.runs)} [{safe.low:.2f}, {safe.high:.2f}]", ratio])
+    tasks = found[0].tasks
+    at = sorted({run.result.step for one in found for run in one.runs if run.result})
+    notes = [f"Score: (return − zero-cost reference) / (unconstrained − zero-cost reference), at step "
+             f"{', '.join(map(str, at))}; unconstrained: {_said(unconstrained)}, zero cost: {_said(zero_cost)}. Raw "
+             "returns of different tasks are never put together.",
+             f"In square brackets the {interval_of(cells[0].method)}, stratified by task. Optimality gap: mean of "
+             "max(0, 1 − score). Safe score: the mean where a run that is not safe, failed or has no result counts 0; "
+             "the other three are of the runs with a result. Cost / limit: mean over tasks of the mean over seeds.",
+             "Safe runs: those whose mean cost is at most the limit, of all on these tasks, with Wilson's interval."]
+    if left := sorted(set(reference) - set(tasks)):
+        notes.append(f"Left out, since not every algorithm has a result there: {', '.join(left)}.")
+    if lacking := [run for one in found for run in one.runs if run.result is None or run.failed]:
+        notes.append(f"Failed or without a result: {', '.join(short(run) for run in lacking[:5])}"
+                     + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "") + ".")
+    return "\n\n".join([
+        f"## Over {len(tasks)} tasks", markdown_table(header, lines, right=len(keys)),
+        markdown_table(["task", "unconstrained reference", "zero-cost reference"],
+                       [[task, number(reference[task].unconstrained), number(reference[task].zero_cost)]
+                        for task in tasks]), "\n".join(f"- {note}" for note in [*notes, *remarks])])
+
+
+def _estimate(one: Estimate) -> str:
+    return number(one.value) + ("" if one.low is None or one.high is None else
+                                f" [{number(one.low)}, {number(one.high)}]")
+
+
+def _said(option: str) -> str:
+    try:
+        return f"{float(option):g} on every task"
+    except ValueError:
+        return f"mean return of {option}"
+
+
+def draw_profiles(found: Sequence[Scored], keys: Sequence[str], seed: int = 0) -> Figure:
+    """Performance profiles over tasks: the share of all runs above each score, and above each cost in limits.
+
+    A run that failed or has no result is above no score, and above every cost.
+    """
+    columns = [one.column for one in found]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.2), layout="constrained", sharey=True)
+        looks = [layered(look(one.column, keys, columns), place, len(found)) | {
+            "marker": "", "linestyle": DASHES[place % len(DASHES)]} for place, one in enumerate(found)]
+        bands = True
+        for axis, label, worst in ((axes[0], "score τ", -np.inf), (axes[1], "cost / limit τ", np.inf)):
+            values = [_with_missing(one, one.scores if axis is axes[0] else one.ratios, worst) for one in found]
+            known = np.concatenate([part[np.isfinite(part)] for strata in values for part in strata] or [np.zeros(1)])
+            margin = 0.05 * float(np.ptp(known)) or 0.1
+            thresholds = np.linspace(known.min() - margin, known.max() + margin, 301)
+            for strata, style in zip(values, looks, strict=True):
+                if not strata:
+                    continue
+                profile = performance_profile(strata, thresholds, seed)
+                axis.step(thresholds, profile.share, where="post", **style)
+                bands &= profile.low is not None
+                if profile.low is not None and profile.high is not None:
+                    axis.fill_between(thresholds, profile.low, profile.high, step="post", alpha=0.15, linewidth=0,
+                                      color=style["color"])
+            axis.set_xlabel(label)
+        axes[1].axvline(1, **LIMIT)
+        axes[0].set_ylabel("share of runs above τ")
+        figure.suptitle(f"{len(found[0].tasks)} tasks; " + (
+            "band: 95% percentile bootstrap, stratified by task" if bands else "no band where runs are fewer than 10"),
+            fontsize=6)
+        legend(figure, [Line2D([], [], label=f"{', '.join(one.column)}, n = {len(one.runs)}", **style)
+                        for one, style in zip(found, looks, strict=True)], 2)
+    return figure
+
+
+def _with_missing(one: Scored, strata: Sequence[Floats], worst: float) -> list[Floats]:
+    """The values of each task, with the worst one for each run that has none."""
+    return [np.concatenate([values, np.full(sum(run.env == task for run in one.runs) - len(values), worst)])
+            for task, values in zip(one.tasks, strata, strict=False)] if len(strata) == len(one.tasks) else []

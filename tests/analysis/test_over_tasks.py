@@ -1,0 +1,119 @@
+"""Scores over tasks and sample efficiency, on folders whose numbers were worked out by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from algd.errors import UsageError
+from analysis.__main__ import main
+from analysis.results.cells import Cell, cells
+from analysis.results.efficiency import average_return, feasible_share, reached, wanted_returns
+from analysis.results.scores import draw_profiles, references, scored
+from analysis.results.steps import judged
+from analysis.runs.model import Run
+from analysis.runs.read import read_run
+from analysis.statistics.estimators import StayTime
+from tests.analysis.run_folders import EPISODES, config, evaluation, lines_of, make_run, runs_in, simple
+
+
+def two_tasks(folder: Path) -> list[Cell]:
+    """Returns in units of 1 on toy and of 1000 on ring, between a zero-cost one of 2 and an unconstrained one of 12."""
+    for env, unit in (("toy", 1.0), ("ring", 1000.0)):
+        for seed in range(3):
+            for name, gain, cost in (("none", 12, 40), ("augmented", 6 + seed, 2), ("plain", 9 + seed, 3 + seed),
+                                     ("pid", 2, 0)):
+                simple(folder / env / f"{name}{seed}", config(seed, name, env), gain * unit, cost)
+    return cells(runs_in(folder))
+
+
+def test_scores_by_hand(tmp_path: Path) -> None:
+    """augmented: 0.4, 0.5, 0.6 on each task. plain: 0.7, 0.8, 0.9 at costs of 3, 4, 5: one of three is not safe."""
+    found = two_tasks(tmp_path)
+    reference = references(found, "guidance=none", "guidance=pid")
+    assert (reference["ring"].unconstrained, reference["ring"].zero_cost) == (12000, 2000)
+    over = {one.column[1]: one for one in scored(found, reference)}
+    augmented, plain = over["augmented"], over["plain"]
+    assert [values.tolist() for values in augmented.scores] == [pytest.approx([0.4, 0.5, 0.6])] * 2
+    assert augmented.mean.value == pytest.approx(0.5) and augmented.gap.value == pytest.approx(0.5)
+    # Of 0.7 0.7 0.8 0.8 0.9 0.9 one falls off at each end.
+    assert plain.iqm.value == pytest.approx((0.7 + 0.8 + 0.8 + 0.9) / 4)
+    assert (plain.safe, len(plain.runs)) == (4, 6) and plain.safe_score == pytest.approx(2 * (0.7 + 0.8) / 6)
+    assert over["none"].mean.value == 1 and (over["none"].safe_score, over["none"].safe) == (0, 0)
+    assert over["none"].gap.low == over["none"].gap.value == 0
+    assert plain.mean.low is not None and plain.mean.high is not None and plain.mean.low < 0.8 < plain.mean.high
+    assert plain.ratios[0].tolist() == [0.75, 1, 1.25]
+
+
+def test_what_failed_is_in_no_score_but_in_the_profile(tmp_path: Path) -> None:
+    """Of three runs one failed: two thirds of the runs are above a score of −∞, and one third above any cost."""
+    found = two_tasks(tmp_path)
+    make_run(tmp_path / "toy" / "lost", config(3, "augmented"), state="failed")
+    found = cells(runs_in(tmp_path))
+    reference = references(found, "12", "0")
+    over = {one.column[1]: one for one in scored([cell for cell in found if cell.row == ("toy",)],
+                                                 {"toy": reference["toy"]})}
+    assert len(over["augmented"].runs) == 4 and len(over["augmented"].scores[0]) == 3
+    assert over["augmented"].safe_score == pytest.approx((6 + 7 + 8) / 12 / 4)
+    figure = draw_profiles([over["augmented"]], ("agent", "guidance"))
+    score, cost = (np.asarray(axis.lines[0].get_ydata(), dtype=float) for axis in figure.axes)
+    assert (score[0], score[-1], cost[0], cost[-1]) == (0.75, 0, 1, 0.25)
+
+
+def test_only_tasks_that_all_have_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    two_tasks(tmp_path)
+    for seed in range(3):
+        simple(tmp_path / "third" / f"augmented{seed}", config(seed, "augmented", "third"), 1, 0)
+    command = ["scores", str(tmp_path), "--unconstrained", "12000", "--out", str(tmp_path / "figures")]
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert "## Over 2 tasks" in text and "Left out, since not every algorithm has a result there: third." in text
+    assert lines_of(text, "vesde", "augmented")[0][2] == "6" and "unconstrained: 12000 on every task" in text
+    assert (tmp_path / "figures" / "profiles_toy.pdf").exists()
+
+
+def test_references_that_cannot_be(tmp_path: Path) -> None:
+    found = two_tasks(tmp_path)
+    with pytest.raises(UsageError, match=r"ring: the unconstrained reference, 2000, must be above the zero-cost one"):
+        references(found, "guidance=pid", "guidance=none")
+    with pytest.raises(UsageError, match="no run is left"):
+        references(found, "guidance=lost", "0")
+    simple(tmp_path / "third", config(0, "augmented", "third"), 1, 0)
+    with pytest.raises(UsageError, match="no run on third has a result"):
+        references(cells(runs_in(tmp_path)), "guidance=none", "0")
+
+
+# --- sample efficiency ---------------------------------------------------------------------------------------------
+
+
+def a_run(folder: Path, seed: int, points: list[tuple[int, float, float]], state: str = "finished") -> Run:
+    made = make_run(folder / str(seed), config(seed), *(evaluation(step, [(gain, cost, 0)] * 2)
+                                                        for step, gain, cost in points), state=state)
+    (made / "episodes.csv").write_text(EPISODES + "".join(f"{step},{step},0,1,5,0,10\n" for step, *_ in points if step))
+    return read_run(made)
+
+
+def test_efficiency_by_hand(tmp_path: Path) -> None:
+    """A return of 10 at step 100 is over the limit; step 0 has one within it, of the untrained policy."""
+    run = a_run(tmp_path, 0, [(0, 11, 0), (100, 10, 9), (200, 10, 4), (400, 20, 1)])
+    (run,) = judged([run])
+    assert reached(run, 10) == StayTime(200, False) and reached(run, 21) == StayTime(400, True)
+    # Trapezia of 1050, 1000 and 3000 over 400 steps.
+    assert average_return(run) == pytest.approx((1050 + 1000 + 3000) / 400)
+    assert feasible_share(run) == pytest.approx(2 / 3)
+    (early,) = judged([run], at_step=100)
+    assert reached(early, 10) == StayTime(100, True) and average_return(early) == 10.5
+
+
+def test_efficiency_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, step in enumerate((100, 200, 400)):
+        a_run(tmp_path, seed, [(at, 10 if at >= step else 0, 1) for at in (0, 100, 200, 400)])
+    a_run(tmp_path, 3, [(0, 0, 0), (100, 10, 1)], state="failed")
+    assert main(["efficiency", str(tmp_path), "--return", "10"]) == 0
+    (line,) = lines_of(capsys.readouterr().out, "toy", "vesde", "augmented")
+    # At 100, 100, 200 and 400: half have it from 100, more than half from 200.
+    assert line[3:8] == ["3 of 4", "400", "10.00", "150", "4/4"]
+    assert line[-1] == "15 (15 … 15)"
+    assert main(["efficiency", str(tmp_path), "--return", "toy=x"]) == 2
+    assert "--return toy=x: a number is needed, or TASK=NUMBER" in capsys.readouterr().err
+    assert wanted_returns(["3", "ring=4.5"]) == {"": 3.0, "ring": 4.5}
