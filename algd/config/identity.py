@@ -18,7 +18,7 @@ from typing import Any
 
 # Keys that do not determine a run's result; total_steps does not either, since a run can be extended.
 NOT_IDENTITY = {"mode", "experiment", "run", "study", "total_steps", "logger", "checkpoint", "snapshots", "device",
-                "threads", "compile", "runs_dir", "fresh", "trusted", "log_every", "simulator_errors"}
+                "threads", "compile", "runs_dir", "fresh", "trusted", "callbacks", "log_every", "simulator_errors"}
 # Today's module ↦ the module that it was when runs were first named.
 FIRST_NAMES = {
     "algd.algorithm.agent": "algd.agent",

@@ -84,6 +84,7 @@ class Settings(_Strict):
     guidance: dict[str, Any]
     env: dict[str, Any]
     logger: dict[str, Any]
+    callbacks: list[dict[str, Any]] = []
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:
@@ -116,6 +117,8 @@ def check(plain: Mapping[str, Any]) -> dict[str, Any]:
         name = checked[group].get("name")
         if group != "logger" and not (isinstance(name, str) and NAME.fullmatch(name)):
             raise UsageError(f"{group}.name={shortened(name)}: {A_NAME}, is needed, since it names a folder")
+    checked["callbacks"] = [check_target(node, f"callbacks.{number}", set(), listed=checked["trusted"])
+                            for number, node in enumerate(checked["callbacks"])]
     if checked["study"] is not None and checked["mode"] != "study":
         raise UsageError(f"mode={checked['mode']}: experiment={checked['experiment']} is a study that is computed, "
                          "not a run; it needs mode=study")

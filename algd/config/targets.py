@@ -14,12 +14,12 @@ from pydantic import create_model
 
 from algd.config.messages import STRICT, validated
 from algd.config.trust import is_trusted, is_within
-from algd.config.values import PLACES, check_value, leaves
+from algd.config.values import PLACES, check_value, leaves, place_of
 from algd.errors import UsageError
 
 # What the named function must say that it returns, or which class it must be.
 RESULTS = {"agent": "algd.algorithm.agent.Agent", "guidance": "algd.algorithm.guidance.Guidance",
-           "env": "algd.envs.task.Task"}
+           "env": "algd.envs.task.Task", "callbacks": "algd.run.callbacks.Callback"}
 # What costs nothing to make is made at once: its constructor knows which values do not go together.
 MADE_AT_ONCE = ("agent.policy.process",)
 # Arguments that the code supplies, not the configuration.
@@ -39,7 +39,7 @@ def locate(target: Any, key: str, package: str | None = None) -> Callable[..., A
     Raises:
         UsageError: it is elsewhere and not trusted, does not exist, or makes something else than the key needs.
     """
-    package = package or PLACES[key]
+    package = package or PLACES[place_of(key)]
     module, _, name = target.rpartition(".") if isinstance(target, str) else ("", "", "")
     if not (is_within(module, [package]) or is_trusted(module)) or not all(map(str.isidentifier, target.split("."))):
         raise UsageError(f"{key}._target_={target!r}: only code of this project can be named, here that of "
@@ -58,9 +58,10 @@ def locate(target: Any, key: str, package: str | None = None) -> Callable[..., A
                          "module")
     made = found if inspect.isclass(found) else get_type_hints(found).get("return")
     kinds = [f"{kind.__module__}.{kind.__name__}" for kind in getattr(made, "__mro__", ())]
-    if key in RESULTS and RESULTS[key] not in kinds:
+    wanted = RESULTS.get(place_of(key))
+    if wanted and wanted not in kinds:
         raise UsageError(f"{key}._target_={target!r}: a function is needed whose annotation says that it returns "
-                         f"{RESULTS[key]}")
+                         f"{wanted}")
     return found
 
 
@@ -83,7 +84,8 @@ def check_target(node: Any, key: str, supplied: set[str], partial: bool = False,
         UsageError: something is wrong with it; the first thing that is.
     """
     if not isinstance(node, Mapping):
-        raise UsageError(f"{key}={node!r}: a group of keys with a _target_ in {package or PLACES[key]} is needed")
+        raise UsageError(f"{key}={node!r}: a group of keys with a _target_ in {package or PLACES[place_of(key)]} is "
+                         "needed")
     module = str(node.get("_target_")).rpartition(".")[0]
     if is_within(module, listed) and not is_trusted(module):
         for inner, value in leaves(node, key):

@@ -14,7 +14,8 @@ from algd.secrets import secret_values
 # Where a configuration may name code, and the module or package of this project that has the code for it.
 PLACES = {"agent": "algd.algorithm.agent", "agent.policy": "algd.algorithm.policies",
           "agent.policy.process": "algd.algorithm.noise_processes", "guidance": "algd.algorithm.guidance",
-          "guidance.dual": "algd.algorithm.dual", "env": "algd.envs", "logger": "algd.logging"}
+          "guidance.dual": "algd.algorithm.dual", "env": "algd.envs", "logger": "algd.logging",
+          "callbacks": "algd.run.callbacks"}
 STUDY = "study"  # names code too, of a package that only whoever computes studies knows
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,79}")
 MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
@@ -22,6 +23,11 @@ A_NAME = "a name of at most 80 letters, digits, '_', '-' and '.', the first a le
 # Texts end up in paths, tables, logs and scripts, one line each. Lone surrogates are what no file can hold.
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
 SECRET_KEY = re.compile(r"(?i)(^|[_.\-])(api_?key|access_?key|token|secret|passwd|password|credentials?)$")
+
+
+def place_of(key: str) -> str:
+    """The place that a dotted key is, without the number of an item in a list: callbacks of callbacks.0."""
+    return re.sub(r"\.\d+$", "", key)
 
 
 def name(value: str) -> str:
@@ -68,7 +74,7 @@ def check_value(key: str, value: Any) -> None:
         UsageError: it names code where none belongs, is looked up elsewhere, or is no printable text or 64-bit number.
     """
     place, _, last = key.rpartition(".")
-    allowed = place in (*PLACES, STUDY) and last in ("_target_", "_partial_", "_convert_")
+    allowed = place_of(place) in (*PLACES, STUDY) and last in ("_target_", "_partial_", "_convert_")
     if re.fullmatch(r"_[a-z]+_", last) and not allowed:
         raise UsageError(f"{key}={value!r}: keys with underscores round them name code; "
                          f"allowed are _target_, _partial_ and _convert_ of {', '.join(PLACES)}")

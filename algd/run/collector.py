@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -103,12 +103,11 @@ class Collector:
         self.observation = following
         return transition
 
-    def end_episode(self, step: int) -> Episode:
-        """Write the row of the episode that is over, begin the next, and return the one that is over."""
-        self._write_row(step)
-        ended = self.episode
+    def end_episode(self, step: int) -> tuple[Episode, dict[str, Any]]:
+        """Write the row of the episode that is over, and begin the next. Returns the one that is over and its row."""
+        ended, row = self.episode, self._write_row(step)
         self.begin_episode(step)
-        return ended
+        return ended, row
 
     def _abandon_episode(self, error: SimulatorError, step: int) -> None:
         self.episode.error = error
@@ -117,9 +116,10 @@ class Collector:
         self._errors.take(error)
         self._renew_task()
 
-    def _write_row(self, step: int) -> None:
-        self._table.append({"step": step, "episode": self.episodes_begun - 1, "seed": self._episode_seed(),
-                            **self.episode.row()})
+    def _write_row(self, step: int) -> dict[str, Any]:
+        row = {"step": step, "episode": self.episodes_begun - 1, "seed": self._episode_seed(), **self.episode.row()}
+        self._table.append(row)
+        return row
 
     def _episode_seed(self) -> int:
         return episode_seed(self._seed, "training episode", self.episodes_begun - 1)

@@ -11,16 +11,19 @@ from typing import Any
 import torch
 
 from algd.algorithm.agent import Agent
+from algd.budget import Budget
 from algd.config.identity import identity
 from algd.envs.task import Task, probe
-from algd.errors import ExitCode, UsageError
+from algd.errors import ExitCode, RunError, UsageError
 from algd.execution.step import Execution, keep_freed_memory, products_of, resolve_execution
 from algd.logging.console import Console
-from algd.run.build import build_agent, build_logger, build_task, check_memory, resolve_device
+from algd.run.build import build, build_agent, build_logger, build_task, check_memory, resolve_device
+from algd.run.callbacks import Callback, Callbacks
 from algd.run.checks import check_identity, is_finished, say_finished
 from algd.run.clock import Clock
 from algd.run.faults.requests import Requests
 from algd.run.loading import load
+from algd.run.result import write_result
 from algd.run.start import record_start
 from algd.run.trainer import Trainer
 from algd.run.video import check_rendering, record_evaluation
@@ -38,6 +41,7 @@ class Prepared:
     agent: Agent
     mirror: Any
     execution: Execution
+    callbacks: list[Callback]
 
 
 def train(config: Mapping[str, Any], requests: Requests | None = None) -> int:
@@ -60,23 +64,36 @@ def train(config: Mapping[str, Any], requests: Requests | None = None) -> int:
     refuse_links(folder.path)
     check_identity(folder, config)
     if is_finished(folder, config):
-        say_finished(folder, config)
-        return ExitCode.FINISHED
+        return _leave_alone(folder, config)
     prepared = prepare(config)
     with contextlib.ExitStack() as stack:
         stack.callback(_open(folder, config).release)
         if is_finished(folder, {**config, "fresh": False}):
             # Another process has trained it in the meantime.
-            say_finished(folder, config)
-            return ExitCode.FINISHED
+            return _leave_alone(folder, config)
         console = Console(config["total_steps"], prepared.task.budget)
         stack.callback(console.close)
         requests = stack.enter_context((requests or Requests()).listening())
-        trainer = _set_up(folder, config, prepared, console, requests)
-        state = _run(trainer, prepared, folder, config, console)
+        callbacks = Callbacks(prepared.callbacks, folder.path, console.warn)
+        trainer = _set_up(folder, config, prepared, console, requests, callbacks)
+        state = _run(trainer, prepared, folder, config, console, callbacks)
         console.close()
         _say_what_next(folder, state, requests)
     return ExitCode.FINISHED if state == "finished" else ExitCode.TERMINATED
+
+
+def _leave_alone(folder: RunFolder, config: Mapping[str, Any]) -> int:
+    """What is done about a run that is finished: its result is there for programs, whatever version trained it."""
+    say_finished(folder, config)
+    had_one = folder.result.exists()
+    env = config["env"]
+    if "limit" in env and "limit_kind" in env:
+        budget = Budget(env["limit"], env["limit_kind"], env.get("horizon", 0))
+        with contextlib.suppress(OSError):  # the folder may be somebody's who lets others only read
+            if write_result(folder, budget, config["eval"]["episodes"]) and had_one:
+                print(f"warning: {folder.result} is not what the run's tables say: it is written anew", file=sys.stderr)
+    print(folder.path, flush=True)
+    return ExitCode.FINISHED
 
 
 def prepare(config: Mapping[str, Any]) -> Prepared:
@@ -96,7 +113,8 @@ def prepare(config: Mapping[str, Any]) -> Prepared:
                                   config["total_steps"] * config["updates_per_step"])
     if config["eval"]["video"]:
         check_rendering(partial(build_task, config, "rgb_array"))
-    return Prepared(device, task, agent, mirror, execution)
+    callbacks = [build(node) for node in config["callbacks"]]
+    return Prepared(device, task, agent, mirror, execution, callbacks)
 
 
 def _open(folder: RunFolder, config: Mapping[str, Any]) -> Lock:
@@ -119,7 +137,7 @@ def _move_aside(folder: RunFolder) -> Path:
 
 
 def _set_up(folder: RunFolder, config: Mapping[str, Any], prepared: Prepared, console: Console,
-            requests: Requests) -> Trainer:
+            requests: Requests, callbacks: Callbacks) -> Trainer:
     """Write down the start in the locked folder, tell the user how the run goes on, and make its trainer."""
     folder.remove_leftovers()
     damage = folder.damage(identity(config))
@@ -141,7 +159,8 @@ def _set_up(folder: RunFolder, config: Mapping[str, Any], prepared: Prepared, co
     elif before.get("state") == "failed":
         console.say(f"this run failed before ({before.get('reason')}): trying again from its last checkpoint")
     return Trainer(config, folder, prepared.agent, prepared.task, partial(build_task, config), console,
-                   prepared.mirror.warnings, requests, Clock(before, _synchronise(prepared.device)), start["execution"])
+                   prepared.mirror.warnings, requests, Clock(before, _synchronise(prepared.device)), start["execution"],
+                   callbacks)
 
 
 def _synchronise(device: torch.device) -> Callable[[], None]:
@@ -149,19 +168,26 @@ def _synchronise(device: torch.device) -> Callable[[], None]:
     return partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
 
 
-def _run(trainer: Trainer, prepared: Prepared, folder: RunFolder, config: Mapping[str, Any], console: Console) -> str:
+def _run(trainer: Trainer, prepared: Prepared, folder: RunFolder, config: Mapping[str, Any], console: Console,
+         callbacks: Callbacks) -> str:
     """Train, with the mirror beside it. Returns how the run ended: "finished" or "interrupted". What fails raises."""
     prepared.mirror.start(folder.path)
     state = "failed"
     try:
+        callbacks.on_start(config)
         state = trainer.run()
+        if state == "finished":
+            write_result(folder, prepared.task.budget, config["eval"]["episodes"])
         if state == "finished" and config["eval"]["video"]:
             console.say(f"video: {record_evaluation(load(folder.path, str(prepared.device), 'rgb_array'))}")
+        callbacks.on_end(state)
     except BaseException as error:
         # Ctrl-C a second time: no checkpoint was waited for, but nothing is wrong with the run.
         state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         with contextlib.suppress(OSError):
             trainer.write_status(state, f"{type(error).__name__}: {error}")
+        with contextlib.suppress(RunError):
+            callbacks.on_end(state)
         raise
     finally:
         prepared.mirror.close(state)
@@ -171,6 +197,8 @@ def _run(trainer: Trainer, prepared: Prepared, folder: RunFolder, config: Mappin
 
 
 def _say_what_next(folder: RunFolder, state: str, requests: Requests) -> None:
+    """Hints for people on standard error; on standard output the folder alone, for programs."""
+    print(folder.path, flush=True)
     if state == "finished":
         print(f"finished: {folder.path}\n"
               f"  in a notebook:   import algd; agent = algd.load('{folder.path}')\n"

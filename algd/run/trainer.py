@@ -17,9 +17,10 @@ from algd.errors import NumericalError
 from algd.execution.step import Execution, prepare_agent
 from algd.logging.console import Console
 from algd.run.acting import Actor
+from algd.run.callbacks import Callbacks
 from algd.run.clock import Clock
 from algd.run.collector import Collector
-from algd.run.evaluation import Evaluator
+from algd.run.evaluation import SAMPLERS, Evaluator
 from algd.run.faults.divergence import Divergence, evaluation_means
 from algd.run.faults.requests import Requests
 from algd.run.faults.simulator_errors import SimulatorErrors
@@ -47,14 +48,15 @@ class Trainer:
         requests: what somebody outside asks for.
         clock: times the run and its updates.
         execution: how updates are executed.
+        callbacks: watch the run.
     """
 
     def __init__(self, config: Mapping[str, Any], folder: RunFolder, agent: Agent, task: Task,
                  build_task: Callable[[], Task], console: Console, mirror_warnings: Callable[[], list[str]],
-                 requests: Requests, clock: Clock, execution: Execution):
+                 requests: Requests, clock: Clock, execution: Execution, callbacks: Callbacks):
         self.config, self.folder, self.agent, self.budget = config, folder, agent, task.budget
         self.console, self.requests, self.clock = console, requests, clock
-        self._mirror_warnings = mirror_warnings
+        self._mirror_warnings, self._callbacks = mirror_warnings, callbacks
         self.total_steps, seed = config["total_steps"], config["seed"]
         device = next(agent.parameters()).device
         self._execute_update = prepare_agent(agent, execution)
@@ -107,15 +109,19 @@ class Trainer:
         self.agent.normaliser.observe(torch.as_tensor(transition.next_observation), transition.reward,
                                       transition.over)
         state.divergence.observe(transition.reward, transition.cost)
-        if state.warm_up_left:
+        warming_up = state.warm_up_left > 0
+        if warming_up:
             state.warm_up_left -= 1
         else:
             state.step += 1
+        self._callbacks.on_step(state.row_step, transition)
+        if not warming_up:
             self.update()
         if transition.over:
-            episode = state.collector.end_episode(state.row_step)
+            episode, row = state.collector.end_episode(state.row_step)
             spent = self.budget.spent(episode.cost, episode.discounted_cost)
             self.agent.guidance.observe_episode(spent)
+            self._callbacks.on_episode(row)
             state.last |= {"episode_return": episode.reward, "episode_cost": spent}
         if self.clock.is_status_due():
             self.write_status("running")
@@ -132,6 +138,7 @@ class Trainer:
                 # On a GPU this would wait for every update: there the means are checked when they are written.
                 if values.device.type == "cpu" and not values.isfinite().all():
                     self._stop_at(batch, values)
+                self._callbacks.on_update(state.step, state.means.names, values)
 
     def _do_what_is_due(self) -> bool:
         """Whatever is due at this step. Returns False if an evaluation was cut short: then it is still due."""
@@ -163,6 +170,7 @@ class Trainer:
             self.console.warn(warning)
         for warning in self._mirror_warnings():
             self.console.warn(warning)
+        self._callbacks.on_evaluation([row for sampler in SAMPLERS for row in rows[sampler]])
         self.write_status("running")
         return True
 

@@ -39,8 +39,8 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        self.config_file, self.meta_file, self.status_file = (
-            path / name for name in ("config.yaml", "meta.json", "status.json"))
+        self.config_file, self.meta_file, self.status_file, self.result = (
+            path / name for name in ("config.yaml", "meta.json", "status.json", "result.json"))
         self.episodes, self.evals, self.metrics = (
             path / name for name in ("episodes.csv", "evals.csv", "metrics.csv"))
         self.checkpoints, self.snapshots, self.videos = (
