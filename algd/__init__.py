@@ -3,25 +3,29 @@
     import algd
     agent = algd.load("runs/toy/vesde-augmented/seed=0-1a2b3c4d")
     agent.act(observation)
+    algd.evaluate(agent, episodes=5)
+    algd.read("runs").evals
 """
 
-import os
+import importlib
 from typing import TYPE_CHECKING
 
-# Threads that wait for each other sleep. By default OpenMP has them spin, which on cores with other work takes four
-# times the CPU time (docs/benchmarks.md). Torch's OpenMP reads this when torch is loaded, which comes later.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 if TYPE_CHECKING:
-    from algd.run.loading import LoadedAgent, load
+    from algd.errors import UsageError
+    from algd.run.callbacks import Callback
+    from algd.run.library import Tables, evaluate, read
+    from algd.run.loaded_agent import LoadedAgent
+    from algd.run.loading import load
 
-__all__ = ["LoadedAgent", "load"]
+__all__ = ["Callback", "LoadedAgent", "Tables", "UsageError", "evaluate", "load", "read"]
+
+_MODULES = {"load": "algd.run.loading", "LoadedAgent": "algd.run.loaded_agent", "evaluate": "algd.run.library",
+            "read": "algd.run.library", "Tables": "algd.run.library", "Callback": "algd.run.callbacks",
+            "UsageError": "algd.errors"}
 
 
 def __getattr__(name: str) -> object:
-    # Only who loads an agent pays for importing torch and the environments.
-    if name in __all__:
-        from algd.run import loading
-
-        return getattr(loading, name)
+    # Only who uses them pays for importing torch and the environments.
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'algd' has no attribute {name!r}")

@@ -1,66 +1,21 @@
-"""A trained agent from a run's folder, for notebooks, evaluation and pictures."""
+"""Loading a trained agent from a run's folder, which may be anybody's."""
 
 import sys
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from numpy.typing import ArrayLike
-from torch import Tensor
 
 from algd.algorithm.agent import Agent
-from algd.algorithm.energy import Energy
-from algd.algorithm.rng import RandomGenerator
 from algd.config.identity import identity
 from algd.config.targets import require_trust
 from algd.config.trust import is_trusted, trust
 from algd.envs.registered import SAFETY_GYMNASIUM
-from algd.envs.task import Task
 from algd.errors import UsageError
-from algd.run.acting import Actor
 from algd.run.build import build_agent, build_task, resolve_device
+from algd.run.loaded_agent import LoadedAgent
 from algd.storage.checkpoint import Checkpoints, DamagedCheckpoint
 from algd.storage.checkpoint_state import checked
 from algd.storage.run_folder import RunFolder
 from algd.storage.snapshots import DamagedSnapshot, read_snapshot
-
-
-@dataclass(frozen=True)
-class LoadedAgent:
-    """A trained agent with what it was trained on.
-
-    Attributes:
-        agent: the networks, the guidance and its multiplier, in evaluation's device.
-        config: the run's configuration.
-        task: an environment like the one that it was trained in.
-        step: the environment step that it was saved at.
-        folder: the run's folder.
-    """
-
-    agent: Agent
-    config: dict[str, Any]
-    task: Task
-    step: int
-    folder: RunFolder
-
-    def act(self, observation: ArrayLike, noise: RandomGenerator | None = None) -> np.ndarray:
-        """The action (d,) at an observation (s,): deterministic, or stochastic with a source of noise."""
-        return Actor(self.agent, self.task, noise)(np.asarray(observation))
-
-    @property
-    def energy(self) -> Energy:
-        """The energy that guided the policy, at the multiplier that training ended with: energy(observations (B, s),
-        actions (B, d)) is (B,). Its `reward` and `risk` are the critics' values. Takes normalised observations."""
-        return self.agent.energy
-
-    def observations(self, observation: ArrayLike) -> Tensor:
-        """Raw observations (B, s) as the networks and the energy take them."""
-        device = next(self.agent.parameters()).device
-        return self.agent.normaliser.observations(torch.as_tensor(np.asarray(observation), dtype=torch.float32,
-                                                                  device=device))
 
 
 def load(path: str | Path, device: str = "cpu", render_mode: str | None = None,
@@ -72,7 +27,7 @@ def load(path: str | Path, device: str = "cpu", render_mode: str | None = None,
     env.id=module:Id-v0, is not imported because a configuration says so.
 
     Args:
-        path: a run's folder, or a file in its snapshots/.
+        path: a run's folder, or a file in its snapshots/; ~ is the home directory.
         device: auto, cpu, cuda or cuda:N.
         render_mode: of the task; "rgb_array" for pictures.
         trusted: modules whose code the configuration may name, in this process from now on. One that only registers the
@@ -82,7 +37,7 @@ def load(path: str | Path, device: str = "cpu", render_mode: str | None = None,
         UsageError: the path is no run, or holds nothing that can be loaded, or its module is not trusted.
     """
     trust(trusted)
-    path = Path(path)
+    path = Path(path).expanduser()
     snapshot = path if path.suffix == ".safetensors" else None
     folder = RunFolder(path.parent.parent if snapshot else path)
     config = folder.config()

@@ -14,7 +14,7 @@ from algd.envs.task import Task
 from algd.errors import UsageError
 from algd.run.acting import Act
 from algd.run.episodes import Episode, run_episode
-from algd.run.loading import LoadedAgent
+from algd.run.loaded_agent import LoadedAgent
 from algd.seeding import episode_seed
 from algd.storage.files import write_atomically
 from algd.storage.run_folder import RunFolder

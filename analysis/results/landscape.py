@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from algd.errors import UsageError
-from algd.run.loading import LoadedAgent, load
+from algd.run.loaded_agent import LoadedAgent
+from algd.run.loading import load
 from algd.storage.run_folder import RunFolder
 from analysis.results.landscape_figure import draw
 from analysis.results.survey import Floats, Landscape, episode, survey

@@ -18,7 +18,7 @@ from algd.algorithm.policies.diffusion import DiffusionPolicy
 from algd.algorithm.rng import RandomGenerator
 from algd.run.acting import Actor
 from algd.run.episodes import Episode, run_episode
-from algd.run.loading import LoadedAgent
+from algd.run.loaded_agent import LoadedAgent
 from algd.seeding import episode_seed, stream
 
 Floats = NDArray[np.float64]

@@ -13,7 +13,8 @@ from algd.algorithm.rng import RandomGenerator
 from algd.errors import UsageError
 from algd.run.build import build_agent, build_task
 from algd.run.episodes import run_episode
-from algd.run.loading import LoadedAgent, load
+from algd.run.loaded_agent import LoadedAgent
+from algd.run.loading import load
 from algd.seeding import episode_seed, stream
 from algd.storage.run_folder import RunFolder
 from analysis.__main__ import main

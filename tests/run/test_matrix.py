@@ -100,12 +100,9 @@ def test_notebook(tmp_path: Path) -> None:
     observation, _ = loaded.task.reset(seed=0)
     action = loaded.act(observation)
     assert (loaded.act(observation) == action).all()
-    states, actions = loaded.observations(observation[None]), torch.as_tensor(action)[None].float()
-    q, risk = loaded.energy.reward(states, actions), loaded.energy.risk(states, actions)
-    guidance = loaded.agent.guidance
-    weight = torch.clamp(guidance.multiplier + 1.0 * (risk - guidance.threshold), min=0)
-    torch.testing.assert_close(loaded.energy(states, actions),
-                               (-q + (weight**2 - guidance.multiplier**2) / 2).float(), check_dtype=False)
+    lam, weight = loaded.multiplier, loaded.qc(observation, action) - loaded.agent.guidance.threshold
+    expected = -loaded.q(observation, action) + (max(lam + 1.0 * weight, 0.0)**2 - lam**2) / 2
+    assert loaded.energy(observation, action) == pytest.approx(expected, abs=1e-5)
     first, last = sorted((folder / "snapshots").iterdir())
     assert algd.load(first).step == 30 and algd.load(last).step == loaded.step == 60
     final = algd.load(last).agent.state_dict()

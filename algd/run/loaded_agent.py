@@ -1,0 +1,158 @@
+"""A trained agent for notebooks, evaluation and pictures: everything takes raw observations, one or a batch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from algd.algorithm.agent import Agent
+from algd.algorithm.rng import RandomGenerator
+from algd.envs.task import Task
+from algd.errors import NumericalError, UsageError
+from algd.run.acting import ActingCopy
+from algd.storage.run_folder import RunFolder
+
+Values = np.ndarray | np.floating | Tensor
+
+
+@dataclass(frozen=True, repr=False)
+class LoadedAgent:
+    """A trained agent with what it was trained on.
+
+    Observations are the environment's, s numbers each, and actions in the environment's units, d numbers each: arrays,
+    lists or tensors, one, (s,), or a batch, (B, s). The answer is of the observation's kind: an array for an array, a
+    tensor for a tensor; one for one, B for B.
+
+    Attributes:
+        agent: the networks, the guidance and its multiplier, on the device that they were loaded to.
+        config: the run's configuration.
+        task: an environment like the one that it was trained in.
+        step: the environment step that it was saved at.
+        folder: the run's folder.
+    """
+
+    agent: Agent
+    config: dict[str, Any]
+    task: Task
+    step: int
+    folder: RunFolder
+
+    def __repr__(self) -> str:
+        names = f"{self.config['agent']['name']}-{self.config['guidance']['name']} on {self.config['env']['name']}"
+        return (f"LoadedAgent({names}, seed {self.config['seed']}, step {self.step}, λ = {self.multiplier:.4g}, "
+                f"{self.folder.path})")
+
+    @property
+    def observation_space(self) -> Box:
+        """The environment's: observations (s,)."""
+        return self.task.observation_space
+
+    @property
+    def action_space(self) -> Box:
+        """The environment's: actions (d,) and their bounds."""
+        return self.task.action_space
+
+    @property
+    def multiplier(self) -> float:
+        """λ."""
+        return float(self.agent.guidance.multiplier)
+
+    def act(self, observation: ArrayLike | Tensor, noise: RandomGenerator | int | None = None) -> Any:
+        """The policy's actions, (d,) or (B, d), within the action space.
+
+        Args:
+            observation: (s,) or (B, s).
+            noise: None: the deterministic policy; a source of noise or a seed for one: the stochastic policy.
+
+        Raises:
+            UsageError: the observation has another size.
+            NumericalError: an action is not finite.
+        """
+        states, single = self._rows(observation, self.observation_space, "observation")
+        source = RandomGenerator(noise) if isinstance(noise, int) else noise
+        with torch.inference_mode():
+            actions = self._acting(states.detach().cpu(), source).numpy().astype(self.action_space.dtype)
+        if not np.isfinite(actions).all():
+            raise NumericalError(f"the policy's action is {actions.tolist()} at observation {states.tolist()}")
+        # tanh(x)·scale + bias can round to just outside the box.
+        actions = actions.clip(self.action_space.low, self.action_space.high)
+        answer = torch.from_numpy(actions).to(observation.device) if isinstance(observation, Tensor) else actions
+        return answer[0] if single else answer
+
+    def energy(self, observation: ArrayLike | Tensor, action: ArrayLike | Tensor) -> Any:
+        """The energy that guided the policy at the multiplier λ that it was saved with; lower is better.
+
+        One observation goes with many actions, and many observations with one action. A tensor's values can be
+        differentiated with respect to the action.
+
+        Args:
+            observation: (s,) or (B, s).
+            action: (d,) or (B, d).
+
+        Raises:
+            UsageError: a size does not fit.
+        """
+        return self._evaluated(self.agent.energy, observation, action)
+
+    def q(self, observation: ArrayLike | Tensor, action: ArrayLike | Tensor) -> Any:
+        """Q, the least of the reward critics: the discounted return to be expected, in units of `normalise.reward`.
+
+        Arguments as of `energy`.
+        """
+        return self._evaluated(self.agent.energy.reward, observation, action)
+
+    def qc(self, observation: ArrayLike | Tensor, action: ArrayLike | Tensor) -> Any:
+        """Qc, the cost critics' mean + k · standard deviation: the discounted cost, which the energy holds against h.
+
+        Arguments as of `energy`.
+        """
+        return self._evaluated(self.agent.energy.risk, observation, action)
+
+    def observations(self, observation: ArrayLike | Tensor) -> Tensor:
+        """Raw observations (B, s) as the networks take them."""
+        states, _ = self._rows(observation, self.observation_space, "observation")
+        return self.agent.normaliser.observations(states)
+
+    @cached_property
+    def _acting(self) -> ActingCopy:
+        return ActingCopy(self.agent)
+
+    def _evaluated(self, function: Callable[[Tensor, Tensor], Tensor], observation: ArrayLike | Tensor,
+                   action: ArrayLike | Tensor) -> Values:
+        """A function of normalised observations (B, s) and actions (B, d) at what a user has."""
+        states, single_state = self._rows(observation, self.observation_space, "observation")
+        actions, single_action = self._rows(action, self.action_space, "action")
+        if not (single_state or single_action or len(states) == len(actions)):
+            raise UsageError(f"{len(states)} observations and {len(actions)} actions: as many are needed, or one of "
+                             "either")
+        size = max(len(states), len(actions))
+        states = self.agent.normaliser.observations(states).expand(size, -1)
+        values = function(states, actions.expand(size, -1))
+        answer: Any = values
+        if isinstance(observation, Tensor) or isinstance(action, Tensor):
+            answer = values.to((observation if isinstance(observation, Tensor) else action).device)  # type: ignore
+        else:
+            answer = values.detach().cpu().numpy()
+        return answer[0] if single_state and single_action else answer
+
+    def _rows(self, given: ArrayLike | Tensor, space: Box, what: str) -> tuple[Tensor, bool]:
+        """Numbers as (B, size), float32, on the agent's device; and whether they were one row.
+
+        Raises:
+            UsageError: they are not of the space's size.
+        """
+        size, device = space.shape[0], next(self.agent.parameters()).device
+        try:
+            rows = given if isinstance(given, Tensor) else torch.from_numpy(np.asarray(given, np.float32))
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"the {what} is no array of numbers ({str(error).splitlines()[0]})") from error
+        if rows.dim() not in (1, 2) or rows.shape[-1] != size:
+            raise UsageError(f"the {what} has shape {tuple(rows.shape)}; of env={self.task.name} one is ({size},), and "
+                             f"a batch of B is (B, {size})")
+        return rows.to(device, torch.float32).reshape(-1, size), rows.dim() == 1
