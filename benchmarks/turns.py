@@ -51,6 +51,11 @@ class Worker:
         """Seconds of one repetition."""
         return statistics.median(self.seconds)
 
+    @property
+    def least(self) -> float:
+        """Seconds of the fastest repetitions: what is least disturbed on a busy machine."""
+        return min(self.seconds)
+
     def ratio_to(self, reference: "Worker") -> float:
         """How many times as long the reference takes: the median over the rounds of each round's own ratio."""
         return statistics.median(theirs / ours for theirs, ours in zip(reference.seconds, self.seconds, strict=True))

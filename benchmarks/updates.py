@@ -1,6 +1,7 @@
 """Updates a second of every agent and guidance, against a straightforward implementation of the same update.
 
-    python -m benchmarks.updates [--rounds 9] [--updates 10] [--sizes 76x2 ...] [--parts] [--compiled] [--device cuda]
+    python -m benchmarks.updates [--rounds 9] [--updates 10] [--minimum] [--sizes 76x2 ...] [--parts] [--compiled]
+                                 [--device cuda]
 
 Ratios are to `benchmarks/plain_update.py` at the same sizes. Networks in C leave out the costs that a clipped
 multiplier ignores, so that `augmented` is measured twice: at the start of training, with λ = 0.69 and costs below the
@@ -9,7 +10,7 @@ torch's operations (compile=false). The share is that of the machine's own rate 
 rounds, that the products which an update does make reach.
 
 On a CPU, times are the one thread's CPU time: on an idle core the time that passes, and on a busy one what an update
-takes of it.
+takes of it. --minimum, with --updates 1 and many rounds, takes least times in place of medians.
 
 --parts times the parts of one update; --compiled adds torch.compile, whose compiling takes minutes. --device cuda
 measures the diffusion policies on a GPU, captured as a graph (compile=auto), against the same launched one by one, and
@@ -188,7 +189,7 @@ def report_parts(name: str, repetitions: int = 30) -> None:
         print(f"{part:<50} {1e3 * seconds:>6.2f} ms  {seconds / sum(medians.values()):>4.0%}")
 
 
-def report(sizes: str, rounds: int, count: int, compiled: bool, device: str) -> None:
+def report(sizes: str, rounds: int, count: int, compiled: bool, device: str, minimum: bool) -> None:
     """Measure every variant at these sizes and print the table."""
     if device == "cpu":
         how, agents, guidances = "plain", AGENTS, GUIDANCES
@@ -202,16 +203,21 @@ def report(sizes: str, rounds: int, count: int, compiled: bool, device: str) -> 
     extra += [f"vesde/{guidance}/{sizes}/compiled" for guidance in ("augmented", "plain")] if compiled else []
     workers = take_turns(__spec__.name, ["products", *references, *cells, *extra], rounds, count, 5,
                          ["--device", device])
-    rate = int(workers["products"].said) / workers["products"].median
+
+    def seconds(name: str) -> float:
+        return workers[name].least if minimum else workers[name].median
+
+    rate = int(workers["products"].said) / seconds("products")
     print(f"{'matrix product 1024³':<34} {rate / 1e9:>32.0f} GFLOP/s")
     for name in [*references, *cells, *extra]:
-        worker = workers[name]
-        reference = workers.get(f"{name.split('/')[0]}/augmented/{sizes}/{how}")
-        # Neighbours in time are compared, so that what slows the machine for a while slows both.
-        ratio = f"{worker.ratio_to(reference):.2f}" if reference else ""
-        operations = int(worker.said)
-        print(f"{name:<34} {1e3 * worker.median:>10.1f} {1 / worker.median:>10.1f} {ratio:>11} "
-              f"{operations / 1e9:>7.2f} {operations / worker.median / rate:>6.0%}", flush=True)
+        reference, ratio, took = f"{name.split('/')[0]}/augmented/{sizes}/{how}", "", seconds(name)
+        if reference in workers:
+            # Neighbours in time are compared, so that what slows the machine for a while slows both.
+            times = seconds(reference) / took if minimum else workers[name].ratio_to(workers[reference])
+            ratio = f"{times:.2f}"
+        operations = int(workers[name].said)
+        print(f"{name:<34} {1e3 * took:>10.1f} {1 / took:>10.1f} {ratio:>11} {operations / 1e9:>7.2f} "
+              f"{operations / took / rate:>6.0%}", flush=True)
 
 
 def main() -> None:
@@ -220,6 +226,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--updates", type=int, default=10)
     parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="STATESxACTIONS")
+    parser.add_argument("--minimum", action="store_true", help="least times in place of medians, on a busy machine")
     parser.add_argument("--parts", action="store_true")
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -247,7 +254,7 @@ def main() -> None:
     ratio = "plain/ours" if given.device == "cpu" else "eager/graph"
     print(f"{'variant':<34} {'ms/update':>10} {'updates/s':>10} {ratio:>11} {'GFLOP':>7} {'share':>6}")
     for sizes in given.sizes:
-        report(sizes, given.rounds, given.updates, given.compiled, given.device)
+        report(sizes, given.rounds, given.updates, given.compiled, given.device, given.minimum)
 
 
 if __name__ == "__main__":

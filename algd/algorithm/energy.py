@@ -1,4 +1,4 @@
-"""The energy over actions that guides the policy: one object for actor loss, score target and pictures."""
+"""The energy over actions that guides the policy: in the actor's loss, in the score's target and in landscapes."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,8 +18,8 @@ ROWS = 1024
 class Energy:
     """E(s, a) = lagrangian(Q(s, a), Qc(s, a)), with Q the least of the reward critics and Qc the cost's risk.
 
-    The critics' parameters get no gradient from here; the action does. Called, it is the definition, differentiable
-    as often as one likes; `at` has its value and first gradient at the cost of their matrix products.
+    The critics' parameters get no gradient from here; the action does. Calling it is the reference implementation,
+    differentiable any number of times; `at` computes the value and its first gradient without autograd, in less time.
 
     Args:
         reward_critics: the online reward critics.

@@ -18,7 +18,7 @@ class Layer:
     Args:
         weight: (out, in), or (m, out, in) for m members.
         bias: (out,) or (m, out); None: `start` stands in its place.
-        derived: what an implementation makes of the weights, once.
+        derived: a cache of an implementation, for rearranged copies of the weights.
     """
 
     weight: Tensor
@@ -27,10 +27,10 @@ class Layer:
 
 
 class MLP:
-    """Layers with an activation after each but the last.
+    """Fully connected layers with an activation after each but the last.
 
-    This class is the definition, in torch's operations: on any device, in any precision, differentiable as often as
-    one likes. `algd.execution.native.NativeMLP` is the same in float32 on a CPU, in less time.
+    This class is the reference implementation, in torch's operations: on any device, in any precision, differentiable
+    any number of times. `algd.execution.native.mlp.NativeMLP` does the same in float32 on a CPU, in less time.
 
     A leading (m) in a shape is there for an ensemble of m members only.
 
@@ -52,7 +52,7 @@ class MLP:
         return self.trace(x, start)[0]
 
     def trace(self, x: Tensor, start: Tensor | None = None, inputs: bool = False) -> tuple[Tensor, Any]:
-        """The values, and what `pull` and (with `inputs`) `gradients` want to know of them."""
+        """The values, and the intermediate results that `pull` and (with `inputs`) `gradients` take."""
         trace = []
         for layer in self.layers[:-1]:
             y = self._multiply(layer, x, start)
@@ -75,9 +75,9 @@ class MLP:
         return torch.baddbmm(start, x.expand(len(layer.weight), -1, -1), layer.weight.mT)
 
     def pull(self, trace: Any, gradient: Tensor) -> Tensor:
-        """∂f/∂x of an x that all members share, (rows, in), from ∂f/∂values, (m, rows, out).
+        """∂f/∂x of an x that all members share, (rows, in), from ∂f/∂values, (m, rows, out), for any scalar f.
 
-        Where a gradient is 0, so is its share of the result, which the native implementation need not compute.
+        A row whose gradient is 0 contributes nothing, and the native implementation does not compute it.
         """
         gradient = self._backward(trace, gradient)[0] @ self.layers[0].weight
         return gradient.sum(0) if gradient.dim() == 3 else gradient

@@ -30,8 +30,8 @@ class CriticEnsemble(nn.Module):
 
     Each layer's weights are stored stacked, (members, out, in).
 
-    `forward` is the definition, differentiable in everything. Training asks for two gradients only, and gets them
-    by hand, at the cost of their matrix products: the action's, from `at`, and the parameters', from `regress`.
+    `forward` is the reference implementation, differentiable in all its arguments and parameters. Training needs two
+    gradients only, and computes them without autograd: the action's, in `at`, and the parameters', in `regress`.
 
     Args:
         members: how many networks.
@@ -130,11 +130,11 @@ class CriticsAtStates:
 
     @torch.no_grad()
     def values_and_pullback(self, states: slice, action: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """Values (members, b·n) of n actions, (b, n, d), at each of b of the states, those of the slice; and what
-        takes ∂f/∂values, (members, b·n), to ∂f/∂actions, (b·n, d), for any f.
+        """Values (members, b·n) of n actions, (b, n, d), at each of the slice's b states, and their pullback: the
+        function from ∂f/∂values, (members, b·n), to ∂f/∂actions, (b·n, d), for any scalar f.
 
-        Where a slope is 0, so is its share of the gradient: networks in C leave such rows out, which halves the work
-        on the lesser of two critics and spares it on costs that a clipped multiplier ignores.
+        Networks in C skip rows whose ∂f/∂values is 0: half of them where the minimum of two critics is taken, and all
+        of a cost that a clipped multiplier ignores.
         """
         values, trace = self._mlp.trace(action.flatten(0, 1), self._from_state[:, states])
         return values.squeeze(-1), lambda slopes: self._mlp.pull(trace, slopes.unsqueeze(-1))

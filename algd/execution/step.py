@@ -22,11 +22,12 @@ MALLOC_TRIM, MALLOC_MMAP = -1, -3  # glibc's names for these are M_TRIM_THRESHOL
 
 def resolve_execution(compile: bool | Literal["auto"], device: torch.device, products: int,
                       updates: int) -> Execution:
-    """What `compile` means on a device, for a run.
+    """How a run's updates are executed, by its `compile` and its device.
 
-    On a GPU an update is hundreds of launches, and a graph makes them one. On a CPU it is matrix products and what
-    is done between them: the networks are computed in C (`algd.execution.native`), which a compiler builds in a
-    second or two, once a machine. Torch's own compiler takes minutes there and gains nothing (docs/benchmarks.md).
+    On a GPU an update is hundreds of kernel launches, and a graph makes them a single one. On a CPU it is matrix
+    products and elementwise operations: the networks are computed in C (`algd.execution.native`), which a compiler
+    builds in a second or two, once a machine. Torch's own compiler takes minutes and gains nothing there
+    (docs/benchmarks.md).
 
     Args:
         compile: as configured.
@@ -48,7 +49,7 @@ def resolve_execution(compile: bool | Literal["auto"], device: torch.device, pro
 
 
 def products_of(agent: Agent, batch_size: int) -> int:
-    """How much work an update is: rows of its batch times weights of its critics."""
+    """The multiplications of one pass of a batch through all critics, a measure of an update's work."""
     critics = [*agent.critics.weights, *agent.cost_critics.weights]
     return batch_size * sum(weight.numel() for weight in critics)
 

@@ -103,14 +103,14 @@ def test_200_updates_are_those_of_the_definition(agent: str, guidance: str) -> N
     fast, slow = small_agent(*overrides), by_definition(small_agent(*overrides))
     draws = Draws64(1), Draws64(1)
     for number in range(200):
-        found, expected = (one.update(batch_of(number), noise)  # type: ignore[arg-type]
-                           for one, noise in zip((fast, slow), draws, strict=True))
+        found, expected = (agent.update(batch_of(number), noise)  # type: ignore[arg-type]
+                           for agent, noise in zip((fast, slow), draws, strict=True))
         assert found.keys() == expected.keys()
         if number % 40 == 0 or number == 199:
             for name in found:
                 torch.testing.assert_close(found[name], expected[name], **EXACT, msg=f"{name} in update {number}")
-    for (name, one), other in zip(fast.state_dict().items(), slow.state_dict().values(), strict=True):
-        torch.testing.assert_close(one, other, **EXACT, equal_nan=True, msg=name)
+    for (name, value), definition in zip(fast.state_dict().items(), slow.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, definition, **EXACT, equal_nan=True, msg=name)
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.6, 500.0])

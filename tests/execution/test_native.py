@@ -97,8 +97,8 @@ def test_values_and_gradients_are_those_of_the_definition(widths: list[int], mem
             native.gradients(trace, gradient, *zip(*found, strict=True))
             definition.gradients(expected_trace, gradient.double(), *zip(*wanted, strict=True))
             for pair, twin in zip(found, wanted, strict=True):
-                for one, other in zip(pair, twin, strict=True):
-                    torch.testing.assert_close(one, other.float(), rtol=1e-4, atol=1e-4)
+                for gradient_found, exact in zip(pair, twin, strict=True):
+                    torch.testing.assert_close(gradient_found, exact.float(), rtol=1e-4, atol=1e-4)
             values, trace = native.trace(x)
             torch.testing.assert_close(values, expected.float(), **CLOSE)
             torch.testing.assert_close(native.pull(trace, gradient),
@@ -225,8 +225,8 @@ def test_a_graph_through_several_calls(activation: Activation, instructions: str
 
     found, expected = gradients(NativeMLP, torch.float32), gradients(MLP, torch.float64)
     assert len(found) == len(expected) == 7  # all but the first layer's bias
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    for gradient, exact in zip(found, expected, strict=True):
+        torch.testing.assert_close(gradient, exact, rtol=1e-4, atol=1e-4)
 
 
 def test_a_graph_can_be_gone_through_twice_and_no_derivative_is_lost_without_a_word() -> None:
