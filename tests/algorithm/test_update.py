@@ -34,7 +34,7 @@ def small_agent(*overrides: str) -> Agent:
 
 
 class Draws64:
-    """A noise in float64."""
+    """Random numbers in float64, those of a `RandomGenerator`."""
 
     def __init__(self, seed: int):
         self._noise = RandomGenerator(seed)

@@ -10,11 +10,10 @@ from tests.support.command import ROOT
 
 # As torch and MKL, which chooses its products by itself, call them; from the least on.
 LEVELS = {"default": "COMPATIBLE", "avx2": "AVX2", "avx512": "AVX512"}
-FORMULAS = ("golden", "update", "noise_processes", "dual", "lagrangian")
-NUMERICAL = [*(f"tests/algorithm/test_{name}.py" for name in FORMULAS),
-             "tests/execution/test_native.py", "tests/execution/test_float32.py", "tests/benchmarks/test_benchmarks.py"]
-SELECTION = "golden or dual or lagrangian or noise_processes or random_shapes or several_calls or few_units or " \
-            "(augmented and (definition or rounding)) or plain_update or stacked_seeds"
+NUMERICAL = [*(f"tests/algorithm/test_{name}.py" for name in ("golden", "noise_processes", "dual", "normalisation")),
+             "tests/execution/test_native.py", "tests/execution/test_float32.py"]
+# Of the tests of networks in C those that fit a minute; in test_float32.py one guidance, with every agent.
+SELECTION = "algorithm or random_shapes or several_calls or few_units or (augmented and rounding)"
 
 
 def lesser() -> list[str]:
