@@ -39,7 +39,7 @@ GROUPS = [
     Group("training and the command line", 390, (
         "run.test_matrix", "run.test_learning", "config.*", "cli.test_command_line", "docs.*", "benchmarks.*")),
     Group("kills, damage, full disks, several at once", 460, (
-        "run.test_kill", "run.test_resume", "storage.test_checkpoint", "storage.test_damage", "run.test_disk_full",
+        "run.test_kill", "run.test_resume", "storage.test_checkpoint", "storage.test_checkpoint_state", "storage.test_damage", "run.test_disk_full",
         "run.test_concurrency", "run.test_long_run")),
     Group("failing numbers and simulators, divergence", 80, (
         "run.test_numerical_failure", "run.test_simulator_failure", "run.test_divergence")),
