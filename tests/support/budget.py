@@ -37,9 +37,11 @@ GROUPS = [
         "analysis.test_statistics")),
     Group("environments and pictures", 140, ("envs.*", "run.test_video", "analysis.test_landscape")),
     Group("training and the command line", 390, (
-        "run.test_matrix", "run.test_learning", "config.*", "cli.test_command_line", "docs.*", "benchmarks.*")),
+        "run.test_matrix", "run.test_learning", "config.*", "cli.test_command_line", "docs.*", "benchmarks.*",
+        "cli.test_user_folder", "run.test_another_device", "run.test_callbacks", "run.test_clock", "run.test_library",
+        "run.test_result", "run.test_schedule", "storage.test_checkpoint_state")),
     Group("kills, damage, full disks, several at once", 460, (
-        "run.test_kill", "run.test_resume", "storage.test_checkpoint", "storage.test_checkpoint_state", "storage.test_damage", "run.test_disk_full",
+        "run.test_kill", "run.test_resume", "storage.test_checkpoint", "storage.test_damage", "run.test_disk_full",
         "run.test_concurrency", "run.test_long_run")),
     Group("failing numbers and simulators, divergence", 80, (
         "run.test_numerical_failure", "run.test_simulator_failure", "run.test_divergence")),
