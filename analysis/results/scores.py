@@ -197,7 +197,8 @@ def draw_profiles(found: Sequence[Scored], keys: Sequence[str], seed: int = 0) -
     """
     columns = [one.column for one in found]
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.2), layout="constrained", sharey=True)
+        height = 1.8 + 0.15 * -(-len(found) // 2)  # the legend has two algorithms a line
+        figure, axes = plt.subplots(1, 2, figsize=(WIDTH, height), layout="constrained", sharey=True)
         looks = [layered(look(one.column, keys, columns), place, len(found)) | {
             "marker": "", "linestyle": DASHES[place % len(DASHES)]} for place, one in enumerate(found)]
         bands = True

@@ -56,7 +56,7 @@ def layered(style: dict[str, Any], place: int, count: int) -> dict[str, Any]:
 def legend(figure: Figure, handles: Sequence[Any], most: int = 3) -> None:
     """A legend below the panels, with as many columns as the labels let stand side by side."""
     longest = max(len(str(handle.get_label())) for handle in handles)
-    across = max(1, min(most, len(handles), int(WIDTH * 14.5) // (longest + 6)))
+    across = max(1, min(most, len(handles), int(WIDTH * 20) // (longest + 8)))
     figure.legend(handles=handles, loc="outside lower center", ncols=across, frameon=False, handlelength=2.6,
                   columnspacing=1.0)
 

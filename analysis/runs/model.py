@@ -7,6 +7,7 @@ at most the limit.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ class Run:
         """Its newest complete evaluation, which for a run that is under way is no result."""
         return self.evaluations[-1] if self.evaluations else None
 
-    @property
+    @cached_property
     def result(self) -> Evaluation | None:
         """The evaluation that it is judged by; None where it has none at that step."""
         return next((one for one in self.evaluations if one.step == self.judged_at), None)
@@ -169,7 +170,7 @@ class Run:
         """The mean cost of every complete evaluation, (n,)."""
         return np.array([one.mean_cost for one in self.evaluations], dtype=float)
 
-    @property
+    @cached_property
     def stay(self) -> StayTime | None:
         """When it became feasible for good, of the evaluations up to the one it is judged by."""
         seen = [one for one in self.evaluations if self.judged_at is None or one.step <= self.judged_at]

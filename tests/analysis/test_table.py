@@ -14,6 +14,7 @@ import pytest
 from scipy import stats
 
 from algd.errors import UsageError
+from analysis.__main__ import main
 from analysis.results.cells import cells, number
 from analysis.results.formats import escaped
 from analysis.runs.episodes import TrainingRecord, distinct, evaluations
@@ -350,6 +351,23 @@ def test_a_folder_that_cannot_be_read_is_one_sentence(tmp_path: Path, capsys: py
                                     "to float: 'x')\n")
     (run / "config.yaml").write_text("seed: 0\n")
     assert "KeyError: 'eval.episodes'" in refused(capsys, run)
+
+
+def test_own_data_as_the_documentation_has_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The least that docs/analysis.md says a folder must hold, copied from there."""
+    section = (ROOT / "docs" / "analysis.md").read_text().split("## Your own data")[1].split("\n## ")[0]
+    settings, evals = ["".join(f"{line.removeprefix('    ')}\n" for line in block.splitlines())
+                       for block in section.split("\n\n") if block.startswith("    ")]
+    (tmp_path / "config.yaml").write_text(settings)
+    (tmp_path / "evals.csv").write_text(evals)
+    text = text_of(capsys, tmp_path)
+    assert lines_of(text, "my_task", "return")[0][2] == "**12.75**"
+    assert lines_of(text, "", "cost (limit 25.00)")[0][2] == "1.50" and "evaluation at step 100000" in text
+    (tmp_path / "episodes.csv").write_text("step,cost,discounted_cost,length\n400,7,5,400\n")
+    (tmp_path / "metrics.csv").write_text("step,lam\n500,0.5\n1000,0.7\n")
+    (tmp_path / "status.json").write_text('{"state": "finished"}')
+    assert as_json(capsys, tmp_path)[0]["cells"][0]["training_cost"] == 7
+    assert main(["curves", str(tmp_path), "--quantities", "lam,training_cost", "--out", str(tmp_path / "figures")]) == 0
 
 
 # --- formats -------------------------------------------------------------------------------------------------------
