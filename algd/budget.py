@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["episode", "discounted"]
+CostReturn = Literal["bootstraps", "ends", "authors"]
 
 
 @dataclass(frozen=True)
@@ -14,21 +15,32 @@ class Budget:
         limit: allowed cost, in the task's own kind.
         kind: "episode": the limit applies to the undiscounted sum of an episode's costs;
             "discounted": to Σ_t γ_c^t c_t from the episode's start.
-        horizon: steps T after which an episode is truncated.
+        horizon: steps T after which an episode is over.
+        cost_return: what the cost's return does at step T. "bootstraps": it goes on, since a time limit is not the
+            task's end; "ends": there is nothing after it; "authors": it goes on, but is converted as if it ended.
     """
 
     limit: float
     kind: Kind
     horizon: int
+    cost_return: CostReturn = "authors"
 
     def threshold(self, cost_discount: float) -> float:
         """The threshold h for the cost critic, which predicts discounted sums.
 
-        A limit per episode is spread evenly over its T steps and discounted (Cheng et al., arXiv 2602.02924,
-        following CVPO):  h = limit · (1 − γ_c^T) / (1 − γ_c) / T;  with γ_c = 1 this is the limit itself.
+        A limit per episode allows limit/T a step on average. A policy that spends that at every step has, with
+        γ_c < 1, a cost value of
+
+            bootstraps   limit / (T (1 − γ_c))                in every state
+            ends         limit (1 − γ_c^T) / (T (1 − γ_c))    at an episode's start, less later in it
+
+        The second is the conversion of Cheng et al. (arXiv 2602.02924), after CVPO, whose critics do bootstrap
+        ("authors"): their budget is stricter than it says, by the factor 1 − γ_c^T. With γ_c = 1 it is the limit.
         """
         if self.kind == "discounted" or cost_discount == 1:
             return self.limit
+        if self.cost_return == "bootstraps":
+            return self.limit / (1 - cost_discount) / self.horizon
         return self.limit * (1 - cost_discount**self.horizon) / (1 - cost_discount) / self.horizon
 
     def spent(self, cost: float, discounted_cost: float) -> float:

@@ -102,6 +102,7 @@ class LogAscent(nn.Module):
         super().__init__()
         self.log_multiplier = nn.Parameter(torch.tensor(initial_multiplier, dtype=torch.float64).log())
         self.threshold, self.limit, self.signal, self.hold = threshold, limit, signal, hold
+        self.learning_rate = learning_rate
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "multiplier": torch.optim.Adam([self.log_multiplier], lr=learning_rate, fused=True)}
         # Only where they are needed: what a checkpoint holds is part of the format.

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import ConfigDict, FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from algd.budget import Budget, Kind
+from algd.budget import Budget, CostReturn, Kind
 from algd.envs.safety_gymnasium.fast_steps import accelerate
 from algd.envs.safety_gymnasium.import_repairs import import_safety_gymnasium, make_stock
 from algd.envs.task import Task
@@ -137,7 +137,8 @@ class PushLayout:
 def paper_button(name: str, family: Literal["paper", "other"], robot: Robot, timestep: PositiveFloat,
                  layout: ButtonLayout, lidar_bins: PositiveInt, lidar_range: PositiveFloat,
                  goal_ends_return: bool, original_goals: bool, limit: NonNegativeFloat, limit_kind: Kind,
-                 horizon: PositiveInt, reference_steps: PositiveInt, render_mode: str | None = None) -> Task:
+                 horizon: PositiveInt, reference_steps: PositiveInt,
+                 cost_return: CostReturn = "authors", render_mode: str | None = None) -> Task:
     """A button task as in the paper: press the goal button, touch no other, keep out of hazards and gremlins' way.
 
     Args:
@@ -153,19 +154,21 @@ def paper_button(name: str, family: Literal["paper", "other"], robot: Robot, tim
         limit, limit_kind: the allowed cost, per episode or discounted; a step costs 0 or 1.
         horizon: steps after which an episode is truncated.
         reference_steps: environment steps that the paper's authors ran.
+        cost_return: how a limit per episode becomes the cost critic's threshold (`Budget`).
         render_mode: None, or "rgb_array" for pictures.
     """
     layout = ButtonLayout(**_plain(layout)) if isinstance(layout, Mapping) else layout
     with np.errstate(over="ignore"):  # of gymnasium, comparing the bounds of actions with the largest float64
         task = PaperButton(robot, timestep, layout, lidar_bins, lidar_range, horizon)
     stream = original_button_start(layout).state if original_goals else None
-    return _assembled(task, stream, goal_ends_return, name, family, Budget(limit, limit_kind, horizon), render_mode)
+    budget = Budget(limit, limit_kind, horizon, cost_return)
+    return _assembled(task, stream, goal_ends_return, name, family, budget, render_mode)
 
 
 def paper_push(name: str, family: Literal["paper", "other"], robot: Robot, timestep: PositiveFloat, layout: PushLayout,
                lidar_bins: PositiveInt, lidar_range: PositiveFloat, goal_ends_return: bool, original_goals: bool,
                limit: NonNegativeFloat, limit_kind: Kind, horizon: PositiveInt, reference_steps: PositiveInt,
-               render_mode: str | None = None) -> Task:
+               cost_return: CostReturn = "authors", render_mode: str | None = None) -> Task:
     """The push task as in the paper: push the box to the goal, touch no pillar, keep out of hazards.
 
     Arguments as in `paper_button`; layout is a mapping of `PushLayout`'s fields, or one.
@@ -174,11 +177,13 @@ def paper_push(name: str, family: Literal["paper", "other"], robot: Robot, times
     with np.errstate(over="ignore"):  # as in `paper_button`
         task = PaperPush(robot, timestep, layout, lidar_bins, lidar_range, horizon)
     stream = original_push_start(layout).state if original_goals else None
-    return _assembled(task, stream, goal_ends_return, name, family, Budget(limit, limit_kind, horizon), render_mode)
+    budget = Budget(limit, limit_kind, horizon, cost_return)
+    return _assembled(task, stream, goal_ends_return, name, family, budget, render_mode)
 
 
 def stock_navigation(name: str, family: Literal["stock", "other"], id: str, limit: NonNegativeFloat, limit_kind: Kind,
-                     horizon: PositiveInt, reference_steps: PositiveInt, render_mode: str | None = None) -> Task:
+                     horizon: PositiveInt, reference_steps: PositiveInt,
+                     cost_return: CostReturn = "authors", render_mode: str | None = None) -> Task:
     """A navigation task of Safety-Gymnasium as released, its layout drawn anew at every reset.
 
     Args:
@@ -195,7 +200,7 @@ def stock_navigation(name: str, family: Literal["stock", "other"], id: str, limi
     env.unwrapped.task.num_steps = horizon
     accelerate(env.unwrapped)
     show_everything(env.unwrapped)
-    return Task(env, name, family, Budget(limit, limit_kind, horizon))
+    return Task(env, name, family, Budget(limit, limit_kind, horizon, cost_return))
 
 
 def _assembled(task: BaseTask, stream: Any, goal_ends_return: bool, name: str, family: Literal["paper", "other"],

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import registry
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt
 
-from algd.budget import Budget, Kind
+from algd.budget import Budget, CostReturn, Kind
 from algd.envs.safety_gymnasium.import_repairs import deprecations_unsaid, import_safety_gymnasium
 from algd.envs.task import Task
 from algd.errors import UsageError
@@ -34,6 +34,7 @@ def make(
     limit: NonNegativeFloat,
     limit_kind: Kind,
     horizon: PositiveInt | None,
+    cost_return: CostReturn = "authors",
     render_mode: str | None = None,
 ) -> Task:
     """The registered environment `id` as a task; dictionaries and tuples of observations are flattened.
@@ -44,6 +45,7 @@ def make(
         id: "Id-v0", or "module:Id-v0", for which `module` is imported first, since it registers the environment. The
             ids of safety-gymnasium's own registry are known too.
         horizon: steps after which an episode is truncated; None: what the environment is registered with.
+        cost_return: whether the cost's return goes on behind that step, or the environment terminates there (`Budget`).
 
     Raises:
         UsageError: no such module or id, nobody says where an episode ends, an argument or a render mode is not known
@@ -72,7 +74,7 @@ def make(
         raise UsageError(f"env.id={id} cannot be made{given}: {' '.join(str(error).split())}") from error
     if isinstance(env.observation_space, spaces.Dict | spaces.Tuple) and env.observation_space.is_np_flattenable:
         env = gymnasium.wrappers.FlattenObservation(env)
-    return Task(env, name, family, Budget(limit, limit_kind, horizon))
+    return Task(env, name, family, Budget(limit, limit_kind, horizon, cost_return))
 
 
 def _import(module: str, id: str) -> None:

@@ -13,6 +13,8 @@ from algd.envs.safety_gymnasium.instability import instability
 from algd.errors import NumericalError, RunError, SimulatorError, UsageError
 
 Family = Literal["paper", "stock", "toy", "other"]
+EPISODES = 10
+"""So many first episodes whose cost's return ended at one and the same step say that it always does."""
 
 
 class Task(gymnasium.Wrapper):
@@ -38,8 +40,8 @@ class Task(gymnasium.Wrapper):
         NumericalError  an observation, a reward or a cost is not finite
 
     Raises:
-        UsageError: the spaces are not a flat finite box of actions and flat observations (at once), or a step
-            reports no cost (at that step).
+        UsageError: the spaces are not a flat finite box of actions and flat observations (at once), a step reports no
+            cost (at that step), or the cost's return does not end where the budget says (at an episode's end).
     """
 
     observation_space: gymnasium.spaces.Box  # type: ignore[override]
@@ -56,6 +58,7 @@ class Task(gymnasium.Wrapper):
             raise UsageError(f"env={name}: actions are {actions}, but a flat Box with finite bounds is needed")
         self._innermost, self._steps = env.unwrapped, 0
         self._seed: int | None = None
+        self._ended_at: list[int | None] = []  # of the first episodes: the step at which the cost's return ended
 
     def reset(self, *, seed: int | None = None,
               options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
@@ -87,7 +90,23 @@ class Task(gymnasium.Wrapper):
         if not (np.isfinite(observation).all() and math.isfinite(reward) and math.isfinite(info["cost"])):
             raise NumericalError(f"env={self.name} returned reward {reward}, cost {info['cost']} and observation "
                                  f"{np.asarray(observation).tolist()} in {self._place()}")
+        if (terminated or truncated) and self.budget.kind == "episode":
+            self._check_cost_return(bool(info["cost_done"]))
         return observation, reward, bool(terminated), bool(truncated), info
+
+    def _check_cost_return(self, ended: bool) -> None:
+        """Whether the cost's return does at an episode's end what the threshold was computed for."""
+        claimed = f"env.cost_return={self.budget.cost_return}"
+        if self.budget.cost_return == "ends" and not ended:
+            raise UsageError(f"{claimed}: env={self.name} truncated an episode at step {self._steps}, behind which the "
+                             "cost's return goes on; env.cost_return=bootstraps is right for it, or an environment "
+                             "that terminates there")
+        if self.budget.cost_return == "bootstraps" and len(self._ended_at) < EPISODES:
+            self._ended_at.append(self._steps if ended else None)
+            if len(self._ended_at) == EPISODES and ended and len(set(self._ended_at)) == 1:
+                raise UsageError(f"{claimed}: env={self.name} ended the cost's return at step {self._steps} of each of "
+                                 f"its first {EPISODES} episodes; env.cost_return=ends env.horizon={self._steps} is "
+                                 "right for it, or an environment that truncates there")
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:

@@ -7,11 +7,13 @@ for driving forward, most in the middle of the road, and more in the hazard, whi
     reward = REWARD · a_along · exp(−(across / LANE)²) · (1 + TEMPTATION · depth)
     cost   = COST · depth,    depth = max(0, 1 − (distance to the hazard's centre / HAZARD_RADIUS)²)
 
-both at the point that is reached. An episode starts a way before the hazard and lasts until about as far behind
-it. So an unconstrained policy drives straight through, and a feasible one leaves the middle of the road and comes back.
-There are two ways round, inside and outside, and between them a ridge: the landscape of the constrained problem is
-not convex. The hazard's centre lies a little outside the middle, so that passing inside is better. The position is
-all the state there is, and only NumPy is needed. How good a policy can be is computed: `optimum`.
+both at the point that is reached. An episode starts a way before the hazard and lasts, in conf/env/toy.yaml, for a lap
+at full speed: cost a step is then the same over an episode as for ever, which is what a value that bootstraps through
+the time limit is about. An unconstrained policy drives straight through, and a feasible one leaves the middle of the
+road and comes back. There are two ways round, inside and outside, and between them a ridge: the landscape of the
+constrained problem is not convex. The hazard's centre lies a little outside the middle, so that passing inside is
+better. The position is all the state there is, and only NumPy is needed. How good a policy can be is computed:
+`optimum`.
 """
 
 import math
@@ -23,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import NonNegativeFloat, PositiveInt
 
-from algd.budget import Budget, Kind
+from algd.budget import Budget, CostReturn, Kind
 from algd.envs.task import Task
 
 ROAD = 5.0  # length of the road, which is a ring
@@ -164,7 +166,7 @@ def optimum(limit: float, horizon: int, resolution: int = 12, actions: int = 5) 
     The problem over random policies is a linear program, so strong duality holds: the best feasible return is
     min over λ ≥ 0 of  max over π of (return − λ · cost) + λ · limit, and the inner maximum is found by backward
     induction over the `horizon` steps. The function of λ is convex: its minimum is found by bisection on its slope,
-    limit − cost. For limit 4 and horizon 16 the returns at the defaults, 29.93 and 24.50, differ by less than 0.2%
+    limit − cost. For limit 4 and horizon 20 the returns at the defaults, 35.93 and 30.50, differ by less than 0.2%
     from those at twice the resolution and four times the actions.
 
     Args:
@@ -224,8 +226,9 @@ def make(
     limit: NonNegativeFloat,
     limit_kind: Kind,
     horizon: PositiveInt,
+    cost_return: CostReturn = "authors",
     render_mode: Literal["rgb_array"] | None = None,
 ) -> Task:
     """The toy as a task. The arguments are conf/env/toy.yaml's keys; `reference_steps` serves the trainer only."""
     del reference_steps
-    return Task(Road(horizon, render_mode), name, family, Budget(limit, limit_kind, horizon))
+    return Task(Road(horizon, render_mode), name, family, Budget(limit, limit_kind, horizon, cost_return))

@@ -7,7 +7,7 @@ import gymnasium
 import numpy as np
 from pydantic import NonNegativeFloat, PositiveInt
 
-from algd.budget import Budget, Kind
+from algd.budget import Budget, CostReturn, Kind
 from algd.envs.safety_gymnasium.import_repairs import choose_headless_opengl, deprecations_unsaid, make_stock
 from algd.envs.task import Task
 from algd.errors import UsageError
@@ -15,7 +15,7 @@ from algd.errors import UsageError
 
 def paper_velocity(name: str, family: Literal["paper", "other"], id: str, kept_observations: PositiveInt | None,
                    limit: NonNegativeFloat, limit_kind: Kind, horizon: PositiveInt, reference_steps: PositiveInt,
-                   render_mode: str | None = None) -> Task:
+                   cost_return: CostReturn = "authors", render_mode: str | None = None) -> Task:
     """A velocity task as in the paper (Cheng et al., arXiv 2602.02924): the cost of a step is the robot's speed.
 
     Args:
@@ -25,6 +25,7 @@ def paper_velocity(name: str, family: Literal["paper", "other"], id: str, kept_o
         limit, limit_kind: the allowed cost, per episode or discounted.
         horizon: steps after which an episode is truncated.
         reference_steps: environment steps that the paper's authors ran.
+        cost_return: how a limit per episode becomes the cost critic's threshold (`Budget`).
         render_mode: None, or "rgb_array" for pictures.
 
     Raises:
@@ -39,11 +40,12 @@ def paper_velocity(name: str, family: Literal["paper", "other"], id: str, kept_o
         env = gymnasium.make(id, max_episode_steps=horizon, disable_env_checker=True, render_mode=render_mode)
     if kept_observations is not None:
         env = FirstObservations(env, kept_observations)
-    return Task(SpeedCost(env), name, family, Budget(limit, limit_kind, horizon))
+    return Task(SpeedCost(env), name, family, Budget(limit, limit_kind, horizon, cost_return))
 
 
 def stock_velocity(name: str, family: Literal["stock", "other"], id: str, limit: NonNegativeFloat, limit_kind: Kind,
-                   horizon: PositiveInt, reference_steps: PositiveInt, render_mode: str | None = None) -> Task:
+                   horizon: PositiveInt, reference_steps: PositiveInt,
+                   cost_return: CostReturn = "authors", render_mode: str | None = None) -> Task:
     """A velocity task of Safety-Gymnasium as released: a step costs 1 above the robot's speed limit, else 0.
 
     Arguments as in `paper_velocity`; `id` is the package's own.
@@ -51,7 +53,7 @@ def stock_velocity(name: str, family: Literal["stock", "other"], id: str, limit:
     Raises:
         UsageError: the package does not know the id.
     """
-    return Task(make_stock(id, horizon, render_mode), name, family, Budget(limit, limit_kind, horizon))
+    return Task(make_stock(id, horizon, render_mode), name, family, Budget(limit, limit_kind, horizon, cost_return))
 
 
 class SpeedCost(gymnasium.Wrapper):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from algd.algorithm.agent import Agent
+from algd.algorithm.time_constants import time_constants
 from algd.budget import Budget
 from algd.config.identity import identity
 from algd.envs.task import Task, probe
@@ -150,6 +151,11 @@ def _set_up(folder: RunFolder, config: Mapping[str, Any], prepared: Prepared, co
     keep_freed_memory()
     how = "" if start["execution"] == "eager" else f", {start['execution']}"
     console.say(f"{folder.path}  on {prepared.device}, {start['threads']} thread{'s' * (start['threads'] != 1)}{how}")
+    updates = config["total_steps"] * config["updates_per_step"]
+    if constants := time_constants(prepared.agent, prepared.task.budget, updates):
+        console.say(constants.sentence())
+        if short := constants.warning():
+            console.warn(short)
     for problem in damage:
         console.warn(f"{problem}: it is written anew")
     for note in notes:

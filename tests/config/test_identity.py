@@ -10,6 +10,7 @@ import pytest
 import algd
 from algd.config import identity as module
 from algd.config.identity import identity
+from algd.run.build import build_task
 from algd.run.train import train
 from algd.storage.run_folder import RunFolder, run_path
 from tests.support.command import ROOT, compose
@@ -23,6 +24,25 @@ UNFINISHED = [folder for folder in FOLDERS if RunFolder(folder).status()["state"
 @pytest.mark.parametrize("overrides", PINNED)
 def test_identities_are_those_of_the_first_version(overrides: str) -> None:
     assert identity(compose(*overrides.split())) == PINNED[overrides]
+
+
+# Since budgets are converted by how the cost's return ends, the default of these tasks is a run with another threshold,
+# and so another run. env.cost_return=authors is what they were before, under the names that are pinned above; the
+# paper's tasks have it as their default, and folders that were written without the key mean it.
+CONVERTED = {
+    "env=toy": "env.horizon=16 env.cost_return=authors", "env=safety_point_goal1": "env.cost_return=authors",
+    "env=safety_ant_velocity": "env.cost_return=authors",
+    "env=gymnasium env.id=SafetyPointGoal2-v0": "env.cost_return=authors"}
+
+
+@pytest.mark.parametrize("task", CONVERTED)
+def test_a_budget_that_is_converted_otherwise_is_another_run(task: str) -> None:
+    before = compose(*task.split(), *CONVERTED[task].split())
+    assert identity(compose(*task.split())) != identity(before)
+    without_the_key = before | {"env": {key: value for key, value in before["env"].items() if key != "cost_return"}}
+    assert identity(without_the_key) == identity(before)
+    assert build_task(without_the_key).budget == build_task(before).budget
+    assert build_task(before).budget.cost_return == "authors"
 
 
 def test_every_agent_with_every_guidance_is_pinned() -> None:
@@ -61,6 +81,8 @@ def test_folders_of_the_first_version_are_found_and_loaded(folder: Path) -> None
     config = RunFolder(folder).config()
     assert run_path(config | {"runs_dir": str(FIRST_VERSION)}) == folder
     loaded = algd.load(folder)
+    # The toy's budget as the first version converted it: 4 of 16 steps, as if the cost's return ended with them.
+    assert loaded.agent.guidance.threshold == pytest.approx(4 * (1 - 0.99**16) / 0.01 / 16)
     observation, _ = loaded.task.reset(seed=0)
     assert loaded.task.action_space.contains(loaded.act(observation))
 

@@ -12,7 +12,7 @@ from algd.run.build import build_task
 from algd.run.episodes import run_episode
 from tests.support.command import compose
 
-FEASIBLE, UNCONSTRAINED, UNCONSTRAINED_COST = 24.50, 29.93, 39.66  # toy.optimum(limit=4, horizon=16)
+FEASIBLE, UNCONSTRAINED, UNCONSTRAINED_COST = 30.50, 35.93, 39.66  # toy.optimum(limit=4, horizon=20)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_the_optimum_is_as_recorded(optimum: toy.Optimum) -> None:
 
 
 def test_the_constraint_matters(optimum: toy.Optimum, task: Task) -> None:
-    assert optimum.unconstrained_return > 1.2 * optimum.feasible_return
+    assert optimum.unconstrained_return > 1.15 * optimum.feasible_return
     assert optimum.unconstrained_cost > 9 * task.budget.limit
 
 

@@ -12,7 +12,9 @@ from tests.support.command import only_run, run
 # toy.optimum(limit=4, horizon=16), which tests/envs/test_toy.py computes.
 BEST_FEASIBLE, BEST_UNCONSTRAINED = 24.50, 29.93
 LIMIT = 4.0
-SETTINGS = ["experiment=toy_guidance", "hydra.mode=RUN", "logger=none", "eval.every=10000"]
+# The budget as the authors convert it, 6.7 times as strict as it says: feasible within so few updates.
+SETTINGS = ["experiment=toy_guidance", "env.horizon=16", "env.cost_return=authors", "hydra.mode=RUN", "logger=none",
+            "eval.every=10000"]
 STEPS = {"vesde": 1500, "ddpm": 1500, "gaussian": 2500}
 Result = tuple[float, float]
 

@@ -1,0 +1,121 @@
+"""Budgets: h is what the cost critic should predict for a policy that spends the limit, as rollouts have it."""
+
+import math
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+from algd.budget import Budget, CostReturn
+from algd.envs.task import EPISODES, Task
+from algd.errors import UsageError
+from algd.run.build import build_task
+from tests.support.command import compose
+
+DISCOUNT = 0.99
+
+
+class Spender(gymnasium.Env):
+    """A step costs what the action says; an episode ends after `horizon` steps, by truncation or termination."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,))
+    action_space = gymnasium.spaces.Box(0, 1, (1,))
+
+    def __init__(self, horizon: int, terminates: bool):
+        self.horizon, self.terminates = horizon, terminates
+
+    def reset(self, **_: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        self.steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        over = self.steps == self.horizon
+        return (np.zeros(1, np.float32), 0.0, over and self.terminates, over and not self.terminates,
+                {"cost": float(action[0])})
+
+
+def spender(horizon: int, terminates: bool, cost_return: CostReturn, limit: float = 10.0) -> Task:
+    return Task(Spender(horizon, terminates), "spender", "other", Budget(limit, "episode", horizon, cost_return))
+
+
+def value_at_start(task: Task, episodes: int = 3) -> tuple[float, float]:
+    """Of a policy that spends 0.3 or 0.1 in turn: an episode's mean cost, and the cost value of its first state.
+
+    The value is what temporal differences converge to on the rollouts' own transitions, where each time step is a
+    state, and the state behind a truncation is an episode's first again.
+    """
+    costs, done = np.zeros((episodes, task.budget.horizon)), np.zeros(task.budget.horizon)
+    for episode in range(episodes):
+        task.reset(seed=episode)
+        for step in range(task.budget.horizon):
+            *_, info = task.step(np.array([0.3 if (step + episode) % 2 else 0.1]))
+            costs[episode, step], done[step] = info["cost"], info["cost_done"]
+    mean, value = costs.mean(0), 0.0
+    for _ in range(math.ceil(2000 / task.budget.horizon)):   # γ^2000 is 2e-9
+        for step in reversed(range(task.budget.horizon)):
+            value = mean[step] + DISCOUNT * (1 - done[step]) * value
+    return float(costs.sum(1).mean()), value
+
+
+@pytest.mark.parametrize("horizon", [1, 16, 100, 400])
+@pytest.mark.parametrize("cost_return", ["bootstraps", "ends"])
+def test_h_is_the_value_of_a_policy_that_spends_the_limit(horizon: int, cost_return: CostReturn) -> None:
+    spent, value = value_at_start(spender(horizon, cost_return == "ends", cost_return), episodes=4)
+    limited = Budget(spent, "episode", horizon, cost_return)
+    # Costs alternate within an episode: where a step falls moves its discounted sum by less than 1%.
+    assert limited.threshold(DISCOUNT) == pytest.approx(value, rel=0.01)
+
+
+def test_what_the_conversion_was_worth() -> None:
+    """The authors' formula against the value of a policy that spends the limit: 2% at T = 400, 6.7 at 16."""
+    for horizon, factor in ((16, 6.732), (100, 1.577), (400, 1.0183), (1000, 1.00004)):
+        exact, authors = (Budget(10, "episode", horizon, how).threshold(DISCOUNT) for how in ("bootstraps", "authors"))
+        assert exact / authors == pytest.approx(factor, rel=1e-3)
+        assert exact == pytest.approx(10 / horizon / (1 - DISCOUNT))
+
+
+def test_the_authors_conversion() -> None:
+    assert Budget(10, "episode", 400).threshold(0.99) == pytest.approx(2.4551, abs=5e-5)
+    assert Budget(10, "episode", 400).threshold(1.0) == 10
+    assert Budget(10, "episode", 400, "ends").threshold(0.99) == Budget(10, "episode", 400).threshold(0.99)
+    assert Budget(82.748, "discounted", 1000).threshold(0.99) == 82.748
+    assert Budget(3, "discounted", 10).spent(5.0, 4.0) == 4.0
+    assert Budget(3, "episode", 10).spent(5.0, 4.0) == 5.0
+
+
+def run_through(task: Task, episodes: int) -> None:
+    for _ in range(episodes):
+        task.reset()
+        for _ in range(task.unwrapped.horizon):
+            task.step(np.array([0.5]))
+
+
+def test_a_task_that_says_wrongly_how_its_return_ends_is_told() -> None:
+    with pytest.raises(UsageError, match=r"env.cost_return=ends: .* at step 4.*env.cost_return=bootstraps is right"):
+        run_through(spender(4, False, "ends"), 1)
+    wrong = spender(4, True, "bootstraps")
+    run_through(wrong, EPISODES - 1)
+    with pytest.raises(UsageError, match=r"env.cost_return=bootstraps: .*env.cost_return=ends env.horizon=4 is right"):
+        run_through(wrong, 1)
+    for right in (spender(4, True, "ends"), spender(4, False, "bootstraps"), spender(4, True, "authors")):
+        run_through(right, 2 * EPISODES)
+
+
+def test_one_truncation_shows_that_the_return_goes_on() -> None:
+    task = spender(4, True, "bootstraps")
+    run_through(task, EPISODES - 1)
+    task.unwrapped.terminates = False
+    run_through(task, 1)
+    task.unwrapped.terminates = True
+    run_through(task, 2 * EPISODES)
+
+
+@pytest.mark.parametrize(("env", "cost_return", "threshold"), [
+    ("point_button1", "authors", 2.4551), ("safety_point_goal1", "bootstraps", 2.5), ("toy", "bootstraps", 20.0),
+    ("throttle", "ends", 0.4), ("hopper_velocity", "authors", 82.748)])
+def test_thresholds_of_tasks(env: str, cost_return: str, threshold: float) -> None:
+    config = compose(f"env={env}", "logger=none")
+    assert config["env"]["cost_return"] == cost_return
+    assert build_task(config).budget.threshold(0.99) == pytest.approx(threshold, abs=5e-5)
