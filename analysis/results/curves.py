@@ -168,8 +168,11 @@ def draw(cells: Sequence[Cell], keys: Sequence[str], quantity: str, window: int 
 def _said(quantity: str, seeds: Sequence[int], window: int, raw: bool, sampler: str, method: Method) -> str:
     """What is drawn, in the figure itself: of which sampler, over how many seeds, line and band."""
     parts = [f"{sampler} evaluations (markers)" if quantity in ("return", "cost") else "training"]
-    parts.append(f"n = {seeds[0]} seeds" if len(seeds) == 1 else f"n = {seeds[0]}–{seeds[-1]} seeds")
-    if quantity == "return":
+    parts.append(f"n = {seeds[0]} seed{'s' * (seeds[0] != 1)}" if len(seeds) == 1 else
+                 f"n = {seeds[0]}–{seeds[-1]} seeds")
+    if seeds[-1] == 1:
+        parts.append("line: that seed")
+    elif quantity == "return":
         kind = "t" if method == "t" else "percentile"
         parts += ["line: interquartile mean", f"band: 95% bootstrap {kind} interval, from 3 seeds on"]
     else:

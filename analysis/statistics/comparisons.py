@@ -23,19 +23,18 @@ def probability_of_improvement(first: Sequence[Floats], second: Sequence[Floats]
 
     which has a width also where all of the first are better; a bootstrap's would be [1, 1] there. Newcombe has the
     normal quantile for t; with it, three seeds of two equal algorithms exclude 1/2 in one case of ten, so that t is
-    Student's with as many degrees of freedom as values less two a task. Tasks are combined by the squares of the
-    distances to their bounds (Zou and Donner, Statistics in Medicine 27, 2008).
+    Student's with m + n − 2 degrees of freedom. Tasks are combined by the squares of the distances to their bounds
+    (Zou and Donner, Statistics in Medicine 27, 2008).
 
     Args:
         first, second: (m,) and (n,) values of each task, in the same order.
     """
     count = sum(map(len, first)) + sum(map(len, second))
-    free = count - 2 * len(first)
-    quantile = float(t.ppf(1 - (1 - confidence) / 2, free)) if free > 0 else float("inf")
     thetas, lows, highs = [], [], []
     for x, y in zip(first, second, strict=True):
         theta = float(((x[:, None] > y) + 0.5 * (x[:, None] == y)).mean())
-        low, high = _newcombe(theta, len(x), len(y), quantile)
+        free = max(len(x) + len(y) - 2, 1)
+        low, high = _newcombe(theta, len(x), len(y), float(t.ppf(1 - (1 - confidence) / 2, free)))
         thetas.append(theta)
         lows.append(low)
         highs.append(high)

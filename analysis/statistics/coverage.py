@@ -106,16 +106,18 @@ def share_coverage(share: float, count: int) -> float:
                      for successes in range(count + 1)))
 
 
-def improvement_coverage(shift: float, count: int, repetitions: int, seed: int, spread: float = 1.0) -> float:
+def improvement_coverage(shift: float, count: int, repetitions: int, seed: int, spread: float = 1.0,
+                         tasks: int = 1) -> float:
     """How often the interval of the probability of improvement holds it, for normal values this far apart.
 
     Args:
         spread: the first's standard deviation; the second's is 1.
+        tasks: over how many it is averaged.
     """
     random, truth = np.random.default_rng(seed), float(norm.cdf(shift / np.sqrt(1 + spread**2)))
-    return float(np.mean([holds(probability_of_improvement([random.normal(size=count) * spread + shift],
-                                                           [random.normal(size=count)]), truth)
-                          for _ in range(repetitions)]))
+    return float(np.mean([holds(probability_of_improvement(
+        [random.normal(size=count) * spread + shift for _ in range(tasks)],
+        [random.normal(size=count) for _ in range(tasks)]), truth) for _ in range(repetitions)]))
 
 
 def false_finds(tests: int, count: int, repetitions: int, seed: int) -> tuple[float, float]:
@@ -158,10 +160,12 @@ def main() -> None:
     lines = [[f"{share:.0%}", *_percent([share_coverage(share, count) for count in counts])]
              for share in (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)]
     print("\n" + markdown_table(["share of safe seeds", *header], lines), flush=True)
-    lines = [[f"{norm.cdf(shift / np.sqrt(1 + spread**2)):.2f}", f"{spread:g}",
-              *_percent([improvement_coverage(shift, count, REPETITIONS, 0, spread) for count in counts])]
-             for spread, shift in ((1, 0.0), (1, 1.0), (1, 2.0), (4, 0.0), (4, 4.0))]
-    print("\n" + markdown_table(["P(improvement) of normal seeds", "ratio of deviations", *header], lines), flush=True)
+    lines = [[f"{norm.cdf(shift / np.sqrt(1 + spread**2)):.2f}", f"{spread:g}", str(tasks),
+              *_percent([improvement_coverage(shift, count, REPETITIONS, 0, spread, tasks) for count in counts])]
+             for spread, shift, tasks in ((1, 0.0, 1), (1, 1.0, 1), (1, 2.0, 1), (4, 0.0, 1), (4, 4.0, 1), (1, 0.0, 4),
+                                          (1, 0.0, 12))]
+    print("\n" + markdown_table(["P(improvement) of normal seeds", "ratio of deviations", "tasks", *header], lines),
+          flush=True)
     lines = [[str(tests), str(count), *_percent(false_finds(tests, count, REPETITIONS, 0))]
              for tests, count in ((1, 8), (12, 8), (12, 10))]
     print("\n" + markdown_table(["tests of equal algorithms", "seeds", "a false find without Holm", "with Holm"], lines,

@@ -170,6 +170,7 @@ def test_probability_of_improvement_of_separated_seeds_has_a_width() -> None:
 def test_coverage_of_the_probability_of_improvement(shift: float, count: int) -> None:
     """Also of equal algorithms with three seeds, where the normal quantile excludes 1/2 in a tenth of cases."""
     assert improvement_coverage(shift, count, 400, seed=2) > 0.95
+    assert improvement_coverage(0.0, 3, 100, seed=3, tasks=6) > 0.9
 
 
 def test_no_interval_holds_for_costs_of_few_seeds() -> None:
