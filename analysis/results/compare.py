@@ -41,6 +41,11 @@ class Side:
         """Return or cost of every run with a result on a task, by seed."""
         return np.array(list(self.by_seed(task, quantity).values()))
 
+    def ranked(self, task: str, quantity: str) -> Floats:
+        """The same for comparing ranks, where a run that failed and has no result is worse than any other."""
+        lost = sum(run.failed and run.result is None for run in self.on(task))
+        return np.append(self.values(task, quantity), np.full(lost, -np.inf if quantity == "return" else np.inf))
+
     def by_seed(self, task: str, quantity: str) -> dict[int, float]:
         return {run.seed: float(getattr(run.result, QUANTITIES[quantity])) for run in
                 sorted(self.on(task), key=lambda run: run.seed) if run.result is not None and run.result.finite}
@@ -72,8 +77,9 @@ class Comparison:
         tasks: that both have runs with a result of.
         left_out: tasks that only one has.
         differing: what the sides differ in beside what their conditions name, where it was pooled, as a sentence.
-        returns: probability that a run of the first has a higher return than one of the second.
-        costs: probability that it has a lower cost.
+        returns: probability that a run of the first has a higher return than one of the second; one that failed has
+            the lowest.
+        costs: probability that it has a lower cost; one that failed has the highest.
         tests: for each task with a common seed return and cost, then both over all such tasks if there are several.
         looks: colours and dashes of both in figures.
     """
@@ -145,7 +151,7 @@ def _compare(first: Side, second: Side, named: Sequence[str], seed: int, pool: b
     if not tasks:
         raise UsageError(f"{first.name} and {second.name} have no task in common on which both were evaluated at one "
                          "step; --at-step N chooses another")
-    gains, costs = ([[side.values(task, quantity) for task in tasks] for side in (first, second)]
+    gains, costs = ([[side.ranked(task, quantity) for task in tasks] for side in (first, second)]
                     for quantity in QUANTITIES)
     return Comparison(
         first, second, tasks, sorted(have[0] ^ have[1]), differing, probability_of_improvement(gains[0], gains[1]),

@@ -85,7 +85,7 @@ def _own_notes(found: Comparison) -> list[str]:
         lacking = [run for run in side.runs if run.result is None or not run.result.finite]
         if lacking:
             notes.append(f"{side.name}: {len(lacking)} of {len(side.runs)} runs have no result at the step "
-                         f"({states(lacking)}), count as not safe and take no part in the rest: "
+                         f"({states(lacking)}), count as not safe and take no part in means and tests: "
                          + ", ".join(short(run) for run in lacking[:5]) + (", …" if len(lacking) > 5 else "") + ".")
         unfinished = [run for run in side.runs if run.result is not None and run.state != "finished"]
         if unfinished:
@@ -96,7 +96,7 @@ def _own_notes(found: Comparison) -> list[str]:
 
 def _notes(tests: int) -> list[str]:
     return ["Probability of improvement: Mann and Whitney's statistic, averaged over tasks, with Newcombe's interval "
-            "at Student's quantile.",
+            "at Student's quantile; a run that failed without a result is worse than any other.",
             "Difference: the mean over common seeds, which is what is tested; of returns with Student's 95% interval, "
             "of costs with the seeds' differences in brackets. A win is a larger value: in return that is better, in "
             "cost worse.",

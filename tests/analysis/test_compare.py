@@ -99,6 +99,23 @@ def test_both_sides_are_judged_at_one_step(tmp_path: Path, capsys: pytest.Captur
     assert "there are 100, 200" in capsys.readouterr().err
 
 
+def test_a_run_that_failed_is_worse_than_any_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two of four of the first are the better ones, two failed: half a win, not a whole one; two that failed tie."""
+    for seed in range(2):
+        simple(tmp_path / f"a{seed}", config(seed), 9, 1)
+        make_run(tmp_path / f"lost{seed}", config(2 + seed), state="failed")
+        simple(tmp_path / f"b{seed}", config(seed, "plain"), 5, 3)
+    (found,) = compare(sides(runs_in(tmp_path), ["guidance=augmented", "guidance=plain"]))
+    assert (found.returns.value, found.costs.value) == (0.5, 0.5)
+    make_run(tmp_path / "gone", config(2, "plain"), state="failed")
+    (found,) = compare(sides(runs_in(tmp_path), ["guidance=augmented", "guidance=plain"]))
+    # Of 12 pairs: 2 · 3 wins, 2 · 1 ties.
+    assert found.returns.value == pytest.approx((6 + 1) / 12)
+    assert main(["compare", str(tmp_path), *AGAINST]) == 0
+    text = capsys.readouterr().out
+    assert "2 of 4 runs have no result at the step (2 failed), count as not safe and take no part in means" in text
+
+
 def test_several_sides_and_tasks_share_one_correction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two tasks in other units, three sides: Holm over all tests of the call; all tasks are tested by their signs."""
     for env, scale in (("toy", 1.0), ("ring", 1000.0)):
