@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from analysis.results.cells import Cell
-from analysis.results.steps import earlier_step
+from analysis.results.steps import common_step, earlier_step
 from analysis.runs.gather import short, states
 from analysis.runs.model import Run
 from analysis.statistics.estimators import SEEDS_FOR_INTERVAL, Method
@@ -67,6 +67,7 @@ def _results(cells: Sequence[Cell], runs: Sequence[Run]) -> list[str]:
     for env in dict.fromkeys(run.env for run in runs):
         here = [run for run in runs if run.env == env and not run.foreign]
         lacking = [run for run in here if run.result is None and not run.failed]
+        found += _held_back(env, here)
         steps = sorted({run.judged_at for run in here if run.judged_at is not None})
         if lacking and steps:
             at = ", ".join(map(str, steps))
@@ -91,6 +92,19 @@ def _results(cells: Sequence[Cell], runs: Sequence[Run]) -> list[str]:
     if few := [cell for cell in cells if 0 < len(cell.evaluated) < SEEDS_FOR_INTERVAL]:
         found.append(f"Fewer than {SEEDS_FOR_INTERVAL} seeds, hence values and no interval: {_cells(few)}.")
     return found + _missing_seeds(cells)
+
+
+def _held_back(env: str, runs: Sequence[Run]) -> list[str]:
+    """Which run keeps a task whose runs are all under way at an early step."""
+    common = common_step(runs)
+    if any(run.state == "finished" for run in runs) or any(run.judged_at != common for run in runs):
+        return []  # the step is the end, or the user's choice
+    last = {run.evaluations[-1].step: run for run in runs if run.evaluations and not run.failed}
+    behind, furthest = min((step for step in last if step > 0), default=0), max(last, default=0)
+    if common is None or common >= furthest:
+        return []
+    return [f"{env}: compared at step {common}, the last that all runs share while none is finished; "
+            f"{short(last[behind])} is the furthest behind, others were evaluated up to step {furthest} (--at-step)."]
 
 
 def _episodes(runs: Sequence[Run]) -> list[str]:

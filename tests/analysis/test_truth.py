@@ -178,7 +178,10 @@ def test_cells_are_compared_at_one_step(tmp_path: Path, capsys: pytest.CaptureFi
     stopped(tmp_path, "augmented", "running", [(0, 0), (100, 5), (200, 20)])
     stopped(tmp_path, "plain", "running", [(0, 0), (100, 6)])
     stopped(tmp_path, "pid", "starting", [])
-    assert lines_of(text_of(capsys, tmp_path), "toy", "return")[0][2:] == ["5.00", "–", "**6.00**"]
+    text = text_of(capsys, tmp_path)
+    assert lines_of(text, "toy", "return")[0][2:] == ["5.00", "–", "**6.00**"]
+    assert re.search(r"toy: compared at step 100, the last that all runs share while none is finished; \S+/plain0 is "
+                     "the furthest behind, others were evaluated up to step 200", text)
     text = text_of(capsys, tmp_path, "--at-step", "200")
     assert lines_of(text, "toy", "return")[0][2:] == ["**20.00**", "–", "–"] and "evaluation at step 200" in text
     assert "there are 100, 200" in refused(capsys, tmp_path, "--at-step", "150")
