@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from algd.logging.console import answer
 from algd.storage.provenance import code_version
 from algd.storage.run_folder import RunFolder
 from launchers.local import cores, run_here
@@ -26,9 +27,12 @@ def launch(sweep: Sweep, members: Sequence[Member], settings: Settings) -> int:
     sweep.save()
     warn_of_other_code(members, sweep.commit)
     if isinstance(settings, SlurmSettings):
-        return run_on_slurm(sweep, members, settings, code)
-    assert isinstance(settings, LocalSettings)
-    return run_here(sweep, members, settings, code)
+        exit_code = run_on_slurm(sweep, members, settings, code)
+    else:
+        assert isinstance(settings, LocalSettings)
+        exit_code = run_here(sweep, members, settings, code)
+    answer(sweep.file)
+    return exit_code
 
 
 def in_wandb(member: Member, sweep: Sweep) -> Member:

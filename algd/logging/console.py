@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from algd.budget import Budget
@@ -74,6 +75,15 @@ def flow(fields: Sequence[str], width: int) -> list[str]:
         else:
             lines.append(field[:width])
     return lines
+
+
+def answer(path: Path) -> None:
+    """A command's only line on standard output, which programs read; what people read goes to standard error."""
+    try:
+        print(path, flush=True)
+    except OSError:
+        # Nobody reads it any more, or the disk is full: neither the command nor its exit need fail for that.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Console:

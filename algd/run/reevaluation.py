@@ -15,6 +15,7 @@ from algd.run.build import build_task
 from algd.run.evaluation import SAMPLERS, evaluate
 from algd.run.faults.simulator_errors import SimulatorErrors
 from algd.run.loading import load
+from algd.run.video import record_evaluation
 from algd.storage.lock import Lock
 from algd.storage.run_folder import EVALUATION_COLUMNS
 from algd.storage.table import Table
@@ -72,8 +73,6 @@ def reevaluate(config: Mapping[str, Any]) -> int:
               f"cost {mean_cost:.4g} {relation} {budget.limit:g} ({budget.kind})")
     print(f"rows with source={source} are in {loaded.folder.evals}", file=sys.stderr)
     if config["eval"]["video"]:
-        from algd.run.video import record_evaluation
-
         print(f"video: {record_evaluation(loaded)}", file=sys.stderr)
     return 0
 

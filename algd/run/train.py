@@ -17,7 +17,7 @@ from algd.config.identity import identity
 from algd.envs.task import Task, probe
 from algd.errors import ExitCode, RunError, UsageError
 from algd.execution.step import Execution, keep_freed_memory, products_of, resolve_execution
-from algd.logging.console import Console
+from algd.logging.console import Console, answer
 from algd.run.build import build, build_agent, build_logger, build_task, check_memory, resolve_device
 from algd.run.callbacks import Callback, Callbacks
 from algd.run.checks import check_identity, is_finished, say_finished
@@ -93,7 +93,7 @@ def _leave_alone(folder: RunFolder, config: Mapping[str, Any]) -> int:
         with contextlib.suppress(OSError):  # the folder may be somebody's who lets others only read
             if write_result(folder, budget, config["eval"]["episodes"]) and had_one:
                 print(f"warning: {folder.result} is not what the run's tables say: it is written anew", file=sys.stderr)
-    print(folder.path, flush=True)
+    answer(folder.path)
     return ExitCode.FINISHED
 
 
@@ -204,7 +204,7 @@ def _run(trainer: Trainer, prepared: Prepared, folder: RunFolder, config: Mappin
 
 def _say_what_next(folder: RunFolder, state: str, requests: Requests) -> None:
     """Hints for people on standard error; on standard output the folder alone, for programs."""
-    print(folder.path, flush=True)
+    answer(folder.path)
     if state == "finished":
         print(f"finished: {folder.path}\n"
               f"  in a notebook:   import algd; agent = algd.load('{folder.path}')\n"

@@ -1,6 +1,9 @@
 """What a run says to programs: result.json, and its folder as the only line of standard output."""
 
 import json
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +11,7 @@ import pytest
 
 from algd.budget import Budget
 from algd.run.result import result_of
-from tests.support.command import TINY, only_run, start, train_here
+from tests.support.command import ROOT, TINY, only_run, start, train_here
 
 RUN = [*TINY, "env=toy", "agent=gaussian", "initial_steps=20", "total_steps=60", "eval.every=40", "eval.episodes=2"]
 
@@ -69,6 +72,22 @@ def test_a_program_reads_one_line_and_then_the_result(tmp_path: Path) -> None:
         "return"]
     assert answer(*RUN, f"runs_dir={tmp_path}") == output  # already finished
     assert answer(*RUN, f"runs_dir={tmp_path}", "agent=nobody", code=2) == ""
+
+
+def test_nobody_need_read_it(tmp_path: Path) -> None:
+    """A full disk, or a reader that has left, such as `| head -0`: the run is finished all the same."""
+    for stdout in (">/dev/full", "| true"):
+        command = f"set -o pipefail; {sys.executable} run.py {shlex.join([*RUN, f'runs_dir={tmp_path}'])} {stdout}"
+        done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0 and "Traceback" not in done.stderr and "Exception" not in done.stderr, done.stderr
+
+
+def test_a_program_reads_the_sweeps_file_and_from_it_the_members(tmp_path: Path) -> None:
+    file = Path(answer("-m", *RUN, f"runs_dir={tmp_path}", "seed=0,1", "hydra.launcher.jobs=2").removesuffix("\n"))
+    assert file.parent == tmp_path / "sweeps"
+    members = json.loads(file.read_text())["runs"]
+    results = [json.loads((tmp_path / member / "result.json").read_text()) for member in members]
+    assert [result["run"].split("-")[0] for result in results] == ["seed=0", "seed=1"]
 
 
 def test_a_finished_run_of_an_earlier_version_gets_one_and_a_damaged_one_is_mended(

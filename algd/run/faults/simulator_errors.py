@@ -8,23 +8,23 @@ from algd.errors import SimulatorError
 
 
 class SimulatorErrors:
-    """Counts them, tells each in a sentence with its trace in a file, and ends the run beyond the limit.
+    """Counts them, warns of each in a sentence, keeps its trace in a file, and ends the run beyond the limit.
 
     Args:
         limit: how many are survived.
         log: the file that the traces are appended to.
-        tell: takes a sentence for the user.
+        warn: takes a sentence for the user.
 
     Attributes:
         count: how many there were.
     """
 
-    def __init__(self, limit: int, log: Path, tell: Callable[[str], None]):
-        self.limit, self.log, self._tell = limit, log, tell
+    def __init__(self, limit: int, log: Path, warn: Callable[[str], None]):
+        self.limit, self.log, self._warn = limit, log, warn
         self.count = 0
 
     def take(self, error: SimulatorError) -> None:
-        """Take in one more.
+        """Count one more.
 
         Raises:
             SimulatorError: it is one too many.
@@ -35,5 +35,5 @@ class SimulatorErrors:
         if self.count > self.limit:
             raise SimulatorError(f"{error}; that makes {self.count}, and simulator_errors={self.limit} are survived "
                                  f"(the traces are in {self.log})") from error
-        self._tell(f"{error}; the episode ends there as if truncated ({self.count} of at most {self.limit}, traces "
+        self._warn(f"{error}; the episode ends there as if truncated ({self.count} of at most {self.limit}, traces "
                    f"in {self.log.name})")
