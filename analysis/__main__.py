@@ -16,6 +16,7 @@ from algd.config.trust import trust
 from algd.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from analysis.report.content import Options
     from analysis.results.cells import Cell
     from analysis.runs.gather import Gathered
 
@@ -170,25 +171,41 @@ def report(arguments: argparse.Namespace) -> int:
     import matplotlib
 
     matplotlib.use("Agg")
-    from analysis.results.report import landscapes, page
-    from analysis.results.table import tables
+    from analysis.report.page import write
     from analysis.runs.find import sweep_content
 
-    gathered = _gathered(arguments)
-    runs, absent = gathered.runs, gathered.absent
-    found = tables(runs, arguments.sampler, _keys(arguments.rows), _keys(arguments.columns), arguments.pool,
-                   arguments.interval, arguments.bootstrap_seed, gathered.remarks, arguments.at_step,
-                   arguments.safe_share)
     sweep = sweep_content(arguments.folders, arguments.runs_dir)
-    title = arguments.title or " ".join([*arguments.folders, *filter(None, [arguments.wandb])])
-    text = page(title, runs, found, absent, list(landscapes(found, arguments.landscapes)), sweep, arguments.smooth)
-    try:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--out {arguments.out}: it cannot be written ({error.strerror})") from error
+    write(arguments.out, _title(arguments), _gathered(arguments), _options(arguments), sweep)
     print(arguments.out)
     return 0
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Show the page that `serve` asks for, until somebody ends it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from analysis.serve.server import Server
+    from analysis.serve.watch import Watch
+
+    if not arguments.folders or arguments.wandb:
+        raise UsageError("name runs, folders or sweeps to show; `report` shows those of a W&B project")
+    watch = Watch(arguments.folders, arguments.runs_dir, arguments.where, arguments.finished, _options(arguments),
+                  _title(arguments), arguments.every)
+    Server(watch, arguments.host, arguments.port).run()
+    return 0
+
+
+def _title(arguments: argparse.Namespace) -> str:
+    return arguments.title or " ".join([*arguments.folders, *filter(None, [arguments.wandb])])
+
+
+def _options(arguments: argparse.Namespace) -> "Options":
+    from analysis.report.content import Options
+
+    return Options(arguments.sampler, _keys(arguments.rows), _keys(arguments.columns), arguments.pool,
+                   arguments.interval, arguments.bootstrap_seed, arguments.at_step, arguments.safe_share,
+                   arguments.smooth, arguments.landscapes)
 
 
 def _gathered(arguments: argparse.Namespace) -> "Gathered":
@@ -355,19 +372,25 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--return", dest="wanted", action="append", default=[], metavar="[TASK=]R",
                          help="the return that is to be reached; can be repeated")
 
-    command = add("report", report, "write one HTML file with the runs' state, tables, curves and landscapes",
+    command = add("report", report, "write one HTML file with the runs' state, tables, figures and landscapes",
                   "python -m analysis report guidance_ablation --out guidance_ablation.html")
-    _add_choice(command)
-    _add_judging(command)
-    _add_grouping(command)
+    _add_page(command)
     _add_import(command)
-    command.add_argument("--title", help="of the page (default: the runs as named)")
     command.add_argument("--landscapes", type=_count_or_none, default=2, metavar="N",
                          help="algorithms whose landscape is drawn, with one state each; 0: none (default 2)")
-    command.add_argument("--smooth", type=_count, default=1, metavar="N",
-                         help="curves average the last N values of each run, and say so (default 1: they do not)")
     command.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE",
                          help="the page (default report.html)")
+
+    command = add("serve", serve, "show the same page live, in a browser on this machine, while runs train",
+                  "python -m analysis serve runs\n"
+                  "         python -m analysis serve runs/sweeps/NAME.json --every 30 --port 8000")
+    _add_page(command)
+    command.set_defaults(landscapes=0)
+    command.add_argument("--every", type=_count, default=5, metavar="SECONDS",
+                         help="between two looks at the folders, at least (default 5)")
+    command.add_argument("--host", default="127.0.0.1", metavar="ADDRESS",
+                         help="to listen on; any but loopback's lets other machines in (default 127.0.0.1)")
+    command.add_argument("--port", type=_count_or_none, default=0, metavar="N", help="0: any that is free (default 0)")
     return parser
 
 
@@ -408,6 +431,16 @@ def _add_grouping(command: argparse.ArgumentParser) -> None:
     command.add_argument("--pool", action="store_true",
                          help="put runs together that differ in more than the keys of rows and columns")
     _add_intervals(command)
+
+
+def _add_page(command: argparse.ArgumentParser) -> None:
+    """What a page shows."""
+    _add_choice(command)
+    _add_judging(command)
+    _add_grouping(command)
+    command.add_argument("--title", help="of the page (default: the runs as named)")
+    command.add_argument("--smooth", type=_count, default=1, metavar="N",
+                         help="curves average the last N values of each run, and say so (default 1: they do not)")
 
 
 def _add_import(command: argparse.ArgumentParser) -> None:

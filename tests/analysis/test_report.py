@@ -1,43 +1,66 @@
 """The report: one file, safe whatever the runs contain, and as a real browser shows it."""
 
 import base64
+import html
 import html.parser
 import io
 import json
 import re
 import shutil
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 import yaml
 from PIL import Image
+from selenium.webdriver import ActionChains, Chrome
+from selenium.webdriver.common.by import By
 
 from algd.config.identity import identity
 from analysis.__main__ import main
+from analysis.report.page import plotly, policy
+from tests.support.browser import chromium, complaints, until
 from tests.support.command import TINY, only_run, train_here
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "runs"
-HOSTILE = "<script>document.title='taken over'</script><img src=http://127.0.0.1:9/x>\"'&"
+HOSTILE = ("</script><script>document.title='taken over'</script><img src=http://127.0.0.1:9/x>"
+           "<a href=http://127.0.0.1:9/>\"'&")
 
 
 class Page(html.parser.HTMLParser):
-    """The tags, addresses and text of a page."""
+    """The tags, addresses, scripts and text of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[str] = []
-        self.addresses: list[str] = []
+        self.sources: list[str] = []
+        self.links: list[str] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
         self.text = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "poster", "data")]
+        self.sources += [value or "" for name, value in attrs if name in ("src", "poster", "data", "srcset", "action")]
+        self.links += [value or "" for name, value in attrs if name == "href"]
+        assert not [name for name, _ in attrs if name.startswith("on")]
+        if tag == "script":
+            self.scripts.append((dict(attrs), ""))
 
     def handle_data(self, data: str) -> None:
-        self.text += data + "\n"
+        if self.cdata_elem == "script":
+            attributes, before = self.scripts.pop()
+            self.scripts.append((attributes, before + data))
+        else:
+            self.text += data + "\n"
+
+    @property
+    def data(self) -> dict:
+        ((_, text),) = [one for one in self.scripts if one[0].get("type") == "application/json"]
+        return json.loads(text)
 
 
 def written(out: Path, *arguments: str | Path) -> str:
@@ -46,17 +69,24 @@ def written(out: Path, *arguments: str | Path) -> str:
     return out.read_text()
 
 
+def changed(folder: Path, **more: object) -> None:
+    """Change keys of a run's status.json."""
+    file = folder / "status.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | more))
+
+
 @pytest.fixture(scope="module")
 def fixture_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The fixture's page, where one run failed for a hostile reason and another has a hostile configuration."""
     folder = tmp_path_factory.mktemp("report")
     shutil.copytree(FIXTURE, folder / "runs")
-    failed = folder / "runs" / "point_button1" / "vesde-pid" / "seed=1-cccc0001" / "status.json"
-    failed.write_text(json.dumps(json.loads(failed.read_text()) | {"reason": HOSTILE}))
+    changed(folder / "runs" / "point_button1" / "vesde-pid" / "seed=1-cccc0001", reason=HOSTILE)
+    changed(folder / "runs" / "point_button1" / "vesde-plain" / "seed=0-bbbb0000", warnings=[HOSTILE, "Qc diverges"])
     for guidance in ("augmented", "plain"):
         for path in (folder / "runs" / "safety_point_goal1" / f"vesde-{guidance}").glob("*/config.yaml"):
             config = yaml.safe_load(path.read_text())
             config["env"]["name"] = HOSTILE
+            config["guidance"]["name"] = f"{guidance}{HOSTILE}"
             path.write_text(yaml.safe_dump(config))
             meta = path.with_name("meta.json")
             meta.write_text(json.dumps(json.loads(meta.read_text()) | {"identity": identity(config)}))
@@ -70,52 +100,238 @@ def fixture_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_everything_is_in_the_file_and_nothing_is_fetched(fixture_page: Path) -> None:
     page = Page(fixture_page.read_text())
-    assert "script" not in page.tags and "link" not in page.tags
-    assert page.addresses and all(one.startswith(("data:image/png;base64,", "data:video/mp4;base64,"))
-                                  for one in page.addresses)
+    assert "link" not in page.tags and "iframe" not in page.tags
+    assert page.sources and all(one.startswith(("data:image/png;base64,", "data:video/mp4;base64,"))
+                                for one in page.sources)
     pictures = [Image.open(io.BytesIO(base64.b64decode(one.split(",")[1])))
-                for one in page.addresses if one.startswith("data:image")]
-    # Two families of return and cost; λ, the constraint and one level of curvature in one.
-    assert len(pictures) == 7 and all(np.asarray(one.convert("L")).std() > 5 for one in pictures)
-    (video,) = [one for one in page.addresses if one.startswith("data:video")]
+                for one in page.sources if one.startswith("data:image")]
+    # Two families of return, cost and training cost; λ, the constraint and one level of curvature in one.
+    assert len(pictures) == 9 and all(np.asarray(one.convert("L")).std() > 5 for one in pictures)
+    (video,) = [one for one in page.sources if one.startswith("data:video")]
     assert base64.b64decode(video.split(",")[1]) == b"not really a video"
     assert "large.mp4 is too large for this page (8.0 MB)" in page.text
 
 
+def test_links_lead_to_the_runs_folders(fixture_page: Path) -> None:
+    links = {one for one in Page(fixture_page.read_text()).links if not one.startswith("#")}
+    folders = {(fixture_page.parent / unquote(one)).resolve() for one in links}
+    assert folders == {path.parent for path in (fixture_page.parent / "runs").glob("*/*/*/config.yaml")}
+
+
+def test_only_the_pages_own_scripts_may_run(fixture_page: Path) -> None:
+    text = fixture_page.read_text()
+    page = Page(text)
+    (allowed,) = re.findall(r'http-equiv="Content-Security-Policy" content="(.*?)"', text)
+    assert html.unescape(allowed) == policy(live=False)
+    assert "unsafe-eval" not in allowed
+    assert "script-src &#39;sha256-" in allowed and "default-src &#39;none&#39;" in allowed
+    assert [attributes for attributes, _ in page.scripts] == [{"type": "application/json", "id": "data"}, {}, {}]
+    assert page.scripts[1][1] == plotly()
+    assert "taken over" not in page.scripts[2][1]
+    # The hostile name is in the data, as text that cannot end its element.
+    assert "taken over" in json.dumps(page.data) and "<" not in page.scripts[0][1]
+
+
+def test_the_figures_are_what_the_library_takes(fixture_page: Path) -> None:
+    figures = {figure["key"]: figure for figure in Page(fixture_page.read_text()).data["figures"]}
+    # Return, cost, training cost and the trade-off; on point_button1 λ and the constraint too.
+    assert len(figures) == 4 + 6 + 4
+    for figure in figures.values():
+        go.Figure(data=figure["data"], layout=figure["layout"])  # raises where a trace has what plotly does not know
+    traces = figures["paper/point_button1/return"]["data"]
+    kinds = [trace["meta"]["kind"] for trace in traces]
+    assert kinds == sorted(kinds, key=["band", "seed", "line"].index)
+    lines = {trace["name"]: trace for trace in traces if trace["meta"]["kind"] == "line"}
+    assert lines["vesde, augmented"]["y"][-1] == 22.333  # as the table has it
+    assert lines["vesde, augmented"]["customdata"] == [5] * 4
+    seeds = [trace for trace in traces if trace["meta"]["kind"] == "seed" and trace["name"].startswith("vesde, plain")]
+    assert [trace["meta"]["seed"] for trace in seeds] == [0, 1, 2, 3, 4]
+    # In grey, by dashes and markers.
+    looks = {(trace["line"]["dash"], trace["marker"]["symbol"]) for trace in lines.values()}
+    assert len(looks) == len(lines)
+    assert "vesde, augmented 22.33 (5 of 5 runs)" in figures["paper/point_button1/return"]["alternative"]
+
+
 def test_what_the_page_says(fixture_page: Path) -> None:
     text = re.sub(r"\s+", " ", Page(fixture_page.read_text()).text)
-    assert "24 runs: 1 failed , 19 finished , 3 running , 1 starting , 1 not started" in text
+    assert "25 runs: 3 running , 1 starting , 1 failed , 1 waiting , 19 finished" in text
     assert "Sweep fixture-0a1b2c3d, started 2026-01-05" in text
     for said in ("22.33 [10.91, 33.75]", "1/3 [0.06, 0.79]; 1 failed; 1 without a result", "15.40 †",
                  "run.py -m experiment=fixture", "run.py env=point_button1 guidance=plain seed=4", "0123abc",
                  "torch 2.13.0, numpy 2.3.5", "guidance.rho", "Interquartile mean", HOSTILE):
         assert said in text, said
-    # The reason of the failure, whole, in its own section.
-    assert HOSTILE in text[text.index("What failed"):text.index("Configurations")]
+    # The reason of the failure and the warnings, whole, in their own section.
+    trouble = text[text.index("What failed"):text.index("Runs", text.index("What failed"))]
+    assert trouble.count(HOSTILE) == 2 and "warning: Qc diverges" in trouble
+
+
+# --- in a browser --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
+
+
+@pytest.fixture
+def opened(browser: Chrome, fixture_page: Path) -> Chrome:
+    """The page, opened anew."""
+    browser.get(fixture_page.as_uri())
+    assert browser.title == "fixture"
+    return browser
+
+
+def plot(driver: Chrome, key: str) -> str:
+    """JavaScript for a figure's element, which is drawn by now."""
+    element = f"document.querySelector('[data-figure=\"{key}\"]')"
+    driver.execute_script(f"{element}.scrollIntoView({{block: 'center'}})")
+    until(driver, f"{element}._fullLayout !== undefined && {element}.querySelector('.main-svg') !== null")
+    return element
+
+
+def column(driver: Chrome, name: str) -> list[str]:
+    """The shown entries of a column of the table of runs."""
+    return driver.execute_script("""
+        const table = document.querySelector("#runs table");
+        const place = [...table.tHead.rows[0].cells].findIndex((head) => head.textContent === arguments[0]);
+        const shown = [...table.tBodies[0].rows].filter((row) => !row.hidden);
+        return shown.map((row) => row.cells[place].textContent)""", name)
 
 
 @pytest.mark.needs("browser")
-def test_a_browser_shows_it(fixture_page: Path, tmp_path: Path) -> None:
-    """Chromium renders the page: nothing hostile ran, the pictures are decoded, and something is to be seen."""
-    def chromium(*arguments: str) -> str:
-        result = subprocess.run(
-            ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-             "--disable-sync", "--no-first-run", "--host-resolver-rules=MAP * ~NOTFOUND", "--hide-scrollbars",
-             f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1200,3000", *arguments,
-             fixture_page.as_uri()], capture_output=True, text=True, timeout=120)
-        assert result.returncode == 0, result.stderr
-        return result.stdout
+def test_nothing_hostile_runs(opened: Chrome) -> None:
+    for place in range(opened.execute_script("return document.querySelectorAll('.plot').length")):
+        element = f"document.querySelectorAll('.plot')[{place}]"
+        opened.execute_script(f"{element}.scrollIntoView()")
+        until(opened, f"{element}.querySelector('.main-svg') !== null")
+    assert opened.title == "fixture"
+    assert not opened.find_elements(By.CSS_SELECTOR, "a[href*='127.0.0.1'], img[src^=http]")
+    # SVG has links of its own, which the library would make of tags in a text.
+    assert opened.execute_script("return document.querySelectorAll('svg a').length") == 0
+    assert complaints(opened) == []
 
-    dom = chromium("--dump-dom")
-    assert re.findall(r"<title>(.*?)</title>", dom) == ["fixture"]
-    assert "<script" not in dom and dom.count("<h2>") == 8
-    chromium(f"--screenshot={tmp_path / 'page.png'}")
-    seen = np.asarray(Image.open(tmp_path / "page.png").convert("RGB")).astype(int)
-    assert seen.shape == (3000, 1200, 3)
-    assert (seen.min(axis=2) < 100).mean() > 0.01  # text
-    # Lines of the two algorithms' colours, as they are in no text: the pictures were decoded and drawn.
-    for colour in ((0, 114, 178), (213, 94, 0)):
-        assert (np.abs(seen - colour).max(axis=2) < 12).sum() > 500
+
+@pytest.mark.needs("browser")
+def test_sorting(opened: Chrome) -> None:
+    button = opened.find_element(By.XPATH, "//section[@id='runs']//button[text()='return']")
+    button.click()
+    up = column(opened, "return")
+    numbers = [float(text) for text in up if text != "–"]
+    assert numbers == sorted(numbers) and len(numbers) == 23 and up[len(numbers):] == ["–"] * 2
+    button.click()
+    assert column(opened, "return") == [*(f"{number:.2f}" for number in numbers[::-1]), "–", "–"]
+    assert opened.find_element(By.CSS_SELECTOR, "#runs th[aria-sort=descending]").text.startswith("return")
+
+
+@pytest.mark.needs("browser")
+def test_filtering(opened: Chrome) -> None:
+    words = opened.find_element(By.CSS_SELECTOR, "#runs input[type=search]")
+    words.send_keys("car_button1 -plain")
+    assert set(column(opened, "task")) == {"car_button1"} and set(column(opened, "guidance")) == {"augmented"}
+    assert opened.find_element(By.CSS_SELECTOR, "#runs output").text == "3 of 25"
+    words.clear()
+    words.send_keys(" ")
+    chosen = opened.find_element(By.CSS_SELECTOR, "#runs select[aria-label=state]")
+    chosen.find_element(By.CSS_SELECTOR, "option[value=failed]").click()
+    assert column(opened, "state") == ["failed"]
+
+
+@pytest.mark.needs("browser")
+def test_zooming(opened: Chrome) -> None:
+    """A drag over one figure zooms the task's other ones too, and a double click leads back."""
+    other, first = (plot(opened, f"paper/point_button1/{name}") for name in ("cost", "return"))
+    whole = opened.execute_script(f"return {first}._fullLayout.xaxis.range")
+    area = opened.execute_script(f"return {first}.querySelector('.nsewdrag')")
+    drag = ActionChains(opened).move_to_element_with_offset(area, -80, 0).click_and_hold()
+    drag.move_by_offset(60, 2).move_by_offset(60, 0).release().perform()
+    until(opened, f"{first}._fullLayout.xaxis.range[0] > {whole[0]} + 1")
+    low, high = opened.execute_script(f"return {first}._fullLayout.xaxis.range")
+    assert whole[0] < low < high < whole[1]
+    until(opened, f"{other}._fullLayout.xaxis.range[0] === {low} && {other}._fullLayout.xaxis.range[1] === {high}")
+    ActionChains(opened).move_to_element(area).double_click().perform()
+    for element in (first, other):
+        until(opened, f"Math.abs({element}._fullLayout.xaxis.range[0] - {whole[0]}) < 1e-6")
+
+
+@pytest.mark.needs("browser")
+def test_switching_cells_and_seeds(opened: Chrome) -> None:
+    figure = plot(opened, "paper/point_button1/return")
+
+    def shown() -> list[list]:
+        return opened.execute_script(f"""return {figure}._fullData.filter((one) => one.visible === true)
+            .map(({{meta}}) => [meta.kind, meta.column, meta.seed ?? null])""")
+
+    def switch(name: str, value: str) -> None:
+        box = f".family:first-of-type form input[name={name}][value='{value}']"
+        before = shown()
+        opened.execute_script("document.querySelector(arguments[0]).click()", box)
+        until(opened, f"JSON.stringify({figure}._fullData.filter((one) => one.visible === true)"
+                      ".map(({meta}) => [meta.kind, meta.column, meta.seed ?? null])) !== arguments[0]",
+              json.dumps(before, separators=(",", ":")))
+
+    assert {kind for kind, _, _ in shown()} == {"band", "line"}
+    switch("kind", "seed")
+    assert sorted(seed for kind, place, seed in shown() if kind == "seed" and place == 0) == [0, 1, 2, 3, 4]
+    switch("seed", "3")
+    assert not [one for one in shown() if one[2] == 3]
+    lines = [one for one in shown() if one[0] == "line"]
+    switch("column", "0")
+    assert [one for one in shown() if one[0] == "line"] == [one for one in lines if one[1] != 0]
+    assert not [one for one in shown() if one[1] == 0]
+    # The mean is that of all seeds, whichever of them are shown.
+    assert opened.execute_script(f"return {figure}._fullData.filter((one) => one.name === 'vesde, plain' && "
+                                 "one.meta.kind === 'line').map((one) => one.customdata[0])") == [5]
+
+
+@pytest.mark.needs("browser")
+def test_a_click_on_a_point_shows_its_run(opened: Chrome) -> None:
+    figure = plot(opened, "paper/point_button1/trade-off")
+    point = opened.execute_script(f"return {figure}.querySelector('.scatterlayer .trace .point')")
+    ActionChains(opened).move_to_element(point).pause(0.3).click().perform()
+    row = until(opened, "document.querySelector('tr.chosen') && document.querySelector('tr.chosen').textContent")
+    assert "point_button1/vesde-" in row
+
+
+@pytest.mark.needs("browser")
+def test_print_has_the_pictures_and_no_switches(opened: Chrome) -> None:
+    def displayed(selector: str) -> set[bool]:
+        return {element.is_displayed() for element in opened.find_elements(By.CSS_SELECTOR, selector)}
+
+    assert displayed("figure.printed") == {False} and displayed("figure.interactive") == {True}
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        assert displayed("figure.printed") == {True} and displayed("figure.interactive") == {False}
+        assert displayed("form.switches") == {False}
+        assert opened.execute_script("return [...document.images].every((one) => one.naturalWidth > 300)")
+    finally:
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+@pytest.mark.needs("browser")
+def test_without_scripts_the_pictures_are_shown(browser: Chrome, fixture_page: Path) -> None:
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        browser.get(fixture_page.as_uri())
+        assert all(one.is_displayed() for one in browser.find_elements(By.CSS_SELECTOR, "figure.printed"))
+        assert not any(one.is_displayed() for one in browser.find_elements(By.CSS_SELECTOR, "figure.interactive"))
+    finally:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+@pytest.mark.needs("browser")
+def test_a_phone_need_not_scroll_sideways(browser: Chrome, fixture_page: Path) -> None:
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
+                            {"width": 360, "height": 700, "deviceScaleFactor": 2, "mobile": True})
+    try:
+        browser.get(fixture_page.as_uri())
+        plot(browser, "paper/point_button1/return")
+        assert browser.execute_script("return document.documentElement.scrollWidth") == 360
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+# --- what else goes into it ----------------------------------------------------------------------------------------
 
 
 def test_landscapes_of_a_real_run(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def _program(name: str) -> Callable[[], bool]:
 
 
 NEEDS = {
-    "browser": Need("Chromium", "chromium", _program("chromium")),
+    "browser": Need("Chromium", "chromium chromium-driver", _program("chromedriver")),
     "compiler": Need("a C compiler", "gcc libc6-dev", lambda: bool(library.compiler())),
     "latex": Need("pdflatex", "texlive-latex-base texlive-latex-recommended", _program("pdflatex")),
     "namespaces": Need("leave to mount file systems in a namespace of its own", "util-linux mount", _can_mount),

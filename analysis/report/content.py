@@ -1,0 +1,154 @@
+"""All that a page says about a set of runs, before it is written as HTML."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from algd.errors import UsageError
+from analysis.report.figures import Column, Figure, columns_of, curve_figure, trade_off_figure
+from analysis.report.grids import (
+    UNREADABLE,
+    WAITING,
+    Grid,
+    Link,
+    configurations_grid,
+    provenance_grid,
+    rank,
+    runs_grid,
+    shown,
+    trouble_grid,
+)
+from analysis.report.pictures import Picture, curvatures, landscapes, printed_curves, videos
+from analysis.results.cells import COLUMNS, ROWS, SAFE_SHARE
+from analysis.results.table import Table, tables
+from analysis.runs.gather import Gathered
+from analysis.statistics.estimators import Method
+
+QUANTITIES = ("return", "cost", "training_cost", "lam", "constraint")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How tables and figures are made; the arguments are those of `analysis.results.table.tables`.
+
+    Attributes:
+        at_step, safe_share: see `analysis.results.cells.cells`.
+        smooth: values that curves average; 1: none.
+        landscapes: algorithms whose landscape is drawn.
+    """
+
+    sampler: str = "deterministic"
+    rows: Sequence[str] = ROWS
+    columns: Sequence[str] = COLUMNS
+    pool: bool = False
+    method: Method = "t"
+    bootstrap_seed: int = 0
+    at_step: int | None = None
+    safe_share: float = SAFE_SHARE
+    smooth: int = 1
+    landscapes: int = 0
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family's figures.
+
+    Attributes:
+        name: of the family.
+        columns, seeds: that its figures can show and hide.
+        tasks: the interactive figures of each row.
+        printed: the same curves for print, of all rows.
+        curvatures: of the smallest eigenvalue, for screen and print.
+    """
+
+    name: str
+    columns: list[Column]
+    seeds: list[int]
+    tasks: list[tuple[str, list[Figure]]]
+    printed: list[Picture]
+    curvatures: list[Picture]
+
+
+@dataclass(frozen=True)
+class Content:
+    """A page's content. `refusal` says why there are no tables, where runs cannot stand together in one."""
+
+    title: str
+    made: str
+    live: bool
+    states: list[tuple[str, int]]
+    total: int
+    sweep: Mapping[str, Any]
+    runs: Grid
+    trouble: Grid
+    tables: list[Table]
+    refusal: str
+    families: list[Family]
+    landscapes: list[Picture]
+    videos: list[Picture]
+    configurations: Grid
+    provenance: Grid
+    commands: list[str]
+
+    @property
+    def figures(self) -> list[Figure]:
+        return [figure for family in self.families for _, figures in family.tasks for figure in figures]
+
+
+def assemble(title: str, gathered: Gathered, options: Options, link: Link, sweep: Mapping[str, Any] | None = None,
+             refusal: str = "", live: bool = False) -> Content:
+    """Everything about the runs.
+
+    Args:
+        title: what the runs are.
+        gathered: the runs, and what became of others.
+        options: how tables and figures are made.
+        link: the address of a run's folder, as the page links to it.
+        sweep: the content of the sweep's file, if the runs are one's.
+        refusal: why there are no runs, where that is known.
+        live: whether the page is made again and again: then there are no pictures for print, landscapes and videos, and
+            runs that cannot stand in one table leave a sentence instead of it.
+
+    Raises:
+        UsageError: as `analysis.results.table.tables`, unless live.
+    """
+    found: list[Table] = []
+    try:
+        found = tables(gathered.runs, options.sampler, options.rows, options.columns, options.pool, options.method,
+                       options.bootstrap_seed, gathered.remarks, options.at_step, options.safe_share)
+    except UsageError as error:
+        if not live:
+            raise
+        refusal = str(error)
+    runs = sorted((shown(run) for run in gathered.runs), key=lambda one: (rank(one.state), one.run.folder))
+    counts = Counter([one.state for one in runs])
+    counts.update({WAITING: len(gathered.absent), UNREADABLE: len(gathered.unreadable)})
+    provenance, commands = provenance_grid(gathered.runs)
+    if sweep and sweep.get("command"):
+        commands = list(dict.fromkeys([str(sweep["command"]), *commands]))
+    numbers = {one.run.folder: place for place, one in enumerate(runs)}
+    return Content(
+        title, datetime.now(UTC).isoformat(timespec="seconds"), live,
+        [(state, counts[state]) for state in sorted(counts, key=rank) if counts[state]], counts.total(), sweep or {},
+        runs_grid(runs, gathered.absent, gathered.unreadable, link), trouble_grid(runs, gathered.unreadable, link),
+        found, refusal, [_family(table, options, numbers, live) for table in found],
+        [] if live else list(landscapes(found, options.landscapes)), [] if live else list(videos(gathered.runs)),
+        configurations_grid(gathered.runs), provenance, commands)
+
+
+def _family(table: Table, options: Options, numbers: Mapping[Path, int], live: bool) -> Family:
+    columns = columns_of(table.cells, table.columns)
+    tasks = []
+    for row in dict.fromkeys(cell.row for cell in table.cells):
+        here = [cell for cell in table.cells if cell.row == row]
+        drawn = [curve_figure(table.family, row, here, columns, quantity, numbers, options.smooth)
+                 for quantity in QUANTITIES]
+        drawn.append(trade_off_figure(table.family, row, here, columns, numbers))
+        tasks.append((", ".join(row) or "all", [figure for figure in drawn if figure]))
+    return Family(
+        table.family, list(columns.values()), sorted({seed for cell in table.cells for seed in cell.seeds}), tasks,
+        [] if live else list(printed_curves(table, QUANTITIES, options.smooth, options.sampler)),
+        [] if live else list(curvatures(table)))

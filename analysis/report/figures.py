@@ -1,0 +1,257 @@
+"""Interactive figures, as the JSON that plotly.js draws.
+
+A figure's traces say in "meta" what they belong to, by which the page switches cells, seeds, bands and single lines on
+and off: {"kind": "line" | "band" | "seed" | "point", "column": index, "seed": number, "run": index}. Statistics are
+those of the printed figures (`analysis.results.curves`); nothing is computed in the browser.
+"""
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.results.cells import Cell, number, sorting
+from analysis.results.curves import LABELS, Curve, curve, range_curve, series_of, smoothed
+from analysis.results.style import look
+from analysis.runs.model import Floats, Run, Series
+
+POINTS = 200  # of a seed's line; of more, evenly many are left out
+BAND_POINTS = 100  # of a line over seeds with its band, each of which is a bootstrap
+# Matplotlib's markers, as plotly.js names them and as letters in the page's key.
+SYMBOLS = {"o": ("circle", "●"), "s": ("square", "■"), "^": ("triangle-up", "▲"), "D": ("diamond", "◆"),
+           "v": ("triangle-down", "▼"), "P": ("cross", "✚"), "X": ("x", "✖")}
+MARKERS = 15  # of a line
+WIDEST, THINNEST = 3.6, 1.6  # of the lines: the first drawn is wider, and is seen where a later one lies upon it
+GREY = "#555555"
+LIMIT: Mapping[str, Any] = {"color": GREY, "width": 1.5, "dash": "dash"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One plot.
+
+    Attributes:
+        key: of this plot, the same each time the page is made.
+        group: plots of one group have the same horizontal axis, and are zoomed together; "" for none.
+        title, alternative: what it shows, in a line, and in words for whoever does not see it.
+        data, layout: traces and layout for plotly.js.
+    """
+
+    key: str
+    group: str
+    title: str
+    alternative: str
+    data: list[dict[str, Any]]
+    layout: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """What the page's script needs."""
+        return vars(self)
+
+
+@dataclass(frozen=True)
+class Column:
+    """An algorithm, or what else the columns of a table are, as it looks in every plot."""
+
+    name: str
+    color: str
+    dash: str
+    symbol: str
+    letter: str
+    width: float
+
+
+def columns_of(cells: Sequence[Cell], keys: Sequence[str]) -> dict[tuple[str, ...], Column]:
+    """The columns of a family's cells, with the looks that they have in all figures."""
+    columns = sorted({cell.column for cell in cells}, key=sorting)
+    found = {}
+    for place, column in enumerate(columns):
+        style = look(column, keys, columns)
+        width = WIDEST - (WIDEST - THINNEST) * place / max(len(columns) - 1, 1)
+        found[column] = Column(", ".join(column) or "all", style["color"], dash(style["linestyle"]),
+                               *SYMBOLS[style["marker"]], round(width, 2))
+    return found
+
+
+def dash(linestyle: Any) -> str:
+    """Matplotlib's dashes as plotly.js and SVG write them, twice as long as the line that is drawn here is wide."""
+    if isinstance(linestyle, str):
+        return {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}[linestyle]
+    return ",".join(f"{2 * length:g}px" for length in linestyle[1]) if linestyle[1] else "solid"
+
+
+def curve_figure(family: str, row: tuple[str, ...], cells: Sequence[Cell], columns: Mapping[tuple[str, ...], Column],
+                 quantity: str, numbers: Mapping[Path, int], window: int = 1) -> Figure | None:
+    """A quantity against environment steps on one row's task: a line, a band and the seeds of each cell.
+
+    Args:
+        family: of the task.
+        row: of the cells.
+        cells: of that row.
+        columns: of `columns_of`.
+        quantity: as for `analysis.results.curves.draw`.
+        numbers: of the runs by folder, by which the page finds a line's run.
+        window: values that are averaged; 1: none.
+
+    Returns:
+        None where no run has the quantity.
+    """
+    data: list[dict[str, Any]] = []
+    last: list[str] = []
+    mean, band = ("interquartile mean", "95% interval") if quantity == "return" else ("mean", "lowest to highest seed")
+    for cell in cells:
+        column = columns[cell.column]
+        place = list(columns).index(cell.column)
+        having = [(run, smoothed(found, window)) for run in cell.runs
+                  if len((found := series_of(run, quantity)).steps)]
+        if not having:
+            continue
+        series = [thinned(values, BAND_POINTS) for _, values in having]
+        middle = curve(series, cell.method, cell.bootstrap_seed) if quantity == "return" else range_curve(series)
+        data += [*_band(middle, column, place), *_seeds(having, column, place, numbers),
+                 *_line(middle, len(cell.runs), column, place, mean)]
+        last.append(f"{column.name} {number(middle.centre[-1])} ({int(middle.count[-1])} of {len(cell.runs)} runs)")
+    if not data:
+        return None
+    label = LABELS.get(quantity, quantity)
+    limits = sorted({cell.limit for cell in cells if cell.limit is not None}) if quantity == "cost" else \
+        [0.0] if quantity == "constraint" else []
+    # Bands first, then seeds, then lines, whatever their cells.
+    data.sort(key=lambda trace: ("band", "seed", "line").index(trace["meta"]["kind"]))
+    task = ", ".join(row)
+    limit_said = f". Limit {', '.join(f'{limit:g}' for limit in limits)}" if quantity == "cost" else ""
+    smoothing = f", each point the mean of {window} values" if window > 1 else ""
+    return Figure(
+        f"{family}/{task}/{quantity}", f"{family}/{task}", f"{label}: {mean}, {band}{smoothing}",
+        f"{label} against environment steps on {task}{smoothing}. At the end of each line, the {mean} over seeds: "
+        + "; ".join(last) + limit_said + ".",
+        data, _layout("environment steps", label, [_line_at("y", limit, "limit") for limit in limits]))
+
+
+def trade_off_figure(family: str, row: tuple[str, ...], cells: Sequence[Cell],
+                     columns: Mapping[tuple[str, ...], Column], numbers: Mapping[Path, int]) -> Figure | None:
+    """Return against cost on one row's task: a point for the result of each seed, hollow where it is not safe."""
+    data: list[dict[str, Any]] = []
+    said: list[str] = []
+    for cell in cells:
+        if not cell.evaluated or cell.mean_cost is None or cell.mean_return is None:
+            continue
+        column, place = columns[cell.column], list(columns).index(cell.column)
+        for run in cell.evaluated:
+            assert run.result is not None
+            data.append({
+                "type": "scatter", "mode": "markers", "x": rounded([run.result.mean_cost]),
+                "y": rounded([run.result.mean_return]), "name": html.escape(f"{column.name}, seed {run.seed}"),
+                "marker": {"color": column.color, "size": 8,
+                           "symbol": column.symbol + ("" if run.safe else "-open")},
+                "hovertemplate": "return %{y}<br>cost %{x}",
+                "meta": {"kind": "point", "column": place, "seed": run.seed, "run": numbers.get(run.folder)}})
+        said.append(f"{column.name}: return {number(cell.mean_return.value)}, cost {number(cell.mean_cost.value)}, "
+                    f"safe {cell.safe} of {len(cell.runs)}")
+    if not data:
+        return None
+    limits = sorted({cell.limit for cell in cells if cell.limit is not None})
+    steps = sorted({run.result.step for cell in cells for run in cell.evaluated if run.result})
+    task = ", ".join(row)
+    at = ", ".join(map(str, steps))
+    return Figure(
+        f"{family}/{task}/trade-off", "", f"return against cost at step {at}",
+        f"Return against cost of each seed's evaluation at step {at} on {task}. " + "; ".join(said) + ".", data,
+        _layout("cost (hollow: not safe)", "return", [_line_at("x", limit, "limit") for limit in limits]))
+
+
+def thinned(series: Series, most: int) -> Series:
+    """A series without the points between every so many, but with its last; the same ones for the same steps."""
+    if len(series.steps) <= most:
+        return series
+    every = -(-len(series.steps) // most)
+    chosen = np.unique([*range(0, len(series.steps), every), len(series.steps) - 1])
+    return Series(series.steps[chosen], series.values[chosen])
+
+
+def rounded(values: Floats | Sequence[float]) -> list[float | None]:
+    """Values to five significant digits; None, which is a gap, for what is not a finite number."""
+    return [float(f"{value:.5g}") if np.isfinite(value) else None for value in values]
+
+
+# --- traces and layout ---------------------------------------------------------------------------------------------
+
+
+def _trace(kind: str, place: int, x: Sequence[float | None], y: Sequence[float | None], **more: Any) -> dict[str, Any]:
+    meta = {"kind": kind, "column": place} | more.pop("meta", {})
+    return {"type": "scatter", "mode": "lines", "x": list(x), "y": list(y), "meta": meta, **more}
+
+
+def _line(middle: Curve, runs: int, column: Column, place: int, mean: str) -> list[dict[str, Any]]:
+    """The line over seeds, and what of it stands for fewer seeds than there are runs as one of its own, faint."""
+    whole = middle.count == runs
+    near = ~whole
+    near[1:] |= ~whole[:-1]
+    near[:-1] |= ~whole[1:]
+    found = []
+    for chosen, opacity in ((whole, 1.0), (near & (middle.count > 0), 0.45)):
+        if not chosen.any() or (opacity < 1 and whole.all()):
+            continue
+        found.append(_trace(
+            "line", place, [int(step) for step in middle.steps], rounded(np.where(chosen, middle.centre, np.nan)),
+            mode="lines+markers", opacity=opacity, name=html.escape(column.name),
+            line={"color": column.color, "width": column.width, "dash": column.dash},
+            marker={"symbol": column.symbol, "size": 4 + 1.5 * column.width, "color": column.color,
+                    "maxdisplayed": MARKERS},
+            customdata=[int(count) for count in middle.count],
+            hovertemplate=f"%{{y:.4g}} at step %{{x}}<br>{mean} of %{{customdata}} of {runs} runs"))
+    return found
+
+
+def _band(middle: Curve, column: Column, place: int) -> list[dict[str, Any]]:
+    """The interval or range at each step, as a closed outline of every stretch that has one."""
+    known = np.isfinite(middle.low) & np.isfinite(middle.high)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], known.astype(int), [0]])))
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for start, end in zip(edges[::2], edges[1::2], strict=True):
+        steps = [int(step) for step in middle.steps[start:end]]
+        gap: list[None] = [None] if x else []
+        x += [*gap, *steps, *steps[::-1]]
+        y += [*gap, *rounded(middle.high[start:end]), *rounded(middle.low[start:end][::-1])]
+    return [_trace("band", place, x, y, fill="toself", fillcolor=_transparent(column.color, 0.16), line={"width": 0},
+                   hoverinfo="skip", name=html.escape(column.name))] if x else []
+
+
+def _seeds(having: Sequence[tuple[Run, Series]], column: Column, place: int,
+           numbers: Mapping[Path, int]) -> list[dict[str, Any]]:
+    found = []
+    for run, values in having:
+        shown = thinned(values, POINTS)
+        found.append(_trace(
+            "seed", place, [int(step) for step in shown.steps], rounded(shown.values),
+            name=html.escape(f"{column.name}, seed {run.seed}"), opacity=0.55,
+            mode="lines+markers" if len(shown.steps) == 1 else "lines", marker={"size": 4, "color": column.color},
+            line={"color": column.color, "width": 1, "dash": column.dash}, hovertemplate="%{y:.4g} at step %{x}",
+            meta={"seed": run.seed, "run": numbers.get(run.folder)}))
+    return found
+
+
+def _transparent(color: str, share: float) -> str:
+    red, green, blue = (int(color[place:place + 2], 16) for place in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{share})"
+
+
+def _line_at(axis: str, value: float, name: str) -> dict[str, Any]:
+    """A straight line across the plot at a value of one axis, over the data, with its name."""
+    other = "x" if axis == "y" else "y"
+    return {"type": "line", f"{axis}0": value, f"{axis}1": value, f"{other}0": 0, f"{other}1": 1,
+            f"{other}ref": "paper", "line": dict(LIMIT), "layer": "above",
+            "label": {"text": f"{name} {value:g}", "textposition": "end", "font": {"size": 11, "color": GREY}}}
+
+
+def _layout(x: str, y: str, shapes: list[dict[str, Any]]) -> dict[str, Any]:
+    axis = {"gridcolor": "#e6e6e6", "zeroline": False, "linecolor": "#888", "ticks": "outside", "automargin": True}
+    return {"height": 290, "margin": {"l": 56, "r": 14, "t": 26, "b": 44}, "showlegend": False, "hovermode": "closest",
+            "paper_bgcolor": "#fff", "plot_bgcolor": "#fff", "font": {"size": 12, "color": "#1a1a1a"},
+            "xaxis": axis | {"title": {"text": html.escape(x)}, "exponentformat": "SI"},
+            "yaxis": axis | {"title": {"text": html.escape(y)}}, "shapes": shapes,
+            "uirevision": "kept"}  # zoom outlasts fresh data

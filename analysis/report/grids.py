@@ -1,0 +1,246 @@
+"""What the page's tables hold: the runs, what did not finish, how configurations differ, and what was run with what."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from algd.logging.console import duration
+from algd.storage.run_folder import RunFolder
+from analysis.results.cells import number, sorting
+from analysis.runs.model import Run
+from analysis.runs.select import canonical, differing_keys, may_differ
+from launchers.states import LOST, is_held
+
+NONE = "–"
+WAITING, UNREADABLE = "waiting", "unreadable"
+# What a state means, and what there is to do about it.
+MEANING = {
+    "failed": "The run ended with an error. The same command starts it again from its last checkpoint.",
+    "lost": "Its process ended without a word: it was killed, ran out of memory or lost its machine. The same command "
+            "goes on from the last checkpoint.",
+    "interrupted": "It was stopped on request, at a checkpoint. The same command goes on from there.",
+    "unknown": "Its status.json is missing or damaged.",
+    UNREADABLE: "The folder cannot be read as a run; it is in no table and no figure.",
+    "starting": "It is being built, or takes its initial steps.",
+    "running": "It trains.",
+    WAITING: "A sweep lists it, and it has not started.",
+}
+ORDER = ("running", "starting", "failed", "lost", UNREADABLE, "interrupted", "unknown", WAITING, "finished")
+Link = Callable[[Path], str]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A table's entry.
+
+    Attributes:
+        text: as shown.
+        by: what it is sorted by, where that is not the text.
+        link: address, if it is a link.
+        style: a class of the style sheet.
+        time: ISO 8601, where the page writes beside it how long ago that was.
+        share: 0 to 1, drawn as a bar behind the text.
+    """
+
+    text: str
+    by: float | str | None = None
+    link: str = ""
+    style: str = ""
+    time: str = ""
+    share: float | None = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table.
+
+    Attributes:
+        header, lines: names of the columns, and the lines' entries.
+        identifiers: of the first lines, by which figures find them.
+        filtered: whether the page offers to filter it.
+        numeric: columns that are flush right.
+        choices: columns by name whose values the filter offers.
+    """
+
+    header: Sequence[str]
+    lines: Sequence[Sequence[Entry]]
+    identifiers: Sequence[str] = ()
+    filtered: bool = False
+    numeric: frozenset[int] = frozenset()
+    choices: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A run as the page shows it.
+
+    Attributes:
+        run: as it was read.
+        state: its own, or "lost" where it says that it runs and its lock is free.
+        warnings: of status.json, a sentence each.
+        written: when it last wrote something, ISO 8601; "" where nobody knows.
+    """
+
+    run: Run
+    state: str
+    warnings: list[str]
+    written: str
+
+
+def shown(run: Run) -> Shown:
+    """What the folder says beyond the analysed numbers."""
+    state = run.state
+    # A folder that was copied from elsewhere has no lock, and then its own word is all there is.
+    if state in ("running", "starting") and (run.folder / "lock").exists() and not is_held(run.folder):
+        state = LOST
+    status = {} if run.source else RunFolder(run.folder).status()
+    warnings = status.get("warnings")
+    return Shown(run, state, [str(one) for one in warnings] if isinstance(warnings, list) else [], _written(run.folder))
+
+
+def _written(folder: Path) -> str:
+    newest = 0.0
+    for name in ("status.json", "metrics.csv", "evals.csv", "episodes.csv"):
+        try:
+            newest = max(newest, (folder / name).stat().st_mtime)
+        except OSError:
+            continue
+    return datetime.fromtimestamp(newest, UTC).isoformat(timespec="seconds") if newest else ""
+
+
+def short_name(folder: Path) -> str:
+    """The last three parts of a run's folder, which name it among the runs of a study."""
+    return "/".join(folder.parts[-3:])
+
+
+def value_entry(value: float | None, text: Callable[[float], str] = number, style: str = "") -> Entry:
+    """A number as printed, sorted by its value; what is not known, or not a number, comes last."""
+    if value is None or math.isnan(value):
+        return Entry(NONE if value is None else "NaN", math.inf)
+    return Entry(text(value), value, style=style)
+
+
+def rank(state: str) -> int:
+    """A state's place where runs are sorted by it: what goes on first, then what needs somebody, then the rest."""
+    return ORDER.index(state) if state in ORDER else len(ORDER)
+
+
+def state_entry(state: str) -> Entry:
+    return Entry(state, rank(state), style=f"state {state}")
+
+
+def runs_grid(runs: Sequence[Shown], waiting: Sequence[Path], unreadable: Mapping[Path, str], link: Link) -> Grid:
+    """All runs, a line each, with the keys in which runs of one task and algorithm differ."""
+    groups: dict[tuple[str, str, str], list[Run]] = {}
+    for one in runs:
+        config = one.run.config
+        groups.setdefault((one.run.env, str(config["agent.name"]), str(config["guidance.name"])), []).append(one.run)
+    keys = sorted({key for members in groups.values() for key in differing_keys([run.config for run in members])})
+    header = ["run", "state", "step", "return", "cost", "limit", "feasible", "evaluated at", "warnings", "time left",
+              "last wrote", "updates/s", "hours", "task", "agent", "guidance", "seed", *keys]
+    lines, identifiers = [], []
+    for place, one in enumerate(runs):
+        run, last = one.run, one.run.last
+        lines.append([
+            Entry(short_name(run.folder), link=link(run.folder)), state_entry(one.state), _progress(run),
+            value_entry(last.mean_return if last else None),
+            value_entry(last.mean_cost if last else None, style="over" if run.feasible is False else ""),
+            value_entry(run.limit), Entry({True: "yes", False: "no", None: NONE}[run.feasible]),
+            value_entry(last.step if last else None, lambda step: f"{step:.0f}"),
+            Entry(str(len(one.warnings)) if one.warnings else NONE, len(one.warnings)), _time_left(one),
+            Entry(one.written or NONE, one.written, time=one.written), value_entry(run.updates_per_second),
+            value_entry(run.hours), Entry(run.env), Entry(str(run.config["agent.name"])),
+            Entry(str(run.config["guidance.name"])), Entry(str(run.seed), run.seed),
+            *(_config_entry(run.config.get(key)) for key in keys)])
+        identifiers.append(f"run-{place}")
+    empty = [Entry(NONE, math.inf)] * (len(header) - 2)
+    for folder, state in [*((folder, UNREADABLE) for folder in unreadable), *((folder, WAITING) for folder in waiting)]:
+        lines.append([Entry(short_name(folder), link=link(folder) if state == UNREADABLE else ""), state_entry(state),
+                      *empty])
+    numeric = ("step", "return", "cost", "limit", "evaluated at", "warnings", "time left", "updates/s", "hours", "seed")
+    return Grid(header, lines, identifiers, True, frozenset(map(header.index, numeric)),
+                ("state", "task", "agent", "guidance", "feasible"))
+
+
+def _progress(run: Run) -> Entry:
+    total = run.config.get("total_steps")
+    if run.step is None or not isinstance(total, int | float) or total <= 0:
+        return Entry(NONE if run.step is None else str(run.step), -math.inf if run.step is None else run.step)
+    return Entry(f"{run.step} of {total:.0f}", run.step / total, share=min(max(run.step / total, 0.0), 1.0))
+
+
+def _time_left(one: Shown) -> Entry:
+    """Of a run that trains: the time that its steps took so far on average, for the steps that are left."""
+    run = one.run
+    total = run.config.get("total_steps")
+    if one.state != "running" or not run.step or run.step <= 0 or not run.hours or not isinstance(total, int | float):
+        return Entry(NONE, math.inf)
+    seconds = run.hours * 3600 / run.step * max(total - run.step, 0)
+    return Entry(duration(seconds), seconds)
+
+
+def _config_entry(value: Any) -> Entry:
+    return Entry(NONE if value is None else str(value),
+                 float(value) if isinstance(value, int | float) and math.isfinite(value) else None)
+
+
+def trouble_grid(runs: Sequence[Shown], unreadable: Mapping[Path, str], link: Link) -> Grid:
+    """What did not finish and why, what is damaged, and what has warnings."""
+    lines = []
+    for one in runs:
+        if one.state in ("finished", "running", "starting") and not one.warnings:
+            continue
+        reason = one.run.reason or ("" if one.state in ("finished", "running", "starting", LOST) else "not recorded")
+        why = "\n".join([*([reason] if reason else []), *(f"warning: {warning}" for warning in one.warnings)])
+        lines.append([Entry(short_name(one.run.folder), link=link(one.run.folder)), state_entry(one.state),
+                      _progress(one.run), Entry(why, style="long code")])
+    lines += [[Entry(short_name(folder), link=link(folder)), state_entry(UNREADABLE), Entry(NONE, math.inf),
+               Entry(reason, style="long code")] for folder, reason in unreadable.items()]
+    lines.sort(key=lambda line: line[1].by if isinstance(line[1].by, int | float) else 0)
+    return Grid(["run", "state", "step", "why"], lines, numeric=frozenset({2}))
+
+
+def configurations_grid(runs: Sequence[Run]) -> Grid:
+    """The distinct configurations, seeds apart, by the keys in which they differ."""
+    keys = differing_keys([run.config for run in runs])
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        said = repr(sorted((key, canonical(value)) for key, value in run.config.items() if not may_differ(key)))
+        groups.setdefault(said, []).append(run)
+    lines = [[Entry(f"{members[0].env} {members[0].config['agent.name']}-{members[0].config['guidance.name']}"),
+              Entry(str(len(members)), len(members)),
+              Entry(", ".join(map(str, sorted({run.seed for run in members}))), style="long"),
+              *(_config_entry(members[0].config.get(key)) for key in keys)] for members in groups.values()]
+    lines.sort(key=lambda line: sorting([entry.text for entry in (line[0], *line[3:])]))
+    return Grid(["configuration", "runs", "seeds", *keys], lines, filtered=True, numeric=frozenset({1}))
+
+
+def provenance_grid(runs: Iterable[Run]) -> tuple[Grid, list[str]]:
+    """Each distinct set of versions, commit and host with how many starts had it; and every command, once."""
+    found: dict[tuple[str, str, str], int] = {}
+    commands: dict[str, None] = {}
+    for run in runs:
+        for start in _starts(run):
+            versions = start.get("versions")
+            spelled = ", ".join(f"{name} {version}" for name, version in versions.items() if version) if isinstance(
+                versions, dict) else ""
+            commit = str(start.get("commit") or "unknown")[:12] + (" with changes" if start.get("diff") else "")
+            key = (commit, str(start.get("host", "")), f"python {start.get('python', '')}, {spelled}")
+            found[key] = found.get(key, 0) + 1
+            if start.get("command"):
+                commands[str(start["command"])] = None
+    lines = [[Entry(str(count), count), Entry(commit), Entry(host), Entry(versions, style="long")]
+             for (commit, host, versions), count in sorted(found.items())]
+    return Grid(["starts", "commit", "host", "versions"], lines, numeric=frozenset({0})), list(commands)
+
+
+def _starts(run: Run) -> list[dict[str, Any]]:
+    try:
+        starts = json.loads((run.folder / "meta.json").read_bytes())["starts"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+    return [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []

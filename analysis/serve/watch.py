@@ -1,0 +1,146 @@
+"""Runs as they are now: what is unchanged since it was last read is not read again.
+
+What a folder's files say is kept only as long as their sizes, times and inodes are those it was read at, and only in
+this process's memory. Nothing is written anywhere.
+"""
+
+import contextlib
+import hashlib
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from algd.errors import UsageError
+from analysis.report.content import Content, Options, assemble
+from analysis.report.page import as_json, figures_data, parts, render, versions
+from analysis.runs.cache import stamp_of
+from analysis.runs.find import SWEEPS, sweep_content, sweep_members
+from analysis.runs.gather import Gathered, gather
+from analysis.runs.model import Run
+from analysis.runs.read import read_run
+from launchers.states import is_held
+
+SHARE_OF_TIME = 0.2  # of one core that reading and counting again may take, however long it takes
+
+Signature = tuple[Any, ...]
+
+
+class Watch:
+    """A page about runs, made again when they have changed.
+
+    Args:
+        names, runs_dir, conditions, finished: see `analysis.runs.gather.gather`.
+        options: how tables and figures are made.
+        title: of the page.
+        seconds: between two looks at the folders, at least.
+
+    Raises:
+        UsageError: a name stands for nothing. A folder is watched even while there is no run in it.
+    """
+
+    def __init__(self, names: Sequence[str], runs_dir: Path, conditions: Sequence[str], finished: bool,
+                 options: Options, title: str, seconds: float):
+        self._names, self._runs_dir, self._conditions, self._finished = list(names), runs_dir, conditions, finished
+        self._options, self._title, self.seconds = options, title, seconds
+        self._read: dict[Path, tuple[Signature, Run | UsageError]] = {}
+        self._folders: dict[str, Path] = {}
+        self._lock = threading.Lock()
+        self._due = 0.0
+        self._seen: Signature | None = None
+        self._content: Content | None = None
+        self._data, self._tag = b"", ""
+        if not any(Path(name).is_dir() for name in names):
+            self._gather()
+
+    def page(self) -> bytes:
+        """The whole page, as it is now."""
+        with self._lock:
+            content = self._refreshed()
+        return render(content, self.seconds).encode()
+
+    def data(self) -> tuple[bytes, str]:
+        """The page's sections and figures as JSON, and a tag that differs whenever they do."""
+        with self._lock:
+            self._refreshed()
+            return self._data, self._tag
+
+    def folder(self, identifier: str) -> Path | None:
+        """The folder of a run that the page links to."""
+        with self._lock:
+            return self._folders.get(identifier)
+
+    def _refreshed(self) -> Content:
+        begin = time.monotonic()
+        if self._content is not None and begin < self._due:
+            return self._content
+        refusal, gathered = "", Gathered([], [], {}, [])
+        try:
+            gathered = self._gather()
+        except UsageError as error:
+            refusal = str(error)
+        gathered = replace(gathered, absent=self._waiting(gathered))
+        signatures = ((folder, signature) for folder, (signature, _) in self._read.items())
+        seen = (refusal, *gathered.absent, *signatures, *(_is_active(run) for run in gathered.runs))
+        if self._content is None or seen != self._seen:
+            sweep = sweep_content(self._names, self._runs_dir)
+            self._content = assemble(self._title, gathered, self._options, self._link, sweep, refusal, live=True)
+            self._seen, sections = seen, parts(self._content)
+            data = {"parts": sections, "versions": versions(sections)} | figures_data(self._content)
+            self._data = as_json(data).encode()
+            self._tag = f'"{hashlib.sha256(self._data).hexdigest()[:32]}"'
+        end = time.monotonic()
+        self._due = end + max(self.seconds, (end - begin) / SHARE_OF_TIME - (end - begin))
+        return self._content
+
+    def _gather(self) -> Gathered:
+        read: dict[Path, tuple[Signature, Run | UsageError]] = {}
+
+        def once(folder: Path, sampler: str) -> Run:
+            signature = _signature(folder)
+            known = self._read.get(folder)
+            if known is None or known[0] != signature:
+                try:
+                    known = signature, read_run(folder, sampler)
+                except UsageError as error:
+                    known = signature, error
+            read[folder] = known
+            if isinstance(known[1], UsageError):
+                raise known[1]
+            return known[1]
+
+        try:
+            return gather(self._names, self._runs_dir, self._options.sampler, self._conditions, self._finished,
+                          read=once)
+        finally:
+            self._read = read
+
+    def _waiting(self, gathered: Gathered) -> list[Path]:
+        """Members of sweeps that have no folder yet: of those named, and of all in the folders named."""
+        found = {folder.resolve(): folder for folder in gathered.absent}
+        for name in self._names:
+            for file in sorted((Path(name) / SWEEPS).glob("*.json")):
+                with contextlib.suppress(UsageError):  # it is being written, or somebody's own
+                    found |= {folder.resolve(): folder for folder in sweep_members(file)
+                              if not (folder / "config.yaml").exists()}
+        return sorted(found.values())
+
+    def _link(self, folder: Path) -> str:
+        identifier = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+        self._folders[identifier] = folder
+        return f"runs/{identifier}/"
+
+
+def _is_active(run: Run) -> bool:
+    """Whether a process trains a run that says so: one that is killed writes nothing, and only its lock tells."""
+    return run.state in ("running", "starting") and is_held(run.folder)
+
+
+def _signature(folder: Path) -> Signature:
+    """What differs whenever a run's files do; metrics.csv is only drawn, and is read anew each time."""
+    with contextlib.suppress(OSError):
+        metrics = (folder / "metrics.csv").stat()
+        return stamp_of(folder), metrics.st_ino, metrics.st_size, metrics.st_mtime_ns
+    return (stamp_of(folder),)
