@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 
 help:
 	@echo "make setup   install everything into $(VENV)"
-	@echo "make demo    set up, then train, tabulate and draw a small study (about 4 minutes on two cores)"
+	@echo "make demo    set up, then train, tabulate and draw a small study (under 5 minutes on two cores)"
 	@echo "make test    set up, then run all tests"
 	@echo "make soak    kill, starve and damage runs for 80 minutes, and write docs/soak.md (MINUTES=20: shorter)"
 	@echo "make bench   measure everything in docs/benchmarks.md"
@@ -25,19 +25,19 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps safety-gymnasium==1.0.0
 	touch $@
 
-# Plain against augmented ALGD-VE-SDE on the toy, three seeds each, two runs at once; then a short stretch of a real task
-# with a video; then what the runs say: table, curves, the toy's energy landscape, and one page with everything.
+# Plain against augmented ALGD-VE-SDE on throttle, three seeds each, two runs at once; then a short stretch of a real task
+# with a video; then what the runs say: table, comparison, curves, what was predicted, and one page with everything.
 RUNS ?= runs/demo
 TRAIN := OMP_NUM_THREADS=1 $(BIN)/python run.py runs_dir=$(RUNS) logger=none
 demo: setup
-	$(TRAIN) experiment=toy_guidance total_steps=2500 hydra.launcher.jobs=2
+	$(TRAIN) experiment=throttle_demo hydra.launcher.jobs=2
 	$(TRAIN) env=point_button1 initial_steps=400 total_steps=800 updates_per_step=1 log_every=100 \
 	    eval.every=800 eval.episodes=2 eval.video=true
 	@echo
-	$(BIN)/python -m analysis table $(RUNS)/toy
-	$(BIN)/python -m analysis curves $(RUNS)/toy --out $(RUNS)/figures
-	$(BIN)/python -m analysis landscape $(RUNS)/toy/vesde-augmented/seed=0-* --at 7 \
-	    --against $(RUNS)/toy/vesde-plain/seed=0-* --out $(RUNS)/figures
+	$(BIN)/python -m analysis table $(RUNS)/throttle
+	$(BIN)/python -m analysis compare $(RUNS)/throttle --first guidance=augmented --second guidance=plain
+	$(BIN)/python -m analysis curves $(RUNS)/throttle --quantities return,cost,lam --raw --out $(RUNS)/figures
+	$(BIN)/python run.py runs_dir=$(RUNS) experiment=throttle study.runs=[$(RUNS)/throttle]
 	$(BIN)/python -m analysis report $(RUNS) --out $(RUNS)/report.html
 	@echo
 	@echo "Everything on one page: $(RUNS)/report.html"
