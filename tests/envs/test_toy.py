@@ -133,7 +133,7 @@ def test_a_larger_budget_never_hurts_and_none_is_needed_in_the_end(task: Task) -
 
 
 def test_the_picture_shows_the_driver_and_the_hazard() -> None:
-    task = toy.make("toy", "toy", 1, 4.0, "episode", 16, "rgb_array")
+    task = toy.make("toy", "toy", 1, 4.0, "episode", 16, render_mode="rgb_array")
     task.reset(seed=0)
     before = task.render()
     task.step(np.array([1.0, 0.0]))

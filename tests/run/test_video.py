@@ -18,7 +18,7 @@ from tests.support.command import ROOT
 
 
 def drawn_toy(render_mode: str | None = "rgb_array") -> Task:
-    return toy.make("toy", "toy", 1, 4.0, "episode", 16, render_mode)
+    return toy.make("toy", "toy", 1, 4.0, "episode", 16, render_mode=render_mode)
 
 
 def drawn_start() -> np.ndarray:
