@@ -1,9 +1,11 @@
-"""The same update in the shape of the authors' code, as what a straightforward implementation costs.
+"""Read this first: the algorithm's update in one file, in the shape of the authors' code.
 
 Two reward MLPs of their own, a stacked cost ensemble that is fed repeated inputs, autograd through everything with all
-critic parameters requiring gradients, Adam as it comes, and a Python list of tuples as replay. The mathematics is that
-of `algd.algorithm.agent` with `agent=vesde|ddpm` and `guidance=augmented`;
-`tests/benchmarks/test_benchmarks.py` holds the two together.
+critic parameters requiring gradients, Adam as it comes, and a Python list of tuples as replay. Begin at
+`PlainAgent.update_from`. The mathematics is that of `algd.algorithm.agent` with `agent=vesde|ddpm` and
+`guidance=augmented`; `tests/benchmarks/test_benchmarks.py` holds the two together.
+
+`benchmarks/updates.py` measures what such an implementation costs, `benchmarks/plain_run.py` what it learns.
 """
 
 import random

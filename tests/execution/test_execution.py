@@ -149,7 +149,7 @@ class Kernels(TorchDispatchMode):
     """Counts the operations that would each be a kernel on a GPU: not views, and not those of the captured step."""
 
     VIEWS = ("view", "split", "squeeze", "unsqueeze", "unbind", "select", "slice", "detach", "expand", "alias",
-             "lift_fresh", "_to_copy", "t.", "empty", "as_strided")
+             "lift_fresh", "t.", "empty", "as_strided")
 
     def __init__(self, recorder: Repeater):
         super().__init__()
