@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from algd.errors import UsageError
+from analysis.report.comparisons import Compared, comparisons
 from analysis.report.figures import Column, Figure, columns_of, curve_figure, trade_off_figure
 from analysis.report.grids import (
     UNREADABLE,
@@ -54,7 +55,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Family:
-    """A family's figures.
+    """A family's figures and comparisons.
 
     Attributes:
         name: of the family.
@@ -62,6 +63,7 @@ class Family:
         tasks: the interactive figures of each row.
         printed: the same curves for print, of all rows.
         curvatures: of the smallest eigenvalue, for screen and print.
+        comparisons, comparison_notes: of its columns.
     """
 
     name: str
@@ -70,6 +72,8 @@ class Family:
     tasks: list[tuple[str, list[Figure]]]
     printed: list[Picture]
     curvatures: list[Picture]
+    comparisons: list[Compared]
+    comparison_notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,8 @@ def assemble(title: str, gathered: Gathered, options: Options, link: Link, sweep
         link: the address of a run's folder, as the page links to it.
         sweep: the content of the sweep's file, if the runs are one's.
         refusal: why there are no runs, where that is known.
-        live: whether the page is made again and again: then there are no pictures for print, landscapes and videos, and
-            runs that cannot stand in one table leave a sentence instead of it.
+        live: whether the page is made again and again: then there are no pictures for print, comparisons, landscapes
+            and videos, and runs that cannot stand in one table leave a sentence instead of it.
 
     Raises:
         UsageError: as `analysis.results.table.tables`, unless live.
@@ -151,4 +155,5 @@ def _family(table: Table, options: Options, numbers: Mapping[Path, int], live: b
     return Family(
         table.family, list(columns.values()), sorted({seed for cell in table.cells for seed in cell.seeds}), tasks,
         [] if live else list(printed_curves(table, QUANTITIES, options.smooth, options.sampler)),
-        [] if live else list(curvatures(table)))
+        [] if live else list(curvatures(table)),
+        *([], []) if live else comparisons(table, options.bootstrap_seed, options.at_step, options.pool))

@@ -12,6 +12,10 @@ from analysis.runs.gather import short, states
 from analysis.statistics.comparisons import Paired
 from analysis.statistics.estimators import SEEDS_FOR_INTERVAL, Estimate, proportion_interval
 
+SIDE_HEADER = ["task", "side", "safe seeds", "mean return (seeds)", "mean cost (seeds)"]
+TEST_HEADER = ["task", "first − second, by seed", "mean difference", "wins, ties, losses", "p (sign flips)",
+               "p after Holm", "seeds"]
+
 
 def markdown(found: Sequence[Comparison], remarks: Sequence[str] = ()) -> str:
     """The comparisons of one call.
@@ -30,13 +34,12 @@ def markdown(found: Sequence[Comparison], remarks: Sequence[str] = ()) -> str:
             markdown_table(["probability that a run of the first has", "over all tasks"],
                            [["the higher return", _estimate(one.returns)], ["the lower cost", _estimate(one.costs)]],
                            right=2),
-            markdown_table(["task", "side", "safe seeds", "mean return (seeds)", "mean cost (seeds)"],
-                           [_side(side, task) for task in one.tasks for side in (one.first, one.second)], right=5),
-            markdown_table(["task", "first − second, by seed", "mean difference", "wins, ties, losses",
-                            "p (sign flips)", "p after Holm", "seeds"], [_test(test) for test in one.tests], right=7),
-            *_bullets(_own_notes(one))]
+            markdown_table(SIDE_HEADER,
+                           [side_row(side, task) for task in one.tasks for side in (one.first, one.second)], right=5),
+            markdown_table(TEST_HEADER, [test_row(test) for test in one.tests], right=7),
+            *_bullets(own_notes(one))]
     tests = sum(test.p_value is not None for one in found for test in one.tests)
-    return "\n\n".join([*parts, *_bullets([*_notes(tests), *remarks])])
+    return "\n\n".join([*parts, *_bullets([*test_notes(tests), *remarks])])
 
 
 def _bullets(notes: Sequence[str]) -> list[str]:
@@ -49,7 +52,7 @@ def _estimate(one: Estimate) -> str:
     return f"{number(one.value)} [{number(one.low)}, {number(one.high)}]"
 
 
-def _side(side: Side, task: str) -> list[str]:
+def side_row(side: Side, task: str) -> list[str]:
     runs = side.on(task)
     safe = proportion_interval(sum(run.safe for run in runs), len(runs))
     cells = [f"{number(float(values.mean()))}{seeds_of(values.tolist())}"
@@ -57,7 +60,7 @@ def _side(side: Side, task: str) -> list[str]:
     return [task, side.name, f"{sum(run.safe for run in runs)}/{len(runs)} [{safe.low:.2f}, {safe.high:.2f}]", *cells]
 
 
-def _test(test: SignTest) -> list[str]:
+def test_row(test: SignTest) -> list[str]:
     p, adjusted = ("–" if p is None else f"{p:.3f}" for p in (test.p_value, test.adjusted))
     if test.paired is None:
         return ["all tasks", test.quantity, "–", "–", p, adjusted, "–"]
@@ -70,7 +73,7 @@ def _test(test: SignTest) -> list[str]:
             ", ".join(map(str, one.seeds)) + unpaired]
 
 
-def _own_notes(found: Comparison) -> list[str]:
+def own_notes(found: Comparison) -> list[str]:
     notes = [f"The sides also differ {text}." for text in found.differing]
     for task in found.tasks:
         limits = [side.on(task)[0].limit for side in (found.first, found.second)]
@@ -94,7 +97,7 @@ def _own_notes(found: Comparison) -> list[str]:
     return notes
 
 
-def _notes(tests: int) -> list[str]:
+def test_notes(tests: int) -> list[str]:
     return ["Probability of improvement: Mann and Whitney's statistic, averaged over tasks, with Newcombe's interval "
             "at Student's quantile; a run that failed without a result is worse than any other.",
             "Difference: the mean over common seeds, which is what is tested; of returns with Student's 95% interval, "
@@ -123,7 +126,7 @@ def as_json(found: Sequence[Comparison], remarks: Sequence[str] = ()) -> str:
         "comparisons": [{
             "first": side(one.first, one.tasks), "second": side(one.second, one.tasks), "tasks": one.tasks,
             "left_out": one.left_out, "differing": one.differing, "returns": vars(one.returns),
-            "costs": vars(one.costs), "notes": _own_notes(one),
+            "costs": vars(one.costs), "notes": own_notes(one),
             "tests": [{"task": test.task or None, "quantity": test.quantity, "p": test.p_value,
                        "p_after_holm": test.adjusted, "paired": paired(test.paired)} for test in one.tests]}
             for one in found]}, indent=1, ensure_ascii=False)

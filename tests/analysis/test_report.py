@@ -158,7 +158,8 @@ def test_what_the_page_says(fixture_page: Path) -> None:
     assert "Sweep fixture-0a1b2c3d, started 2026-01-05" in text
     for said in ("22.33 [10.91, 33.75]", "1/3 [0.06, 0.79]; 1 failed; 1 without a result", "15.40 †",
                  "run.py -m experiment=fixture", "run.py env=point_button1 guidance=plain seed=4", "0123abc",
-                 "torch 2.13.0, numpy 2.3.5", "guidance.rho", "Interquartile mean", HOSTILE):
+                 "torch 2.13.0, numpy 2.3.5", "guidance.rho", "Interquartile mean",
+                 "agent=vesde guidance=augmented against agent=vesde guidance=plain", "p after Holm", HOSTILE):
         assert said in text, said
     # The reason of the failure and the warnings, whole, in their own section.
     trouble = text[text.index("What failed"):text.index("Runs", text.index("What failed"))]

@@ -1,0 +1,47 @@
+"""The columns of a family's table against each other, as `compare` does it, as far as they can be compared."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from algd.errors import UsageError
+from analysis.report.grids import Entry, Grid
+from analysis.results.compare import Side, compare
+from analysis.results.comparison_text import SIDE_HEADER, TEST_HEADER, own_notes, side_row, test_notes, test_row
+from analysis.results.table import Table
+
+ALL_PAIRS = 4  # columns; of more, the first is compared with each other one
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two columns against each other: their results, the tests, and what must be known of them."""
+
+    title: str
+    sides: Grid
+    tests: Grid
+    notes: list[str]
+
+
+def comparisons(table: Table, bootstrap_seed: int, at_step: int | None, pool: bool) -> tuple[list[Compared], list[str]]:
+    """All comparisons of a family, whose p-values are adjusted together, and sentences on all of them.
+
+    Where the columns cannot be compared there is only the sentence that says why.
+    """
+    columns = list(dict.fromkeys(cell.column for cell in table.cells))
+    if len(columns) < 2:
+        return [], []
+    some = [Side(" ".join(f"{key}={value}" for key, value in zip(table.columns, column, strict=True)),
+                 [run for cell in table.cells if cell.column == column for run in cell.runs]) for column in columns]
+    try:
+        found = compare(some, bootstrap_seed, at_step, pool, all_pairs=len(some) <= ALL_PAIRS)
+    except UsageError as error:
+        return [], [f"The columns are not compared: {error}."]
+    shown = [Compared(
+        f"{one.first.name} against {one.second.name}",
+        _grid(SIDE_HEADER, [side_row(side, task) for task in one.tasks for side in (one.first, one.second)]),
+        _grid(TEST_HEADER, [test_row(test) for test in one.tests]), own_notes(one)) for one in found]
+    return shown, test_notes(sum(test.p_value is not None for one in found for test in one.tests))
+
+
+def _grid(header: Sequence[str], lines: Sequence[Sequence[str]]) -> Grid:
+    return Grid(header, [[Entry(text) for text in line] for line in lines])
