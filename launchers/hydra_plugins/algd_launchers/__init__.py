@@ -4,8 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
@@ -54,8 +57,6 @@ class Grid(BasicSweeper):
         self.cells = {name: list(overrides) for name, overrides in (cells or {}).items()}
 
     def sweep(self, arguments: list[str]) -> Any:
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-
         assert self.hydra_context is not None and self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         (grid,) = self.split_arguments(parser.parse_overrides([*self._parse_config(), *arguments]), None)
@@ -77,3 +78,38 @@ def with_cells(grid: Sequence[Sequence[str]], cells: Mapping[str, Sequence[str]]
                 raise UsageError(f"{override.partition('=')[0]}: the study's cell {name} sets it already, to "
                                  f"{override.partition('=')[2]}; leave it out, or change the cell in the study's file")
     return [[*combination, *overrides] for combination in grid for overrides in cells.values()]
+
+
+class Optuna(Sweeper):
+    """hydra/sweeper=optuna: search under the cost constraint (`launchers.search`).
+
+    Args:
+        settings: the keys of conf/hydra/sweeper/optuna.yaml.
+    """
+
+    def __init__(self, **settings: Any):
+        self.settings = settings
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config, self.hydra_context = config, hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        if not isinstance(self.launcher, Local):
+            raise UsageError("hydra/sweeper=optuna: trials are processes of their own; hydra/launcher is local or slurm")
+        try:
+            from launchers.search.driver import search
+        except ModuleNotFoundError as error:
+            if error.name != "optuna":
+                raise
+            raise UsageError("hydra/sweeper=optuna needs the package optuna: pip install -c constraints.txt "
+                             "optuna") from error
+
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        from_study = [f"{key}={value}" for key, value in (self.settings.get("params") or {}).items()]
+        typed = parser.parse_overrides(arguments)
+        keys = {override.key_or_group for override in typed}
+        own = [override for override in parser.parse_overrides(from_study) if override.key_or_group not in keys]
+        raise SystemExit(search(self.launcher.kind, self.launcher.settings, self.settings, self.hydra_context,
+                                self.launcher.master, [*own, *typed]))

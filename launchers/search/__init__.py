@@ -1,0 +1,16 @@
+"""hydra/sweeper=optuna: search for hyper-parameters under the cost constraint, with Optuna.
+
+    python run.py -m hydra/sweeper=optuna hydra.sweeper.n_trials=30 env=toy seed=0,1 \\
+        'guidance.rho=tag(log, interval(0.1, 10))' 'guidance.dual.learning_rate=tag(log, interval(1e-5, 1e-2))'
+
+A trial is one setting, trained with every seed. Trials are proposed in batches, and each batch is a sweep like any
+other: on this machine or on SLURM, from one frozen copy of the code, resumed after whatever stops it. The study is one
+journal beside the sweep's file. What is in no journal is in the runs' folders, so that the same command goes on after
+any kill, without losing a trial or doing one twice:
+
+    space     the searched keys, from Hydra's words
+    study     Optuna's study: proposals and results, each recorded in one write
+    halving   which trials go on at a rung
+    driver    batches of trials through the launchers
+    summary   what the report and people read
+"""

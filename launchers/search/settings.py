@@ -1,0 +1,22 @@
+"""The search's own keys, `hydra.sweeper.*` with hydra/sweeper=optuna; conf/hydra/sweeper/optuna.yaml says what each is."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+
+
+class SearchSettings(BaseModel):
+    """hydra/sweeper=optuna."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    n_trials: PositiveInt = 20
+    batch: PositiveInt = 4
+    sampler: Literal["tpe", "random"] = "tpe"
+    n_startup_trials: NonNegativeInt = 10
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    objectives: Literal["return", "return_and_cost"] = "return"
+    judged_by: Literal["deterministic", "stochastic"] = "deterministic"
+    rungs: list[PositiveInt] = []
+    reduction_factor: Annotated[float, Field(gt=1)] = 3.0
+    params: dict[str, Any] = {}

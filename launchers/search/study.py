@@ -1,0 +1,156 @@
+"""Optuna's study in a journal beside the sweep's file, written so that a kill at any moment loses and doubles nothing.
+
+A proposal is drawn in a copy in memory and recorded by one write, with all its values: a trial is there whole or not at
+all. What is proposed is a function of the seed, the trial's number and the journal, so that a search that was killed
+proposes what it would have proposed.
+"""
+
+import contextlib
+import fcntl
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import BaseJournalFileLock, JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from algd.errors import UsageError
+from algd.seeding import stream
+from launchers.search.halving import Result
+from launchers.search.settings import SearchSettings
+from launchers.search.space import Space
+
+COST = "cost"
+DIRECTIONS = {"return": ["maximize"], "return_and_cost": ["maximize", "minimize"]}
+
+
+class HeldAlready(BaseJournalFileLock):
+    """No lock for each write: `locked` holds the whole journal while the search lasts."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def locked(journal: Path) -> Iterator[None]:
+    """Hold a journal for this process alone, which ends with the process, however it ends.
+
+    A last line without its end, which a kill in the middle of a write leaves, is removed.
+
+    Raises:
+        UsageError: another process searches.
+    """
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    with journal.open("ab+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(f"{journal}: another process goes on with this search right now; wait for it, or stop it "
+                             "first") from error
+        file.seek(0)
+        content = file.read()
+        if not content.endswith(b"\n"):
+            os.truncate(journal, content.rfind(b"\n") + 1)
+        yield
+
+
+class Study:
+    """A search's trials. Only the process that holds the journal (`locked`) may make one.
+
+    Args:
+        journal: the file.
+        space: what is searched.
+        settings: the search's keys.
+
+    Raises:
+        UsageError: the journal is of another search.
+    """
+
+    def __init__(self, journal: Path, space: Space, settings: SearchSettings):
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.space, self.settings = space, settings
+        storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=HeldAlready()))
+        self.study = optuna.create_study(storage=storage, study_name=journal.stem, load_if_exists=True,
+                                         directions=DIRECTIONS[settings.objectives], sampler=RandomSampler(seed=0))
+        mine = {"space": space.digest, "objectives": settings.objectives, "judged_by": settings.judged_by}
+        for key, value in mine.items():
+            found = self.study.user_attrs.get(key)
+            if found is None:
+                self.study.set_user_attr(key, value)
+            elif found != value:
+                raise UsageError(f"{journal} is of a search with another {key} ({found} instead of {value}); "
+                                 "hydra.launcher.name=... gives this one a name of its own")
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All trials, by number."""
+        return self.study.get_trials(deepcopy=False)
+
+    def open_trials(self) -> list[FrozenTrial]:
+        """The trials that have no end yet."""
+        return [trial for trial in self.trials if trial.state == TrialState.RUNNING]
+
+    def propose(self) -> None:
+        """Add one trial."""
+        copy = optuna.create_study(directions=DIRECTIONS[self.settings.objectives], sampler=self._sampler())
+        copy.add_trials(self.trials)
+        drawn = copy.ask(dict(self.space.distributions))
+        self.study.add_trial(optuna.create_trial(state=TrialState.RUNNING, params=drawn.params,
+                                                 distributions=drawn.distributions))
+
+    def _sampler(self) -> BaseSampler:
+        seed = stream(self.settings.seed, "search", len(self.trials)) % 2**32
+        if self.settings.sampler == "random":
+            return RandomSampler(seed=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return TPESampler(n_startup_trials=self.settings.n_startup_trials, seed=seed, constant_liar=True,
+                              multivariate=True)
+
+    def report(self, trial: FrozenTrial, step: int, result: Result) -> None:
+        """Record how a trial stands at a step."""
+        handle = optuna.trial.Trial(self.study, trial._trial_id)
+        if self.settings.objectives == "return" and step not in self.trials[trial.number].intermediate_values:
+            handle.report(result.gain, step)
+        # Last: where this is, all of the report is.
+        handle.set_user_attr(f"at {step}", [result.gain, result.cost, result.limit])
+
+    def result(self, trial: FrozenTrial, step: int) -> Result | None:
+        """How a trial stood at a step; None: it has not been there."""
+        values = self.trials[trial.number].user_attrs.get(f"at {step}")
+        return Result(*values) if values is not None else None
+
+    def end(self, trial: FrozenTrial, state: TrialState, result: Result | None = None) -> None:
+        """Close a trial.
+
+        Args:
+            trial: which.
+            state: COMPLETE, PRUNED or FAIL.
+            result: its last one; not of FAIL.
+        """
+        if result is not None and self.settings.objectives == "return":
+            handle = optuna.trial.Trial(self.study, trial._trial_id)
+            if COST not in handle.constraints:
+                handle.set_constraint(COST, result.violation)
+        values = None
+        if state == TrialState.COMPLETE and result is not None:
+            values = [result.gain] if self.settings.objectives == "return" else [result.gain, result.cost]
+        self.study.tell(trial.number, values, state=state)
+
+    def best(self) -> list[FrozenTrial]:
+        """The feasible trial with the greatest return, if there is one; with two objectives their front."""
+        if not any(trial.state == TrialState.COMPLETE for trial in self.trials):
+            return []
+        if self.settings.objectives == "return_and_cost":
+            return self.study.best_trials
+        try:
+            return [self.study.best_trial]
+        except ValueError:  # none is feasible
+            return []

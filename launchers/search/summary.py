@@ -1,0 +1,97 @@
+"""What a search has found, for people and for the report: best trials, history, importances."""
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial, TrialState
+
+from algd.storage.files import write_atomically
+from launchers.search.study import Study
+from launchers.states import read_state
+from launchers.sweeps import Member
+
+FEWEST = 8  # finished trials from which on importances are told
+
+
+def importances(study: Study) -> dict[str, float]:
+    """The share of each key in what makes trials good, most important first; empty with too few trials.
+
+    It is PED-ANOVA (arXiv 2304.10255): in how far a key's values differ between the better trials and all. The
+    quantity is the return of feasible trials; those over the limit are worse than any, by their violation.
+    """
+    finished = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+    if len(finished) < FEWEST or len(study.space.distributions) < 2:
+        return {}
+    worst = min(_quantities(trial)[0] for trial in finished)
+
+    def target(trial: FrozenTrial) -> float:
+        gain, violation = _quantities(trial)
+        return gain if violation <= 0 else worst - violation
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        try:
+            return get_param_importances(study.study, evaluator=PedAnovaImportanceEvaluator(), target=target)
+        except (ValueError, RuntimeError):  # a key's values do not differ
+            return {}
+
+
+def last_result(trial: FrozenTrial) -> tuple[int, list[float]] | None:
+    """A trial's last step and [return, cost, limit] there; None: it has none."""
+    reports = {int(key.removeprefix("at ")): value for key, value in trial.user_attrs.items() if key.startswith("at ")}
+    return max(reports.items()) if reports else None
+
+
+def _quantities(trial: FrozenTrial) -> tuple[float, float]:
+    """A trial's return, and its cost minus the limit."""
+    last = last_result(trial)
+    assert last is not None
+    gain, cost, limit = last[1]
+    return gain, cost - limit
+
+
+def as_data(study: Study, members: Mapping[int, Sequence[Member]]) -> dict[str, Any]:
+    """The search as plain values."""
+    trials = []
+    for trial in study.trials:
+        last = last_result(trial)
+        runs = members.get(trial.number, ())
+        trials.append({
+            "number": trial.number, "state": trial.state.name.lower(), "params": trial.params,
+            "step": last[0] if last else None, "return": last[1][0] if last else None,
+            "cost": last[1][1] if last else None, "limit": last[1][2] if last else None,
+            "feasible": last[1][1] <= last[1][2] if last else None,
+            "runs": ["/".join(member.folder.parts[-3:]) for member in runs]})
+    steps = sum(max(read_state(folder).step, 0) for folder in {m.folder for runs in members.values() for m in runs})
+    return {"name": study.study.study_name, "objectives": study.settings.objectives,
+            "judged_by": study.settings.judged_by, "sampler": study.settings.sampler,
+            "n_trials": study.settings.n_trials, "best": [trial.number for trial in study.best()],
+            "importances": importances(study), "steps": steps, "trials": trials}
+
+
+def write_summary(study: Study, members: Mapping[int, Sequence[Member]], file: Path) -> None:
+    """Write the search as JSON."""
+    write_atomically(file, (json.dumps(as_data(study, members), indent=1) + "\n").encode())
+
+
+def describe(study: Study) -> str:
+    """The search in a few lines."""
+    states = [trial.state for trial in study.trials]
+    counts = ", ".join(f"{states.count(state)} {name}" for state, name in (
+        (TrialState.COMPLETE, "complete"), (TrialState.PRUNED, "pruned"), (TrialState.FAIL, "failed"),
+        (TrialState.RUNNING, "open")) if state in states)
+    lines = [f"{study.study.study_name}: {len(states)} of {study.settings.n_trials} trials: {counts or 'none'}"]
+    for trial in study.best():
+        _, (gain, cost, limit) = last_result(trial) or (0, [float("nan")] * 3)
+        params = " ".join(f"{key}={value}" for key, value in trial.params.items())
+        lines.append(f"  best: trial {trial.number}, return {gain:.4g}, cost {cost:.4g} of {limit:g}: {params}")
+    if any(state == TrialState.COMPLETE for state in states) and not study.best():
+        lines.append("  no trial is within the limit")
+    if found := importances(study):
+        lines.append("  importance: " + ", ".join(f"{key} {share:.0%}" for key, share in found.items()))
+    return "\n".join(lines)
