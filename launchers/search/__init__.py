@@ -11,6 +11,7 @@ any kill, without losing a trial or doing one twice:
     space     the searched keys, from Hydra's words
     study     Optuna's study: proposals and results, each recorded in one write
     halving   which trials go on at a rung
-    driver    batches of trials through the launchers
+    loop      propose, train, record, rung by rung
+    driver    trials as runs, through the launchers
     summary   what the report and people read
 """

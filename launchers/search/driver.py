@@ -1,16 +1,16 @@
-"""A search from its first proposal to its last result: batches of trials through the launchers."""
+"""A search's trials as runs: composed, trained by the launchers, read from their folders."""
 
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from hydra.core.override_parser.types import Override
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from algd.budget import Budget
 from algd.config.messages import validated
@@ -18,7 +18,8 @@ from algd.config.schema import check
 from algd.errors import UsageError
 from algd.storage.run_folder import RunFolder
 from launchers.grid import SETTINGS, compose_members, in_wandb, launch
-from launchers.search.halving import Result, going_on
+from launchers.search.halving import Result
+from launchers.search.loop import STOPPED, run
 from launchers.search.settings import SearchSettings
 from launchers.search.space import Space, parse
 from launchers.search.study import Study, locked
@@ -27,8 +28,6 @@ from launchers.settings import Settings, checked
 from launchers.states import read_state
 from launchers.sweeps import SWEEPS, Member, begin_sweep
 from launchers.table import say, shown_path
-
-STOPPED = 128  # exit codes from here on are signals'
 
 
 def search(kind: str, given: Mapping[str, Any], given_search: Mapping[str, Any], context: HydraContext,
@@ -64,9 +63,9 @@ def search(kind: str, given: Mapping[str, Any], given_search: Mapping[str, Any],
         return 0
     with locked(journal):
         study = Study(journal, space, options)
-        driver = Driver(study, compose, settings, {"kind": kind, **settings.model_dump()}, runs_dir, name, experiment)
-        code = driver.run()
-        write_summary(study, driver.members, runs_dir / SWEEPS / f"{name}.search.json")
+        runs = Runs(study, compose, settings, {"kind": kind, **settings.model_dump()}, first[0], name)
+        code = run(study, runs)
+        runs.note()
         say(describe(study))
     return code
 
@@ -117,120 +116,70 @@ def _check(config: Mapping[str, Any], settings: Settings, options: SearchSetting
         raise UsageError("fresh=true: a search goes on with its journal; hydra.launcher.name=... begins another")
 
 
-class Driver:
-    """The loop of one search.
+class Runs:
+    """The trials' runs, trained by a launcher.
 
     Args:
-        study: its trials.
-        compose: makes their runs.
+        study: the search.
+        compose: makes the runs of trials.
         settings: the launcher's keys.
-        launcher: the same as the sweep's file has them.
-        runs_dir, name, experiment: of the sweep.
+        launcher: the same, as the sweep's file has them.
+        first: a run of the search, for what all have in common.
+        name: of the sweep.
     """
 
-    def __init__(self, study: Study, compose: Composer, settings: Settings, launcher: Mapping[str, Any],
-                 runs_dir: Path, name: str, experiment: str | None):
-        self.study, self.options, self.settings = study, study.settings, settings
-        self._compose, self._launcher = compose, launcher
-        self._runs_dir, self._name, self._experiment = runs_dir, name, experiment
+    def __init__(self, study: Study, compose: Composer, settings: Settings, launcher: Mapping[str, Any], first: Member,
+                 name: str):
+        self.study, self.settings = study, settings
+        self.total_steps: int = first.config["total_steps"]
         self.members: dict[int, list[Member]] = {}
+        self._compose, self._launcher, self._name = compose, launcher, name
+        self._runs_dir, self._experiment = Path(first.config["runs_dir"]).absolute(), first.config["experiment"]
 
-    def run(self) -> int:
-        """Propose, train, record, until there are as many trials as asked for. Returns the exit code."""
-        while True:
-            while len(self.study.open_trials()) < self.options.batch and len(self.study.trials) < self.options.n_trials:
-                self.study.propose()
-            for trial in self.study.trials:
-                if trial.number not in self.members:
-                    self.members[trial.number] = self._compose.members(trial.params)
-            if not self.study.open_trials():
-                failed = any(trial.state == TrialState.FAIL for trial in self.study.trials)
-                return 1 if failed else 0
-            if (code := self._batch()) >= STOPPED:
-                return code
+    def prepare(self, trials: Sequence[FrozenTrial]) -> None:
+        """Compose and check the runs of trials that are new."""
+        for trial in trials:
+            if trial.number not in self.members:
+                self.members[trial.number] = self._compose.members(trial.params)
 
-    def _batch(self) -> int:
-        """Bring the open trials to their ends, rung by rung. Returns 0, or a stop's exit code."""
-        total = next(iter(self.members.values()))[0].config["total_steps"]
-        for step in (*self.options.rungs, total):
-            waiting = [trial for trial in self.study.open_trials() if self.study.result(trial, step) is None]
-            if waiting and (code := self._train(waiting, step, total)) >= STOPPED:
-                return code
-            for trial in waiting:
-                self._take(trial, step)
-            decided = {trial.number: self._result(trial, step) for trial in self.study.open_trials()}
-            staying = decided.keys() if step == total else going_on(decided, self._reached(step),
-                                                                    self.options.reduction_factor)
-            for trial in self.study.open_trials():
-                if step == total:
-                    self.study.end(trial, TrialState.COMPLETE, decided[trial.number])
-                elif trial.number not in staying:
-                    for member in self.members[trial.number]:
-                        mark_pruned(member, f"trial {trial.number} of {self._name} was pruned at step {step}")
-                    self.study.end(trial, TrialState.PRUNED, decided[trial.number])
-            write_summary(self.study, self.members, self._runs_dir / SWEEPS / f"{self._name}.search.json")
-        return 0
-
-    def _train(self, trials: Sequence[FrozenTrial], step: int, total: int) -> int:
-        """Train these trials up to a step; those that fail once more. Returns 0, or a stop's exit code."""
+    def train(self, trials: Sequence[FrozenTrial], step: int) -> int:
+        """Train up to a step; those that fail once more."""
         everything = [member for members in self.members.values() for member in members]
         sweep = begin_sweep(self._runs_dir, self._name, self._experiment, everything, self._launcher)
-        runs = {member.folder: in_wandb(up_to(member, step, total), sweep)
+        runs = {member.folder: in_wandb(up_to(member, step), sweep)
                 for trial in trials for member in self.members[trial.number]}
-        # A failed run is tried once more: what killed it may have been the machine's.
-        for _ in range(2):
+        for _ in range(2):  # what killed a run may have been the machine's
             code = launch(sweep, list(runs.values()), self.settings)
             if code == 0 or code >= STOPPED:
                 return code
         return 0
 
-    def _take(self, trial: FrozenTrial, step: int) -> None:
-        """Record how a trial stands at a step, or that it failed."""
-        results = [result_of(member, step, self.options.judged_by) for member in self.members[trial.number]]
-        known = [result for result in results if result is not None]
-        if len(known) < len(results):
-            self.study.end(trial, TrialState.FAIL)
-            say(f"trial {trial.number} failed: {_typed(trial)}")
-            return
-        mean = Result(*np.mean([(one.gain, one.cost, one.limit) for one in known], axis=0).tolist())
-        self.study.report(trial, step, mean)
-        verdict = "feasible" if mean.violation <= 0 else "over the limit"
-        say(f"trial {trial.number} at step {step}: return {mean.gain:.4g}, cost {mean.cost:.4g} of {mean.limit:g}, "
-            f"{verdict}: {_typed(trial)}")
+    def result(self, trial: FrozenTrial, step: int) -> Result | None:
+        """The means over a trial's seeds."""
+        results = [result_of(member, step, self.study.settings.judged_by) for member in self.members[trial.number]]
+        known = [(one.gain, one.cost, one.limit) for one in results if one is not None]
+        return Result(*np.mean(known, axis=0).tolist()) if len(known) == len(results) else None
 
-    def _result(self, trial: FrozenTrial, step: int) -> Result:
-        found = self.study.result(trial, step)
-        return found if found is not None else _never(trial)
+    def prune(self, trial: FrozenTrial, step: int) -> None:
+        """Let the folders say that their runs were pruned, and how long they would be. They can be finished later."""
+        for member in self.members[trial.number]:
+            folder = RunFolder(member.folder)
+            folder.write_config(member.config)
+            folder.write_status(folder.status() | {"state": "pruned", "total_steps": self.total_steps,
+                                             "reason": f"trial {trial.number} of {self._name}, at step {step}"})
 
-    def _reached(self, step: int) -> dict[int, Result]:
-        """How every trial stood that reached a step."""
-        found = {trial.number: self.study.result(trial, step) for trial in self.study.trials}
-        return {number: result for number, result in found.items() if result is not None}
+    def note(self) -> None:
+        """Write what there is to know so far."""
+        write_summary(self.study, self.members, self._runs_dir / SWEEPS / f"{self._name}.search.json")
 
 
-def _never(trial: FrozenTrial) -> NoReturn:
-    raise AssertionError(f"trial {trial.number} is open without a result")
-
-
-def _typed(trial: FrozenTrial) -> str:
-    return " ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
-                    for key, value in trial.params.items())
-
-
-def up_to(member: Member, step: int, total: int) -> Member:
+def up_to(member: Member, step: int) -> Member:
     """The member as it is trained up to a step: before the end it keeps its replay, so that going on is exact."""
-    if step == total:
-        return member
     config = dict(member.config)
+    if step == config["total_steps"]:
+        return member
     return replace(member, config=check(config | {"total_steps": step,
                                                   "checkpoint": config["checkpoint"] | {"keep_replay": True}}))
-
-
-def mark_pruned(member: Member, reason: str) -> None:
-    """Let a run's folder say that it was pruned, and what its whole length would be. It can be finished later."""
-    run = RunFolder(member.folder)
-    run.write_config(member.config)
-    run.write_status(run.status() | {"state": "pruned", "total_steps": member.config["total_steps"], "reason": reason})
 
 
 def result_of(member: Member, step: int, sampler: str) -> Result | None:

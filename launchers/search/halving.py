@@ -1,7 +1,7 @@
 """Successive halving under a constraint: which trials go on at a rung.
 
-At each rung a share of 1/η of all trials that ever reached it goes on (arXiv 1502.07943; that earlier batches count too is
-arXiv 1810.05934's). Feasible comes before better: among those over the limit the smaller violation is the better.
+At each rung a share of 1/η of all trials that ever reached it goes on (arXiv 1502.07943; that earlier batches count too
+is arXiv 1810.05934's). Feasible comes before better: among those over the limit the smaller violation is the better.
 """
 
 import math
@@ -25,7 +25,7 @@ class Result:
 
     @property
     def violation(self) -> float:
-        """By how much the cost is over the limit, in units of the limit (of 1, if that is less); at most 0: feasible."""
+        """Cost over the limit, in units of the limit (of 1, if that is less); at most 0: feasible."""
         return (self.cost - self.limit) / max(self.limit, 1.0)
 
     @property

@@ -1,4 +1,4 @@
-"""The search's own keys, `hydra.sweeper.*` with hydra/sweeper=optuna; conf/hydra/sweeper/optuna.yaml says what each is."""
+"""The search's own keys, `hydra.sweeper.*`; conf/hydra/sweeper/optuna.yaml says what each is."""
 
 from typing import Annotated, Any, Literal
 

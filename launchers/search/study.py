@@ -11,11 +11,12 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
-from optuna.storages.journal import BaseJournalFileLock, JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from algd.errors import UsageError
@@ -25,10 +26,11 @@ from launchers.search.settings import SearchSettings
 from launchers.search.space import Space
 
 COST = "cost"
-DIRECTIONS = {"return": ["maximize"], "return_and_cost": ["maximize", "minimize"]}
+DIRECTIONS: dict[str, list[Literal["maximize", "minimize"]]] = {
+    "return": ["maximize"], "return_and_cost": ["maximize", "minimize"]}
 
 
-class HeldAlready(BaseJournalFileLock):
+class HeldAlready(JournalFileOpenLock):
     """No lock for each write: `locked` holds the whole journal while the search lasts."""
 
     def acquire(self) -> bool:
@@ -76,7 +78,7 @@ class Study:
     def __init__(self, journal: Path, space: Space, settings: SearchSettings):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space, self.settings = space, settings
-        storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=HeldAlready()))
+        storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=HeldAlready(str(journal))))
         self.study = optuna.create_study(storage=storage, study_name=journal.stem, load_if_exists=True,
                                          directions=DIRECTIONS[settings.objectives], sampler=RandomSampler(seed=0))
         mine = {"space": space.digest, "objectives": settings.objectives, "judged_by": settings.judged_by}

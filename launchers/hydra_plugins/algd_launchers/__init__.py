@@ -97,7 +97,8 @@ class Optuna(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         if not isinstance(self.launcher, Local):
-            raise UsageError("hydra/sweeper=optuna: trials are processes of their own; hydra/launcher is local or slurm")
+            raise UsageError("hydra/sweeper=optuna: trials are processes of their own; hydra/launcher is local or "
+                             "slurm")
         try:
             from launchers.search.driver import search
         except ModuleNotFoundError as error:
@@ -106,6 +107,7 @@ class Optuna(Sweeper):
             raise UsageError("hydra/sweeper=optuna needs the package optuna: pip install -c constraints.txt "
                              "optuna") from error
 
+        assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         from_study = [f"{key}={value}" for key, value in (self.settings.get("params") or {}).items()]
         typed = parser.parse_overrides(arguments)

@@ -1,0 +1,95 @@
+"""The loop of a search: propose, train, record, rung by rung, until there are as many trials as asked for."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from optuna.trial import FrozenTrial, TrialState
+
+from launchers.search.halving import Result, going_on
+from launchers.search.study import Study
+from launchers.table import say
+
+STOPPED = 128  # exit codes from here on are signals'
+
+
+class Trainer(Protocol):
+    """Whoever trains trials."""
+
+    total_steps: int
+
+    def prepare(self, trials: Sequence[FrozenTrial]) -> None:
+        """See that these trials can be trained, before any of them is."""
+        ...
+
+    def train(self, trials: Sequence[FrozenTrial], step: int) -> int:
+        """Train these trials up to a step, from wherever they stand. Returns 0, or the exit code of a stop."""
+        ...
+
+    def result(self, trial: FrozenTrial, step: int) -> Result | None:
+        """How a trial that was trained to a step stands there; None: it failed."""
+        ...
+
+    def prune(self, trial: FrozenTrial, step: int) -> None:
+        """Mark a trial's runs as ended before their time; may come twice."""
+        ...
+
+    def note(self) -> None:
+        """Called after each batch."""
+        ...
+
+
+def run(study: Study, trainer: Trainer) -> int:
+    """Go on with a search from wherever its journal stands.
+
+    Each line of it can be the last one before a kill: what has been done is in the journal or in the runs' folders,
+    and is not done again; what has not is decided again, from the same results.
+
+    Returns:
+        0: every trial has a result; 1: some failed; above 128: stopped.
+    """
+    options = study.settings
+    while True:
+        while len(study.open_trials()) < options.batch and len(study.trials) < options.n_trials:
+            study.propose()
+        trainer.prepare(study.trials)
+        if not study.open_trials():
+            return 1 if any(trial.state == TrialState.FAIL for trial in study.trials) else 0
+        for step in (*options.rungs, trainer.total_steps):
+            if (code := _to(study, trainer, step)) >= STOPPED:
+                return code
+        trainer.note()
+
+
+def _to(study: Study, trainer: Trainer, step: int) -> int:
+    """Bring the open trials to a step, and end those that do not go on. Returns 0, or a stop's exit code."""
+    waiting = [trial for trial in study.open_trials() if study.result(trial, step) is None]
+    if waiting and (code := trainer.train(waiting, step)) >= STOPPED:
+        return code
+    for trial in waiting:
+        result = trainer.result(trial, step)
+        if result is None:
+            study.end(trial, TrialState.FAIL)
+            say(f"trial {trial.number} failed: {typed(trial)}")
+            continue
+        study.report(trial, step, result)
+        verdict = "feasible" if result.violation <= 0 else "over the limit"
+        say(f"trial {trial.number} at step {step}: return {result.gain:.4g}, cost {result.cost:.4g} of "
+            f"{result.limit:g}, {verdict}: {typed(trial)}")
+    reached = {trial.number: result for trial in study.trials if (result := study.result(trial, step)) is not None}
+    still = study.open_trials()
+    last = step == trainer.total_steps
+    staying = going_on({trial.number: reached[trial.number] for trial in still}, reached,
+                       study.settings.reduction_factor)
+    for trial in still:
+        if last:
+            study.end(trial, TrialState.COMPLETE, reached[trial.number])
+        elif trial.number not in staying:
+            trainer.prune(trial, step)
+            study.end(trial, TrialState.PRUNED, reached[trial.number])
+    return 0
+
+
+def typed(trial: FrozenTrial) -> str:
+    """A trial's values, short."""
+    return " ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+                    for key, value in trial.params.items())

@@ -1,0 +1,213 @@
+"""Searches under a constraint: spaces, halving, and a journal that no kill makes lose or double a trial."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from algd.errors import UsageError
+from launchers.search import study as study_module
+from launchers.search.halving import Result, going_on
+from launchers.search.loop import run
+from launchers.search.settings import SearchSettings
+from launchers.search.space import Space, parse
+from launchers.search.study import Study, locked
+
+RHO, RATE = "guidance.rho", "guidance.dual.learning_rate"
+TYPED = [f"{RHO}=tag(log, interval(0.01, 100))", f"{RATE}=tag(log, interval(1e-5, 1e-1))", "env=toy", "seed=3,4"]
+LIMIT, TOTAL = 4.0, 900
+
+
+def space_of(*typed: str) -> Space:
+    return parse(OverridesParser.create().parse_overrides(list(typed)))
+
+
+class Kill(BaseException):
+    """The process is gone."""
+
+
+class Formula:
+    """Trials whose result is a formula, within the limit only for small rho; learning takes `TOTAL` steps.
+
+    The best is rho = 2, rate = 1e-3, on the limit's edge, with return 10.
+    """
+
+    total_steps = TOTAL
+
+    def __init__(self) -> None:
+        self.trained: list[tuple[int, int]] = []
+        self.steps = 0
+
+    def prepare(self, trials: Sequence[FrozenTrial]) -> None:
+        pass
+
+    def train(self, trials: Sequence[FrozenTrial], step: int) -> int:
+        for trial in trials:
+            before = max((done for number, done in self.trained if number == trial.number), default=0)
+            self.steps += step - before
+            self.trained.append((trial.number, step))
+        return 0
+
+    def result(self, trial: FrozenTrial, step: int) -> Result | None:
+        rho, rate = math.log10(trial.params[RHO]), math.log10(trial.params[RATE])
+        gain = 10 + 5 * (rho - math.log10(2)) - 3 * (rate + 3) ** 2 - 2 * (1 - step / TOTAL)
+        return Result(gain, LIMIT * 10 ** (rho - math.log10(2)), LIMIT)
+
+    def prune(self, trial: FrozenTrial, step: int) -> None:
+        pass
+
+    def note(self) -> None:
+        pass
+
+
+def searched(journal: Path, trainer: Formula | None = None, **keys: object) -> Study:
+    trainer = trainer or Formula()
+    with locked(journal):
+        study = Study(journal, space_of(*TYPED), SearchSettings.model_validate(keys))
+        assert run(study, trainer) == 0
+        return study
+
+
+def told(study: Study) -> list[object]:
+    return [(trial.number, trial.state, trial.params, trial.values, trial.intermediate_values, trial.user_attrs,
+             trial.constraints) for trial in study.trials]
+
+
+# --- spaces --------------------------------------------------------------------------------------------------------
+
+
+def test_spaces_in_hydras_words() -> None:
+    space = space_of("a=interval(1.5,3)", "b=tag(log, interval(1, 8))", "c=range(0, 10, 3)", "d=x,y",
+                     "e=choice([16,16],[64,64])", "f=int(interval(2, 5))", "g=range(0.5, 2, 0.5)", "h=3", "seed=5,6")
+    assert space.distributions == {
+        "a": FloatDistribution(1.5, 3), "b": FloatDistribution(1, 8, log=True), "c": IntDistribution(0, 9, step=3),
+        "d": CategoricalDistribution(["x", "y"]), "e": CategoricalDistribution(["[16,16]", "[64,64]"]),
+        "f": IntDistribution(2, 5), "g": FloatDistribution(0.5, 1.5, step=0.5)}
+    assert (space.seeds, space.fixed) == ((5, 6), ("h=3",))
+    assert space.members({"a": 2.5, "e": "[16,16]"}) == [["h=3", "a=2.5", "e=[16,16]", "seed=5"],
+                                                         ["h=3", "a=2.5", "e=[16,16]", "seed=6"]]
+
+
+@pytest.mark.parametrize(("typed", "says"), [
+    (["seed=1,2", "env=toy"], "nothing is searched"), (["seed=interval(0,3)"], "a list, as in seed=0,1,2"),
+    (["seed=x,y", "a=1,2"], "whole number"), (["a=interval(3,1)"], "a=interval(3,1)"),
+    (["a=tag(log, interval(0, 1.0))"], "log"), (["a=range(3,1)"], "positive step")])
+def test_spaces_that_are_none(typed: list[str], says: str) -> None:
+    with pytest.raises(UsageError, match=says.replace("(", r"\(").replace(")", r"\)")):
+        space_of(*typed)
+
+
+# --- halving -------------------------------------------------------------------------------------------------------
+
+
+def test_feasible_comes_before_better() -> None:
+    results = {0: Result(50, 9, 4), 1: Result(3, 4, 4), 2: Result(2, 0, 4), 3: Result(60, 5, 4)}
+    assert sorted(results, key=lambda number: results[number].rank) == [1, 2, 3, 0]
+    assert going_on(results, results, 2) == {1, 2} and going_on(results, results, 3) == {1, 2}
+    assert going_on(results, results, 5) == {1}
+    assert going_on({0: results[0], 3: results[3]}, results, 2) == set()
+
+
+def test_a_limit_of_zero_is_not_divided_by() -> None:
+    assert Result(0, 0.5, 0).violation == 0.5
+
+
+# --- the journal ---------------------------------------------------------------------------------------------------
+
+HALVING: dict[str, object] = {"n_trials": 7, "batch": 3, "rungs": [100, 300], "n_startup_trials": 3}
+
+
+@pytest.mark.parametrize("when", ["before", "torn", "after"])
+def test_a_kill_at_any_write_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    """The search is killed at every fifth write to its journal, and the same command typed again each time."""
+    whole = told(searched(tmp_path / "whole.journal", **HALVING))
+    append = study_module.JournalFileBackend.append_logs
+    writes = itertools.count(1)
+    journal = tmp_path / "killed.journal"
+
+    def killed(backend: object, logs: list[dict[str, object]]) -> None:
+        if next(writes) % 5:
+            append(backend, logs)  # type: ignore[arg-type]
+            return
+        if when == "after":
+            append(backend, logs)  # type: ignore[arg-type]
+        elif when == "torn":
+            before = journal.read_bytes()
+            append(backend, logs)  # type: ignore[arg-type]
+            journal.write_bytes(journal.read_bytes()[:len(before) + 10])
+        raise Kill
+
+    monkeypatch.setattr(study_module.JournalFileBackend, "append_logs", killed)
+    trainer, kills = Formula(), 0
+    while True:
+        try:
+            study = searched(journal, trainer, **HALVING)
+            break
+        except Kill:
+            kills += 1
+            assert kills < 100
+    assert kills > 10
+    assert told(study) == whole
+    assert {state for _, state, *_ in whole} == {TrialState.COMPLETE, TrialState.PRUNED}  # type: ignore[misc]
+
+
+def test_more_trials_continue_a_search(tmp_path: Path) -> None:
+    few = told(searched(tmp_path / "x.journal", n_trials=4, batch=2))
+    more = told(searched(tmp_path / "x.journal", n_trials=6, batch=2))
+    assert more[:4] == few and len(more) == 6
+    assert more == told(searched(tmp_path / "y.journal", n_trials=6, batch=2))
+
+
+def test_a_journal_is_of_one_search_and_one_process(tmp_path: Path) -> None:
+    searched(tmp_path / "x.journal", n_trials=1)
+    with locked(tmp_path / "x.journal"):
+        with pytest.raises(UsageError, match="another process"), locked(tmp_path / "x.journal"):
+            pass
+        with pytest.raises(UsageError, match="another space"):
+            Study(tmp_path / "x.journal", space_of("a=1,2"), SearchSettings())
+        with pytest.raises(UsageError, match="another judged_by"):
+            Study(tmp_path / "x.journal", space_of(*TYPED), SearchSettings(judged_by="stochastic"))
+
+
+def test_a_failed_trial_is_one_and_the_search_goes_on(tmp_path: Path) -> None:
+    class Failing(Formula):
+        def result(self, trial: FrozenTrial, step: int) -> Result | None:
+            return None if trial.number == 1 else super().result(trial, step)
+
+    journal = tmp_path / "x.journal"
+    with locked(journal):
+        study = Study(journal, space_of(*TYPED), SearchSettings(n_trials=3, batch=2))
+        assert run(study, Failing()) == 1
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
+
+
+def test_two_objectives_have_a_front(tmp_path: Path) -> None:
+    study = searched(tmp_path / "x.journal", n_trials=12, objectives="return_and_cost")
+    front = study.best()
+    assert 1 < len(front) <= 12
+    for a, b in itertools.combinations(front, 2):
+        assert (a.values[0] > b.values[0]) == (a.values[1] > b.values[1])
+
+
+def best_gain(study: Study) -> float:
+    return max((trial.values[0] for trial in study.trials if trial.state == TrialState.COMPLETE
+                and trial.constraints["cost"] <= 0), default=-math.inf)
+
+
+def test_it_finds_more_than_random_search_with_fewer_updates(tmp_path: Path) -> None:
+    """Over 8 seeds of proposals, on a formula whose best is on the limit's edge."""
+    gains: dict[str, list[float]] = {"tpe": [], "random": []}
+    steps: dict[str, int] = {"tpe": 0, "random": 0}
+    for seed, (kind, rungs) in itertools.product(range(8), [("tpe", [100, 300]), ("random", [])]):
+        trainer = Formula()
+        found = searched(tmp_path / f"{kind}{seed}.journal", trainer, n_trials=30, batch=5, sampler=kind, rungs=rungs,
+                         n_startup_trials=8, seed=seed)
+        gains[kind].append(best_gain(found))
+        steps[kind] += trainer.steps
+    assert steps["tpe"] < 0.6 * steps["random"]
+    assert sorted(gains["tpe"])[4] > sorted(gains["random"])[4]
