@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from algd.cli.arguments import Parser
+from algd.config.targets import require_trust
+from algd.config.trust import trust
 from algd.errors import ExitCode, UsageError
 from algd.storage.provenance import process_record
 from algd.storage.run_folder import RunFolder
@@ -80,8 +82,14 @@ def status(where: Sequence[Path], watch: bool, as_json: bool) -> int:
         time.sleep(WATCH_SECONDS)
 
 
-def retry(where: Sequence[Path]) -> int:
-    """Run again what failed or stopped, with the launcher and the settings of the sweep that it was last part of."""
+def retry(where: Sequence[Path], trusted: Sequence[str] = ()) -> int:
+    """Run again what failed or stopped, with the launcher and the settings of the sweep that it was last part of.
+
+    Args:
+        where: the runs.
+        trusted: modules whose code their configurations may name; nothing else that is not this project's is run.
+    """
+    trust(trusted)
     inquiry = Inquiry(where)
     chosen = [line.folder for line in inquiry.lines() if line.state in AGAIN and not line.folder_state.held]
     if not chosen:
@@ -97,6 +105,8 @@ def retry(where: Sequence[Path]) -> int:
         given = dict(earlier.launcher) if earlier else {"kind": "local"}
         settings = SETTINGS[given.pop("kind")].model_validate(given | {"retry_failed": True, "dry_run": False})
         members = [Member(folder, RunFolder(folder).config() | {"fresh": False}) for folder in folders]
+        for member in members:
+            require_trust(member.config, shown_path(member.folder))
         name = f"{earlier.name}-retry" if earlier and not earlier.name.endswith("-retry") else \
             earlier.name if earlier else None
         sweep = begin_sweep(folders[0].parents[2], name, earlier.experiment if earlier else None, members,
@@ -207,6 +217,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where[name] = commands.add_parser(name, help=text)
         where[name].add_argument("where", nargs="+" if name == "cancel" else "*", type=Path, default=[Path("runs")],
                                  help=f"run folders, folders above runs, or {SWEEPS}/NAME.json")
+    where["retry"].add_argument("--trust", action="append", default=[], metavar="MODULE",
+                                help="a module whose code the runs' configurations may name; can be repeated")
     where["status"].add_argument("--watch", action="store_true", help="again and again until all have ended")
     where["status"].add_argument("--json", action="store_true", help="as JSON")
     log = commands.add_parser("logs", help="what a run has said")
@@ -219,7 +231,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return status(given.where, given.watch, given.json)
         if given.command == "logs":
             return logs(given.run, given.follow, given.lines)
-        return {"retry": retry, "cancel": cancel, "sync": sync}[given.command](given.where)
+        if given.command == "retry":
+            return retry(given.where, given.trust)
+        return {"cancel": cancel, "sync": sync}[given.command](given.where)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return ExitCode.USAGE

@@ -12,7 +12,7 @@ from launchers.local import cores, run_here
 from launchers.members import Plan, is_done, triage
 from launchers.settings import LocalSettings, Settings, SlurmSettings
 from launchers.slurm.launcher import active_tasks, run_on_slurm
-from launchers.snapshot import take_snapshot
+from launchers.snapshot import own_packages, take_snapshot
 from launchers.states import Speeds, read_state
 from launchers.sweeps import Member, Sweep
 from launchers.table import duration, say, shown_path
@@ -20,9 +20,20 @@ from launchers.table import duration, say, shown_path
 SETTINGS: dict[str, type[Settings]] = {"local": LocalSettings, "slurm": SlurmSettings}
 
 
-def launch(sweep: Sweep, members: Sequence[Member], settings: Settings) -> int:
-    """Keep the code and the list of members, then start whatever is not finished. Returns the exit code."""
-    code = take_snapshot(sweep.file.parent)
+def launch(sweep: Sweep, members: Sequence[Member], settings: Settings, code: Path | None = None) -> int:
+    """Keep the code and the list of members, then start whatever is not finished.
+
+    Args:
+        sweep: the sweep, not written yet.
+        members: its members, or those of them whose turn it is.
+        settings: the launcher's keys.
+        code: a snapshot that was taken before; None: the code is kept as it is now.
+
+    Returns:
+        The exit code.
+    """
+    trusted = {module for member in members for module in member.config["trusted"]}
+    code = code or take_snapshot(sweep.file.parent, own_packages(trusted))
     sweep.code, sweep.commit = str(code.relative_to(sweep.file.parent)), code_version()["commit"]
     sweep.save()
     warn_of_other_code(members, sweep.commit)

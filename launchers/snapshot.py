@@ -2,6 +2,7 @@
 
     runs/sweeps/code/<hash>/
       algd/ analysis/ launchers/     the packages, uncommitted and untracked files included
+      my_lab/                        packages that the user trusts (`trusted`), but for installed ones
       code.json                      the git commit and the uncommitted diff, for meta.json (`algd.storage.provenance`)
 
 A snapshot is named by its content, so that sweeps of the same code share it. Configurations are not in it: each run's
@@ -9,9 +10,11 @@ is frozen in the run's own folder.
 """
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from algd.storage.files import write_atomically
@@ -27,9 +30,32 @@ def code_files(root: Path = ROOT) -> list[Path]:
     return sorted(path.relative_to(root) for path in found if "__pycache__" not in path.parts)
 
 
-def take_snapshot(sweeps: Path, root: Path = ROOT) -> Path:
-    """Copy the code into `sweeps`/code, if it is not there yet. Returns the snapshot's folder."""
+def own_packages(trusted: Iterable[str]) -> list[Path]:
+    """The packages, and single files, that trusted modules are in; not those that pip has installed."""
+    found = set()
+    for module in trusted:
+        spec = importlib.util.find_spec(module.partition(".")[0])
+        places = list(spec.submodule_search_locations or [spec.origin or ""]) if spec else []
+        found |= {Path(place) for place in places if place}
+    return sorted(path for path in found if not {"site-packages", "dist-packages"} & set(path.parts))
+
+
+def take_snapshot(sweeps: Path, own: Sequence[Path] = (), root: Path = ROOT) -> Path:
+    """Copy the code into `sweeps`/code, if it is not there yet.
+
+    Args:
+        sweeps: the folder of the sweeps' files.
+        own: packages of the user's (`own_packages`).
+        root: the folder that this project's packages are in.
+
+    Returns:
+        The snapshot's folder.
+    """
     contents = {path: (root / path).read_bytes() for path in code_files(root)}
+    for package in own:
+        files = [package] if package.is_file() else [path for path in sorted(package.rglob("*")) if path.is_file()]
+        contents |= {path.relative_to(package.parent): path.read_bytes() for path in files
+                     if "__pycache__" not in path.parts}
     version = json.dumps(code_version(), indent=1).encode()
     digest = hashlib.sha256(version)
     for path, content in contents.items():

@@ -55,10 +55,15 @@ def _train(folder: Path, bound: bool) -> int:
         print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {os.uname().nodename} process {os.getpid()}", flush=True)
         config = None
         try:
+            from algd.config.trust import trust
             from algd.run.train import train
             from algd.storage.run_folder import RunFolder, run_path
 
             config = RunFolder(folder).config()
+            if config["trusted"]:
+                # Its launcher's user has said so, on the command line or to `retry`.
+                trust(config["trusted"])
+                config = RunFolder(folder).config()
             if run_path(config).resolve() != folder.resolve():
                 config["runs_dir"] = str(folder.resolve().parents[2])
             return train(config, requests)

@@ -139,11 +139,12 @@ class EnergyAtStates:
         gradient = pull_reward(torch.zeros_like(rewards).scatter_(0, least.unsqueeze(0), -1.0))
         if self._energy.weight is None:
             nothing = torch.zeros_like(q)
-            return self._energy.lagrangian(q, nothing), gradient, nothing
+            return self._energy.lagrangian(q, nothing).to(q.dtype), gradient, nothing
         costs, pull_cost = self._cost.values_and_pullback(states, actions)
         qc, slopes = risk(costs, self._energy.risk_factor)
-        gradient += pull_cost(self._energy.weight(qc) * slopes)
-        return self._energy.lagrangian(q, qc), gradient, qc
+        gradient += pull_cost((self._energy.weight(qc) * slopes).to(slopes.dtype))
+        # λ is a float64: a Lagrangian that compares, as lam * (qc > h) does, would make the energy one.
+        return self._energy.lagrangian(q, qc).to(q.dtype), gradient, qc
 
 
 class _Energies(torch.autograd.Function):

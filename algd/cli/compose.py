@@ -8,10 +8,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString, Sweep
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from algd.errors import UsageError
 
@@ -122,6 +124,14 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
     parser.error = refuse  # type: ignore[method-assign]
     return parser.parse_args(list(arguments))
+
+
+def composed(arguments: Sequence[str]) -> DictConfig:
+    """The configuration of a command line (`prepared`), without running anything."""
+    folders = [f"file://{folder.resolve()}" for folder in user_folders(arguments)]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=[*_parsed(arguments).overrides, f"hydra.searchpath={folders}"])
 
 
 def choices_of(group: str, more: Sequence[Path] = ()) -> list[str]:

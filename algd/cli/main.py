@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from algd.cli.compose import CONF, check_arguments, prepared
+from algd.cli.compose import CONF, check_arguments, composed, prepared
 from algd.cli.hydra_messages import explain
 from algd.errors import ExitCode, RunError, UsageError, refusal
 
@@ -23,6 +23,8 @@ def main() -> int:
     """Run what the command line says. Returns the exit code."""
     # Hydra then raises what is wrong instead of printing a trace and exiting with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    if sys.argv[1:2] == ["check"]:
+        return check_command(sys.argv[2:])
     sys.argv[1:] = prepared(sys.argv[1:])
     codes: list[int] = []
 
@@ -50,6 +52,20 @@ def main() -> int:
         print(f"error: {refusal(error)}", file=sys.stderr)
         return ExitCode.FAILED
     return max(codes, default=0)
+
+
+def check_command(arguments: Sequence[str]) -> int:
+    """python -m algd check KEY=VALUE ...: test the parts of a configuration. Returns the exit code."""
+    from algd.cli.check import check
+
+    sys.argv[1:] = prepared(arguments)
+    try:
+        check_arguments(sys.argv[1:])
+        return check(composed(sys.argv[1:]))
+    except UsageError as error:
+        return _usage(str(error))
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        return _usage(explain(error))
 
 
 def carry_out(config: DictConfig, overrides: Sequence[Override] = (), settings: HydraConf | None = None) -> int:

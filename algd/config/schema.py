@@ -6,6 +6,7 @@ logger from the annotations of the function or class that their `_target_` names
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -103,6 +104,9 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     values = {str(key): value for key, value in plain.items()}
     if isinstance(listed := values.get("trusted", []), list) and all(isinstance(name, str) for name in listed):
         trust(listed)
+        # Where the command was typed is looked at last, as Python does for a script that lies there.
+        if listed and os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
     checked = check(values)
     refuse_secrets(checked)
     return checked

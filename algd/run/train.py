@@ -1,6 +1,8 @@
 """A run from its configuration: left alone, refused, begun, resumed or extended."""
 
 import contextlib
+import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from algd.algorithm.agent import Agent
 from algd.algorithm.time_constants import time_constants
 from algd.budget import Budget
 from algd.config.identity import identity
+from algd.envs.registered import SAFETY_GYMNASIUM
 from algd.envs.task import Task, probe
 from algd.errors import ExitCode, RunError, UsageError
 from algd.execution.step import Execution, keep_freed_memory, products_of, resolve_execution
@@ -125,7 +128,8 @@ def _open(folder: RunFolder, config: Mapping[str, Any]) -> Lock:
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"runs_dir={config['runs_dir']}: {folder.path} cannot be made ({error.strerror})") from error
+        raise UsageError(f"runs_dir={config['runs_dir']}: {folder.path} cannot be made "
+                         f"({_obstacle(folder.path) or error.strerror})") from error
     return Lock(folder.path / "lock")
 
 
@@ -202,13 +206,25 @@ def _run(trainer: Trainer, prepared: Prepared, folder: RunFolder, config: Mappin
     return state
 
 
+def _obstacle(path: Path) -> str | None:
+    """The link to nowhere in a path, which its error calls a file that exists; None: there is none."""
+    lost = next((part for part in (path, *path.parents) if part.is_symlink() and not part.exists()), None)
+    return f"{lost} is a link to {os.readlink(lost)}, which is not there" if lost else None
+
+
 def _say_what_next(folder: RunFolder, state: str, requests: Requests) -> None:
     """Hints for people on standard error; on standard output the folder alone, for programs."""
     answer(folder.path)
     if state == "finished":
+        # As they can be pasted: with what the run needs to be loaded, in Python's and the shell's quotes.
+        config = folder.config()
+        module = str(config["env"].get("id", "")).rpartition(":")[0]
+        trusted = [*config["trusted"], *[module] * (module not in ("", SAFETY_GYMNASIUM))]
+        loaded = f"{str(folder.path)!r}" + f", trusted={trusted!r}" * bool(trusted)
+        typed = ["mode=eval", f"run={folder.path}", *[f"trusted=[{','.join(trusted)}]"] * bool(trusted)]
         print(f"finished: {folder.path}\n"
-              f"  in a notebook:   import algd; agent = algd.load('{folder.path}')\n"
-              f"  evaluate again:  python run.py mode=eval run={folder.path}", file=sys.stderr)
+              f"  in a notebook:   import algd; agent = algd.load({loaded})\n"
+              f"  evaluate again:  python run.py {shlex.join(typed)}", file=sys.stderr)
     else:
         print(f"stopped by {requests.stop} at a checkpoint: {folder.path}\n"
               "  the same command goes on from there", file=sys.stderr)

@@ -17,7 +17,8 @@ from algd.config.messages import validated
 from algd.config.schema import check
 from algd.errors import UsageError
 from algd.storage.run_folder import RunFolder
-from launchers.grid import SETTINGS, compose_members, in_wandb, launch
+from launchers.grid import compose_members
+from launchers.launch import SETTINGS, in_wandb, launch
 from launchers.search.halving import Result
 from launchers.search.loop import STOPPED, run
 from launchers.search.settings import SearchSettings
@@ -26,7 +27,7 @@ from launchers.search.study import Study, locked
 from launchers.search.summary import describe, write_summary
 from launchers.settings import Settings, checked
 from launchers.states import read_state
-from launchers.sweeps import SWEEPS, Member, begin_sweep
+from launchers.sweeps import SWEEPS, Member, begin_sweep, load_sweep
 from launchers.table import say, shown_path
 
 
@@ -146,12 +147,15 @@ class Runs:
         """Train up to a step; those that fail once more."""
         everything = [member for members in self.members.values() for member in members]
         sweep = begin_sweep(self._runs_dir, self._name, self._experiment, everything, self._launcher)
+        # All trials are trained by the code that the first was, whatever is edited while the search goes on.
+        kept = load_sweep(sweep.file).code if sweep.file.exists() else None
+        code = sweep.file.parent / kept if kept else None
         runs = {member.folder: in_wandb(up_to(member, step), sweep)
                 for trial in trials for member in self.members[trial.number]}
         for _ in range(2):  # what killed a run may have been the machine's
-            code = launch(sweep, list(runs.values()), self.settings)
-            if code == 0 or code >= STOPPED:
-                return code
+            ended = launch(sweep, list(runs.values()), self.settings, code if code and code.exists() else None)
+            if ended == 0 or ended >= STOPPED:
+                return ended
         return 0
 
     def result(self, trial: FrozenTrial, step: int) -> Result | None:
