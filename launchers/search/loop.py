@@ -49,7 +49,9 @@ def run(study: Study, trainer: Trainer) -> int:
     """
     options = study.settings
     while True:
-        while len(study.open_trials()) < options.batch and len(study.trials) < options.n_trials:
+        # Batches are the same however often the search is killed: one is filled up, and the next one begins when all of
+        # it have ended.
+        while len(study.trials) < options.n_trials and (len(study.trials) % options.batch or not study.open_trials()):
             study.propose()
         trainer.prepare(study.trials)
         if not study.open_trials():
