@@ -17,6 +17,7 @@ class ExitCode(IntEnum):
     FAILED = 1
     USAGE = 2           # what the user can put right; nothing has been created
     LATE = 3            # a mirror's process that did not take everything in time
+    CANNOT_BEGIN = 69   # a task of SLURM's whose node cannot run anything (EX_UNAVAILABLE)
     BUSY = 75           # another process trains the run (EX_TEMPFAIL of sysexits.h)
     HUNG_UP = 129       # SIGHUP: the terminal was closed
     INTERRUPTED = 130   # SIGINT: Ctrl-C

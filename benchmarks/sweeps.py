@@ -1,7 +1,7 @@
 """How long sweeps of many runs take to list: python -m benchmarks.sweeps [--runs 5000] [--composed 100]
 
 Prints the seconds of `python -m launchers status` over a grid of runs that are there, and, for each run of a grid, the
-milliseconds that Hydra takes to compose a configuration, those to check it, and those to freeze it in its folder.
+milliseconds that it takes to compose a configuration, those to check it, and those to freeze it in its folder.
 """
 
 import argparse
@@ -16,11 +16,11 @@ from pathlib import Path
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
-from omegaconf import open_dict
 
 from algd.cli.compose import CONF
 from algd.config.schema import resolve
 from algd.storage.run_folder import run_path
+from launchers.compose import Composer
 from launchers.processes import freeze
 
 
@@ -51,17 +51,11 @@ def milliseconds_each(runs_dir: Path, count: int) -> tuple[float, float, float]:
     """Composing, checking and freezing one configuration of a grid."""
     loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
     master = loader.load_configuration("config", ["env=toy"], RunMode.MULTIRUN)
-    check_once = loader.load_sweep_config(master, ["env=toy"])
-    with open_dict(check_once):
-        del check_once["hydra"]
-    resolve(check_once)  # The first imports what the configuration names.
+    composer = Composer(loader, master)
+    resolve(composer.compose(["env=toy"]))  # The first imports what the configuration names.
     clock = [time.perf_counter()]
-    composed = [loader.load_sweep_config(master, ["env=toy", f"seed={seed}", f"runs_dir={runs_dir}"])
-                for seed in range(count)]
+    composed = [composer.compose(["env=toy", f"seed={seed}", f"runs_dir={runs_dir}"]) for seed in range(count)]
     clock.append(time.perf_counter())
-    for config in composed:
-        with open_dict(config):
-            del config["hydra"]
     checked = [resolve(config) for config in composed]
     clock.append(time.perf_counter())
     for config in checked:

@@ -7,13 +7,14 @@ from typing import Any
 from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
 from hydra.types import HydraContext
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from algd.cli.hydra_messages import explain
 from algd.config.schema import resolve
 from algd.errors import ExitCode, UsageError
 from algd.run.build import resolve_device
 from algd.storage.run_folder import run_path
+from launchers.compose import Composer
 from launchers.launch import SETTINGS, in_wandb, launch, list_members
 from launchers.settings import LocalSettings, Settings, SlurmSettings, checked
 from launchers.slurm.launcher import check
@@ -75,15 +76,13 @@ def compose_members(context: HydraContext, master: DictConfig, grid: Sequence[Se
         UsageError: the first that is wrong, with what it was asked for with.
     """
     setup_globals()
+    composer = Composer(context.config_loader, master)
     members: dict[Path, Member] = {}
     common = set(grid[0]).intersection(*grid) if grid else set()
     for overrides in grid:
         own = tuple(override for override in overrides if override not in common)
         try:
-            composed = context.config_loader.load_sweep_config(master, list(overrides))
-            with open_dict(composed):
-                del composed["hydra"]
-            config = resolve(composed)
+            config = resolve(composer.compose(overrides))
             if config["mode"] != "train":
                 raise UsageError(f"mode={config['mode']}: a sweep is over runs that train (mode=train)")
         except (UsageError, HydraException) as error:

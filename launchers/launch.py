@@ -5,16 +5,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from algd.errors import ExitCode
 from algd.logging.console import answer
 from algd.storage.provenance import code_version
 from algd.storage.run_folder import RunFolder
-from launchers.local import cores, run_here
+from launchers.devices import default_jobs, visible_gpus
+from launchers.local import run_here
 from launchers.members import Plan, is_done, triage
 from launchers.settings import LocalSettings, Settings, SlurmSettings
-from launchers.slurm.launcher import active_tasks, run_on_slurm
+from launchers.slurm.launcher import check, submit_sweep, wait_for_sweep
+from launchers.slurm.status import active_tasks, named
+from launchers.slurm.submission import submission_lock
 from launchers.snapshot import own_packages, take_snapshot
 from launchers.states import Speeds, read_state
-from launchers.sweeps import Member, Sweep
+from launchers.sweeps import Member, Sweep, load_sweep
 from launchers.table import duration, say, shown_path
 
 SETTINGS: dict[str, type[Settings]] = {"local": LocalSettings, "slurm": SlurmSettings}
@@ -33,15 +37,22 @@ def launch(sweep: Sweep, members: Sequence[Member], settings: Settings, code: Pa
         The exit code.
     """
     trusted = {module for member in members for module in member.config["trusted"]}
-    code = code or take_snapshot(sweep.file.parent, own_packages(trusted))
-    sweep.code, sweep.commit = str(code.relative_to(sweep.file.parent)), code_version()["commit"]
-    sweep.save()
-    warn_of_other_code(members, sweep.commit)
     if isinstance(settings, SlurmSettings):
-        exit_code = run_on_slurm(sweep, members, settings, code)
-    else:
-        assert isinstance(settings, LocalSettings)
+        check(settings)
+    with submission_lock(sweep.file.parent) as lock:
+        # What another process has submitted since the sweep was composed.
+        sweep.submissions = load_sweep(sweep.file).submissions if sweep.file.exists() else []
+        code = code or take_snapshot(sweep.file.parent, own_packages(trusted))
+        sweep.code, sweep.commit = str(code.relative_to(sweep.file.parent)), code_version()["commit"]
+        sweep.save()
+        warn_of_other_code(members, sweep.commit)
+        if isinstance(settings, SlurmSettings):
+            elements, skipped = submit_sweep(sweep, members, settings, code, lock)
+    exit_code: int = ExitCode.FINISHED
+    if isinstance(settings, LocalSettings):
         exit_code = run_here(sweep, members, settings, code)
+    elif isinstance(settings, SlurmSettings) and not settings.detach:
+        exit_code = wait_for_sweep(sweep, members, elements, settings, skipped)
     answer(sweep.file)
     return exit_code
 
@@ -71,7 +82,8 @@ def warn_of_other_code(members: Sequence[Member], commit: str | None) -> None:
 
 def list_members(sweep: Sweep, members: Sequence[Member], settings: Settings) -> None:
     """Print every member with its state, what is done with it, its folder and its overrides; and an estimate."""
-    tasks = active_tasks(sweep) if isinstance(settings, SlurmSettings) else {}
+    tasks = {folder: named(element) for folder, element in active_tasks(sweep.folders, sweep.runs_dir).items()} \
+        if isinstance(settings, SlurmSettings) else {}
     planned = triage(members, settings.retry_failed, tasks)
     rest: dict[Path, int] = {}
     for each in planned:
@@ -83,7 +95,7 @@ def list_members(sweep: Sweep, members: Sequence[Member], settings: Settings) ->
               + (f"  ({state.reason})" if state.state == "failed" else ""))
     speeds = Speeds()
     speeds.learn_neighbours(member.folder for member in members)
-    at_once = simultaneous(settings, len(rest))
+    at_once = simultaneous(settings, members, len(rest))
     seconds = speeds.seconds_left(rest, at_once)
     counts = ", ".join(f"{count} {plan}" for plan, count in Counter(each.plan for each in planned).items())
     print(f"{len(members)} run{'s' * (len(members) != 1)}: {counts}; list of members: {shown_path(sweep.file)}")
@@ -93,9 +105,9 @@ def list_members(sweep: Sweep, members: Sequence[Member], settings: Settings) ->
     print("dry run: nothing was started")
 
 
-def simultaneous(settings: Settings, count: int) -> int:
+def simultaneous(settings: Settings, members: Sequence[Member], count: int) -> int:
     """How many runs there are at once, at most."""
     if isinstance(settings, SlurmSettings):
         return min(count, (settings.max_running or count) * settings.runs_per_task)
     assert isinstance(settings, LocalSettings)
-    return min(count, settings.jobs or cores())
+    return min(count, settings.jobs or default_jobs([member.config for member in members], visible_gpus()))

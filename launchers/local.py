@@ -5,7 +5,6 @@ a checkpoint, and the same command goes on from there. If this process is killed
 """
 
 import contextlib
-import os
 import signal
 import subprocess
 import time
@@ -16,8 +15,9 @@ from pathlib import Path
 from types import FrameType
 
 from algd.errors import ExitCode
+from launchers.devices import Gpus, default_jobs, environment, visible_gpus
 from launchers.members import Plan, begin_afresh, plan_of, refuse_fresh, triage
-from launchers.processes import LOG, freeze, how_it_ended, start_process, tail, with_threads
+from launchers.processes import LOG, freeze, how_it_ended, start_process, tail
 from launchers.settings import LocalSettings
 from launchers.states import RunState, Speeds, is_held, read_state
 from launchers.sweeps import Member, Sweep
@@ -25,11 +25,6 @@ from launchers.table import Board, Line, say, shown_path, summarise
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_SECONDS = 0.1
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 class StopRequests:
@@ -52,6 +47,15 @@ class StopRequests:
                 signal.signal(number, handler)
 
 
+@dataclass(frozen=True)
+class Running:
+    """A member that runs: its process, and the GPU that it was given, if it was."""
+
+    member: Member
+    process: subprocess.Popen[bytes]
+    gpu: str | None
+
+
 @dataclass
 class Pool:
     """The members of a sweep by what they are waiting for.
@@ -59,14 +63,14 @@ class Pool:
     Attributes:
         todo: those to start.
         elsewhere: those that another process trains right now.
-        running: the processes of those that run.
+        running: those that run.
         states: the states of those that are over, or left as they are.
         found: what each folder said when it was last read.
     """
 
     todo: deque[Member] = field(default_factory=deque)
     elsewhere: list[Member] = field(default_factory=list)
-    running: dict[Path, tuple[Member, subprocess.Popen[bytes]]] = field(default_factory=dict)
+    running: dict[Path, Running] = field(default_factory=dict)
     states: dict[Path, str] = field(default_factory=dict)
     found: dict[Path, RunState] = field(default_factory=dict)
 
@@ -85,10 +89,12 @@ def run_here(sweep: Sweep, members: Sequence[Member], settings: LocalSettings, c
     """
     pool = distribute(members, settings.retry_failed)
     skipped = sum(state == "finished" for state in pool.states.values())
-    at_once = min(settings.jobs or cores(), max(len(pool.todo) + len(pool.elsewhere), 1))
-    threads = max(1, cores() // at_once)
-    say(f"{sweep.name}: {len(members)} runs, {skipped} finished before, {at_once} at once with {threads} "
-        f"thread{'s' * (threads != 1)} each; list of members: {shown_path(sweep.file)}")
+    gpus = Gpus(visible_gpus())
+    at_once = min(settings.jobs or default_jobs([member.config for member in members], gpus.names),
+                  max(len(pool.todo) + len(pool.elsewhere), 1))
+    share = f" on {len(gpus.names)} GPU{'s' * (len(gpus.names) != 1)}" * bool(gpus.names)
+    say(f"{sweep.name}: {len(members)} runs, {skipped} finished before, {at_once} at once{share}; "
+        f"list of members: {shown_path(sweep.file)}")
     with StopRequests().listening() as stop, Board(sweep.name) as board:
         speeds = Speeds()
         speeds.learn_neighbours(sweep.folders)
@@ -98,8 +104,8 @@ def run_here(sweep: Sweep, members: Sequence[Member], settings: LocalSettings, c
                 told = len(stop.received)
                 pass_on(pool, stop.received)
             if not stop.received:
-                start_runs(pool, settings.retry_failed, at_once, threads, code)
-            collect(pool, settings.tail)
+                start_runs(pool, settings.retry_failed, at_once, gpus, code)
+            collect(pool, gpus, settings.tail)
             if board.due:
                 show(board, members, pool, speeds, at_once)
             time.sleep(POLL_SECONDS)
@@ -136,7 +142,7 @@ def distribute(members: Sequence[Member], retry_failed: bool) -> Pool:
     return pool
 
 
-def start_runs(pool: Pool, retry_failed: bool, at_once: int, threads: int, code: Path) -> None:
+def start_runs(pool: Pool, retry_failed: bool, at_once: int, gpus: Gpus, code: Path) -> None:
     """Start as many as there may be at once; those that another process has let go of take their turn again."""
     for member in [member for member in pool.elsewhere if not is_held(member.folder)]:
         pool.elsewhere.remove(member)
@@ -153,24 +159,29 @@ def start_runs(pool: Pool, retry_failed: bool, at_once: int, threads: int, code:
         if is_held(member.folder):
             pool.elsewhere.append(member)
             continue
+        gpu = None
         try:
-            freeze(member.folder, with_threads(member.config, member.folder, threads))
-            pool.running[member.folder] = member, start_process(member.folder, code, threads)
+            freeze(member.folder, member.config)
+            gpu = gpus.take(member.config)
+            process = start_process(member.folder, code, environment(member.config, gpu))
+            pool.running[member.folder] = Running(member, process, gpu)
         except OSError as error:
+            gpus.give_back(gpu)
             pool.states[member.folder] = "failed"
             say(f"failed: {shown_path(member.folder)}: {error.filename or 'a file'} cannot be used: {error.strerror}")
 
 
-def collect(pool: Pool, lines: int) -> None:
+def collect(pool: Pool, gpus: Gpus, lines: int) -> None:
     """Take note of the runs that have ended, and say so."""
-    for folder, (member, process) in list(pool.running.items()):
-        code = process.poll()
+    for folder, running in list(pool.running.items()):
+        code = running.process.poll()
         if code is None:
             continue
         del pool.running[folder]
-        state = how_it_ended(folder, code, member.config)
+        gpus.give_back(running.gpu)
+        state = how_it_ended(folder, code, running.member.config)
         if state == "busy":
-            pool.elsewhere.append(member)
+            pool.elsewhere.append(running.member)
             continue
         pool.states[folder] = state
         reason = (found := read_state(folder)).reason
@@ -186,9 +197,9 @@ def pass_on(pool: Pool, received: Sequence[int]) -> None:
     if len(received) == 1:
         say(f"{signal.Signals(received[0]).name}: {len(pool.running)} runs write a checkpoint and stop "
             "(again: they are ended at once)")
-    for _, process in pool.running.values():
+    for running in pool.running.values():
         # SIGTERM for all: to a run a second SIGINT would mean more than the first.
-        process.send_signal(signal.SIGTERM if len(received) == 1 else signal.SIGKILL)
+        running.process.send_signal(signal.SIGTERM if len(received) == 1 else signal.SIGKILL)
 
 
 def show(board: Board, members: Sequence[Member], pool: Pool, speeds: Speeds, at_once: int) -> None:

@@ -18,13 +18,6 @@ LOG = "log.txt"
 REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 ENDINGS: dict[int, str] = {ExitCode.FINISHED: "finished", ExitCode.TERMINATED: "interrupted",
                            ExitCode.INTERRUPTED: "interrupted", ExitCode.BUSY: "busy"}
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-
-def with_threads(config: Mapping[str, Any], folder: Path, threads: int) -> dict[str, Any]:
-    """The configuration with this many threads, unless the user or an earlier start has settled the number."""
-    begun = any(path.name.isdigit() for path in (folder / "checkpoints").glob("*"))
-    return dict(config) | ({"threads": threads} if config["threads"] == "auto" and not begun else {})
 
 
 def freeze(folder: Path, config: Mapping[str, Any]) -> None:
@@ -41,17 +34,18 @@ def freeze(folder: Path, config: Mapping[str, Any]) -> None:
         run.write_status(status | {"state": "interrupted", "reason": None})
 
 
-def start_process(folder: Path, code: Path, threads: int, bound: bool = False) -> subprocess.Popen[bytes]:
+def start_process(folder: Path, code: Path, variables: Mapping[str, str],
+                  bound: bool = False) -> subprocess.Popen[bytes]:
     """Start the run of this folder, from its frozen configuration.
 
     Args:
         folder: the run's folder; what the process says is appended to its log.txt.
         code: the snapshot that it runs.
-        threads: CPU threads that its libraries may use.
+        variables: environment variables of its own (`launchers.devices.environment`).
         bound: whether it stops, with a checkpoint, when this process dies.
     """
     path = os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads)) | {"PYTHONPATH": path}
+    environment = os.environ | dict(variables) | {"PYTHONPATH": path}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
     try:
         with (folder / LOG).open("ab") as log:

@@ -1,14 +1,16 @@
 """The launchers' own keys, `hydra.launcher.*`; conf/hydra/launcher/*.yaml says what each is."""
 
 import re
+import subprocess
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from omegaconf import OmegaConf
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from algd.config.messages import validated
 from algd.config.values import name
+from algd.errors import UsageError
 
 
 def _slurm_word(value: str) -> str:
@@ -24,9 +26,29 @@ def _option(value: str) -> str:
     return value
 
 
+def _node(value: str) -> str:
+    # It becomes part of a line of a script, and is counted there: a range such as n[1-3] is several.
+    if not re.fullmatch(r"[A-Za-z0-9._\-]+", value):
+        raise ValueError("should be the name of one node, such as n2")
+    return value
+
+
+def _whole_line(value: str) -> str:
+    # What ends it is looked at after each line, so that each has to be a command by itself.
+    found = subprocess.run(["bash", "-n", "-c", value], capture_output=True, text=True)
+    if found.returncode or not value.strip() or "\n" in value or value.rstrip().endswith("\\"):
+        raise ValueError("should be a whole command of bash in one line")
+    return value
+
+
 SweepName = Annotated[str, AfterValidator(name)]
 Word = Annotated[str, AfterValidator(_slurm_word)]
 Option = Annotated[str, AfterValidator(_option)]
+Node = Annotated[str, AfterValidator(_node)]
+ShellLine = Annotated[str, AfterValidator(_whole_line)]
+# What tasks may differ in.
+TASK_KEYS = ("partition", "account", "qos", "constraint", "exclude", "time", "memory_gb", "cpus", "gpus", "sbatch",
+             "setup", "runs_per_task", "signal_seconds")
 
 
 class Settings(BaseModel):
@@ -53,21 +75,45 @@ class SlurmSettings(Settings):
     account: Word | None = None
     qos: Word | None = None
     constraint: Word | None = None
+    exclude: list[Node] = []
     time: PositiveInt = 240
     memory_gb: PositiveFloat | None = None
-    cpus: PositiveInt = 1
+    cpus: PositiveInt | None = None
     gpus: NonNegativeInt = 0
     sbatch: dict[Option, str | int | float | bool] = {}
-    setup: list[str] = []
+    setup: list[ShellLine] = []
+    per: Literal["env", "agent", "guidance"] | None = None
+    tasks: dict[SweepName, dict[str, Any]] = {}
+    after: list[SweepName] = []
+    most_excluded: NonNegativeInt = 2
     max_running: PositiveInt | None = None
     runs_per_task: PositiveInt = 1
     signal_seconds: PositiveInt = 120
     detach: bool = False
     poll_seconds: Annotated[float, Field(ge=2)] = 5.0
 
+    def group_of(self, config: Mapping[str, Any]) -> str:
+        """Which of the tasks' kinds a run belongs to: the name of its environment, say, or none."""
+        return str(config[self.per]["name"]) if self.per else ""
+
+    def of(self, group: str) -> "SlurmSettings":
+        """The keys for the tasks of a group."""
+        return self.model_copy(update=dict(self.tasks.get(group, {})))
+
 
 def checked(model: type[Settings], given: Mapping[str, Any]) -> Any:
     """The settings, or a UsageError that names the first wrong one."""
     plain = OmegaConf.to_container(OmegaConf.create(dict(given)), resolve=True)
     assert isinstance(plain, dict)
-    return model(**validated(model, {str(key): value for key, value in plain.items()}, "hydra.launcher"))
+    found = validated(model, {str(key): value for key, value in plain.items()}, "hydra.launcher")
+    if tasks := found.get("tasks"):
+        if found["per"] is None:
+            raise UsageError("hydra.launcher.tasks is for tasks that differ, and needs hydra.launcher.per=env, "
+                             "per=agent or per=guidance")
+        for group, own in tasks.items():
+            place = f"hydra.launcher.tasks.{group}"
+            if unknown := sorted(own.keys() - set(TASK_KEYS)):
+                raise UsageError(f"{place}.{unknown[0]}: tasks may differ in {', '.join(TASK_KEYS)}")
+            whole = validated(model, {key: value for key, value in found.items() if key not in own} | own, place)
+            tasks[group] = {key: whole[key] for key in own}
+    return model(**found)

@@ -7,7 +7,8 @@
     commit        its git commit
     launcher      "local" or "slurm", and its settings
     driver        host and process id of the process that started it
-    submissions   on SLURM: [{"job": id of a job array, "tasks": [[run, ...], ...], "code", "commit"}, ...]
+    submissions   on SLURM: [{"job": id of a job array, "tasks": [[run, ...], ...], "code", "commit", ...}, ...]; the id
+                  is null while sbatch is asked (`launchers.slurm.submission`)
 """
 
 import hashlib
@@ -116,7 +117,9 @@ def _check_types(sweep: Sweep) -> None:
     for submission in sweep.submissions:
         job, tasks = submission["job"], submission["tasks"]
         # It becomes an argument of scancel and squeue.
-        if not re.fullmatch(r"[0-9]+", str(job)) or not all(isinstance(run, str) for task in tasks for run in task):
+        known = (job is None and isinstance(submission["token"], str) and isinstance(submission["file"], str)) \
+            or re.fullmatch(r"[0-9]+", str(job))
+        if not known or not all(isinstance(run, str) for task in tasks for run in task):
             raise TypeError(f"submission {job!r} is not one")
 
 

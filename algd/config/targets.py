@@ -8,9 +8,10 @@ import importlib
 import inspect
 import traceback
 from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from typing import Any, get_origin, get_type_hints
 
-from pydantic import create_model
+from pydantic import BaseModel, create_model
 
 from algd.config.messages import STRICT, validated
 from algd.config.trust import is_trusted, is_within
@@ -107,11 +108,9 @@ def check_target(node: Any, key: str, supplied: set[str], partial: bool = False,
                              f"its keys are {', '.join(known)}")
     nested = {k: check_target(v, f"{key}.{k}", supplied, get_origin(hints.get(k)) is Callable, listed)
               for k, v in values.items() if f"{key}.{k}" in PLACES}
-    fields: dict[str, Any] = {
-        p.name: (hints.get(p.name, Any), ... if p.default is p.empty else p.default) for p in parameters
-        if p.name not in nested and (p.name in values or p.name not in supplied)}
-    model = create_model("Arguments", __config__=STRICT, **fields)
-    checked = validated(model, {k: v for k, v in values.items() if k not in nested}, key)
+    wanted = tuple(p.name for p in parameters
+                   if p.name not in nested and (p.name in values or p.name not in supplied))
+    checked = validated(_arguments(target, wanted), {k: v for k, v in values.items() if k not in nested}, key)
     if key in MADE_AT_ONCE:
         try:
             target(**checked)
@@ -120,6 +119,16 @@ def check_target(node: Any, key: str, supplied: set[str], partial: bool = False,
     special = {k: v for k, v in node.items() if k.startswith("_")}
     # In the order of the node: a configuration is read by people.
     return special | {k: nested[k] if k in nested else checked[k] for k in values}
+
+
+@cache
+def _arguments(target: Callable[..., Any], names: tuple[str, ...]) -> type[BaseModel]:
+    """The model of these arguments of a function or class: made once, since a sweep checks thousands."""
+    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    parameters = inspect.signature(target).parameters
+    fields: dict[str, Any] = {name: (hints.get(name, Any), ... if parameters[name].default is inspect.Parameter.empty
+                                     else parameters[name].default) for name in names}
+    return create_model("Arguments", __config__=STRICT, **fields)
 
 
 def require_trust(node: Mapping[str, Any], whose: str) -> None:

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from algd.errors import UsageError
 
 GONE = "GONE"        # neither the queue nor the accounting has it any more
+OVER = "OVER"        # the queue has it no more, and the accounting does not answer
 UNKNOWN = "UNKNOWN"  # SLURM has not been asked yet, or does not answer
 # A job that is in one of these is still going to do something, as far as is known.
 ACTIVE = frozenset({UNKNOWN, "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD",
                     "REQUEUE_FED", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
+QUIET = frozenset({"COMPLETED", "CANCELLED"})  # ends of which the exit code says nothing more
 SECONDS = 60
 REST = -1  # in the place of an index: the tasks of an array that are not listed by themselves
 
@@ -25,11 +27,15 @@ class Task:
 
     Attributes:
         state: SLURM's word for it, such as "PENDING", "RUNNING", "COMPLETED" or "CANCELLED".
-        reason: why it is pending, as squeue gives it; or its exit code and signal, as sacct does.
+        reason: why it is pending, as squeue gives it.
+        node: where it runs or ran.
+        exit_code: exit code and signal, as sacct gives them: "1:0", "0:9".
     """
 
     state: str
     reason: str = ""
+    node: str = ""
+    exit_code: str = ""
 
     @property
     def active(self) -> bool:
@@ -71,20 +77,21 @@ def elements(listed: str) -> list[tuple[str, int]]:
 
 
 def read_queue(output: str) -> Tasks:
-    """squeue's lines `%i|%T|%r`."""
-    return gathered((listed, Task(state, "" if reason == "None" else reason))
-                    for listed, state, reason in fields_of(output))
+    """squeue's lines `%i|%T|%r|%N`."""
+    return gathered((listed, Task(state, "" if reason == "None" else reason, node))
+                    for listed, state, reason, node in fields_of(output))
 
 
 def read_accounting(output: str) -> Tasks:
-    """sacct's lines `JobID|State|ExitCode`; its states may have words more, as in CANCELLED by 0."""
-    return gathered((listed, Task(state.split()[0] if state else UNKNOWN, f"exit code {code}"))
-                    for listed, state, code in fields_of(output))
+    """sacct's lines `JobID|State|ExitCode|NodeList`; its states may have words more, as in CANCELLED by 0."""
+    return gathered((listed, Task(state.split()[0] if state else UNKNOWN, "",
+                                  "" if node.startswith("None") else node, code))
+                    for listed, state, code, node in fields_of(output))
 
 
 def fields_of(output: str) -> list[list[str]]:
-    """Lines of three fields."""
-    return [[*line.split("|"), "", ""][:3] for line in output.splitlines()]
+    """Lines of four fields."""
+    return [[*line.split("|"), "", "", ""][:4] for line in output.splitlines()]
 
 
 def gathered(lines: Iterable[tuple[str, Task]]) -> Tasks:
@@ -109,40 +116,40 @@ class Queue:
         seconds: least time between two questions.
     """
 
-    # The accounting hears of a task's end a moment after the queue has forgotten it.
-    MISSES = 3
-
     def __init__(self, elements: Iterable[tuple[str, int]], seconds: float = 5.0):
         self.tasks: Tasks = dict.fromkeys(elements, Task(UNKNOWN))
         self.seconds = seconds
         self._missed: Counter[tuple[str, int]] = Counter()
         self._due = 0.0
 
-    def refresh(self) -> Tasks:
-        """The tasks' states, not older than `seconds` if SLURM answers; a task that it knows no more is GONE."""
+    def refresh(self, patience: int = 3) -> Tasks:
+        """The tasks' states, not older than `seconds` if SLURM answers.
+
+        Args:
+            patience: questions after which a task that neither the queue nor the accounting has is over. The
+                accounting hears of a task's end a moment after the queue has forgotten it.
+        """
         open_tasks = {element for element, task in self.tasks.items() if task.active}
         if not open_tasks or time.monotonic() < self._due:
             return self.tasks
         jobs = ",".join(sorted({job for job, _ in open_tasks}))
-        queued = ask(["squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%r", "-j", jobs])
+        queued = ask(["squeue", "-h", "-r", "-a", "-t", "all", "-o", "%i|%T|%r|%N", "-j", jobs])
         if queued is not None:
             found = listed_of(open_tasks, read_queue(queued))
-            if missing := open_tasks - set(found):
-                answer = ask(["sacct", "-n", "-X", "-P", "-o", "JobID,State,ExitCode", "-j", jobs])
+            # The queue does not tell exit codes.
+            failed = {element for element, task in found.items() if not task.active and task.state not in QUIET}
+            if missing := (open_tasks - set(found)) | failed:
+                answer = ask(["sacct", "-n", "-X", "-P", "-o", "JobID,State,ExitCode,NodeList", "-j", jobs])
                 recorded = listed_of(missing, read_accounting(answer or ""))
-                found |= {element: recorded[element] for element in missing
-                          if element in recorded and not recorded[element].active}
-                self._missed.update(missing - set(found))
-                found |= {element: Task(GONE) for element in missing - set(found)
-                          if self._missed[element] >= self.MISSES}
+                found |= {element: task for element, task in recorded.items() if not task.active}
+                lost = missing - set(found)
+                self._missed.update(lost)
+                # What has left the queue is over, even if the accounting cannot say how it ended.
+                over = Task(OVER if answer is None else GONE)
+                found |= {element: over for element in lost if self._missed[element] >= patience}
             self.tasks |= {element: found[element] for element in open_tasks & set(found)}
         self._due = time.monotonic() + self.seconds
         return self.tasks
-
-    def refresh_once(self) -> Tasks:
-        """The tasks' states from one question: what SLURM knows no more is over."""
-        self.MISSES = 1
-        return self.refresh()
 
 
 def largest_array() -> int:

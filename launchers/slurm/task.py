@@ -8,6 +8,7 @@ It runs the runs of its index side by side, each a process of its own, and answe
     exit code                          0: all finished; 1: a run failed; 143: stopped
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -18,9 +19,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from algd.errors import ExitCode
+from algd.errors import ExitCode, UsageError
 from algd.storage.files import write_atomically
 from algd.storage.run_folder import RunFolder
+from launchers.devices import Gpus, assigned_gpus, environment
 from launchers.processes import how_it_ended, start_process
 from launchers.states import is_held, progress, read_state, record_failure
 
@@ -63,12 +65,22 @@ def main(file: Path) -> int:
     folders = [Path(content["runs_dir"]) / run for run in runs]
     restarts = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
     print(f"job {job_name()} on {os.uname().nodename}, restarted {restarts} times: {', '.join(runs)}", flush=True)
-    states = {folder: state for folder in folders if (state := settled(folder, restarts))}
-    states |= run_all([folder for folder in folders if folder not in states], Path(content["code"]),
-                      content["threads"], orders)
+    states: dict[Path, str] = {}
+    for folder in folders:
+        # What one run's folder refuses must not end the others.
+        try:
+            if state := settled(folder, restarts):
+                states[folder] = state
+        except (OSError, UsageError) as error:
+            states[folder] = "failed"
+            print(f"failed: {folder}: {error}", flush=True)
+    states |= run_all([folder for folder in folders if folder not in states], Path(content["code"]), orders)
     for folder, state in states.items():
         print(f"{state}: {folder}", flush=True)
     interrupted = "interrupted" in states.values()
+    if interrupted and orders.any:
+        for folder in (folder for folder, state in states.items() if state == "interrupted"):
+            remember_stop(folder, restarts)
     if interrupted and orders.requeue and not orders.stop:
         requeue(orders)
     elif interrupted and orders.stop:
@@ -91,41 +103,80 @@ def settled(folder: Path, restarts: int) -> str | None:
     # What failed is submitted as interrupted (`launchers.processes.freeze`): this failure was in an earlier start.
     if found.state == "failed" and restarts:
         return "failed"
-    if restarts and is_stuck(folder, restarts):
-        record_failure(folder, "no progress between two requeues: each time it was stopped before it was further than "
-                               f"its checkpoint at step {found.step}; give it more time or checkpoint more often")
+    if reason := why_stuck(folder, restarts, found.step):
+        record_failure(folder, reason)
         return "failed"
     return None
 
 
-def is_stuck(folder: Path, restarts: int) -> bool:
-    """Whether the newest checkpoint is still the one that was there at an earlier restart of this job."""
-    reached: dict[str, Any] = {"job": job_name(), "restarts": restarts, "progress": list(progress(folder))}
+def earlier_start(folder: Path) -> dict[str, Any]:
+    """What the run's last start in this task has left (`why_stuck`); empty if there was none."""
     try:
         earlier = json.loads((folder / REQUEUES).read_bytes())
     except (OSError, ValueError):
-        earlier = {}
-    write_atomically(folder / REQUEUES, json.dumps(reached).encode())
-    return (earlier.get("job") == reached["job"] and earlier["restarts"] < restarts
-            and reached["progress"] <= earlier["progress"])
+        return {}
+    return earlier if isinstance(earlier, dict) and earlier.get("job") == job_name() and "node" in earlier else {}
 
 
-def run_all(folders: list[Path], code: Path, threads: int, orders: Orders) -> dict[Path, str]:
+def why_stuck(folder: Path, restarts: int, step: int) -> str | None:
+    """Why a run gets nowhere, if its newest checkpoint is still the one of an earlier restart of this task.
+
+    Args:
+        step: where its newest checkpoint is.
+    """
+    earlier, reached = earlier_start(folder), list(progress(folder))
+    further = not earlier or reached > earlier["progress"]
+    # A start that was not stopped in an orderly way has vanished with its node, or was killed as a whole.
+    died = [] if further else [*earlier.get("died", []), *([] if earlier.get("stopped") else [earlier["node"]])]
+    now = {"job": job_name(), "restarts": restarts, "progress": reached, "died": died,
+           "node": os.environ.get("SLURMD_NODENAME") or os.uname().nodename}
+    write_atomically(folder / REQUEUES, json.dumps(now).encode())
+    if further or not 1 <= earlier["restarts"] < restarts:
+        return None
+    if not died:
+        return ("no progress between two requeues: each time it was stopped before it was further than its checkpoint "
+                f"at step {step}; give it more time or checkpoint more often")
+    return (f"no progress between two requeues: its task vanished on {' and then on '.join(died)} before it was "
+            f"further than its checkpoint at step {step}: the node died, or memory ran out; checkpoint more often, or "
+            "leave nodes out with hydra.launcher.exclude")
+
+
+def remember_stop(folder: Path, restarts: int) -> None:
+    """Write down that this start was stopped in an orderly way, and did not just vanish with its node."""
+    with contextlib.suppress(OSError):
+        if earlier := earlier_start(folder):
+            write_atomically(folder / REQUEUES, json.dumps(earlier | {"stopped": True}).encode())
+
+
+def run_all(folders: list[Path], code: Path, orders: Orders) -> dict[Path, str]:
     """Run these runs side by side to their ends, or until SLURM asks to stop. Returns how each ended."""
     states: dict[Path, str] = {}
-    waiting, running, told = list(folders), dict[Path, subprocess.Popen[bytes]](), False
+    waiting, running, told = list(folders), dict[Path, tuple[subprocess.Popen[bytes], str | None]](), False
+    # Without any assigned there is nothing to share out: what the node has is not this task's.
+    gpus = Gpus(assigned_gpus() or [])
     while running or (waiting and not orders.any):
         # A run of two sweeps may be on its way elsewhere: its lock is waited for.
         for folder in [folder for folder in waiting if not is_held(folder) and not orders.any]:
             waiting.remove(folder)
-            running[folder] = start_process(folder, code, threads, bound=True)
+            gpu = None
+            try:
+                config = RunFolder(folder).config()
+                gpu = gpus.take(config)
+                running[folder] = start_process(folder, code, environment(config, gpu), bound=True), gpu
+            except (OSError, UsageError) as error:
+                gpus.give_back(gpu)
+                states[folder] = "failed"
+                print(f"failed: {folder}: {error}", flush=True)
+                with contextlib.suppress(OSError):
+                    record_failure(folder, str(error))
         if orders.any and not told:
             told = True
-            for process in running.values():
+            for process, _ in running.values():
                 process.send_signal(signal.SIGTERM)
-        for folder, process in list(running.items()):
+        for folder, (process, gpu) in list(running.items()):
             if (ended := process.poll()) is not None:
                 del running[folder]
+                gpus.give_back(gpu)
                 state = how_it_ended(folder, ended)
                 if state == "busy":
                     waiting.append(folder)

@@ -13,9 +13,10 @@ import pytest
 from algd.errors import UsageError
 from algd.storage.lock import Lock
 from algd.storage.provenance import code_version
-from launchers.processes import death, with_threads
-from launchers.slurm.launcher import chunks, joined, lanes_of, sbatch_reason
+from launchers.processes import death
 from launchers.slurm.queue import Task, elements, listed_of, read_accounting, read_queue
+from launchers.slurm.status import end_of, joined
+from launchers.slurm.submission import chunks, lanes_of, sbatch_reason
 from launchers.snapshot import code_files, take_snapshot
 from launchers.states import RunState, Speeds, is_held, read_state
 from launchers.sweeps import Sweep, load_sweep, named_runs
@@ -67,7 +68,8 @@ def test_cancel_retry_and_logs(tmp_path: Path) -> None:
     heard, _ = following.communicate()
     assert "stopped by SIGTERM at a checkpoint" in heard
     config = (folder / "config.yaml").read_text()
-    (folder / "config.yaml").write_text(config.replace("total_steps: 100000", f"total_steps: {status(folder)['step']}"))
+    reached = max(status(folder)["step"], 1)
+    (folder / "config.yaml").write_text(config.replace("total_steps: 100000", f"total_steps: {reached}"))
     said = launchers("retry", tmp_path)
     assert "1 runs, 0 finished before, 1 at once" in said and status(folder)["state"] == "finished"
     assert "nothing failed or was stopped" in launchers("retry", folder)
@@ -169,13 +171,6 @@ def test_a_snapshot_says_what_it_was_copied_from(tmp_path: Path) -> None:
     assert told.stdout == "{'commit': 'abc', 'diff': None}\n", told.stderr
 
 
-def test_threads_are_shared_but_never_changed(tmp_path: Path) -> None:
-    assert with_threads({"threads": "auto"}, tmp_path, 3) == {"threads": 3}
-    assert with_threads({"threads": 2}, tmp_path, 3) == {"threads": 2}
-    (tmp_path / "checkpoints" / "000001").mkdir(parents=True)
-    assert with_threads({"threads": "auto"}, tmp_path, 3) == {"threads": "auto"}
-
-
 def test_what_slurm_prints() -> None:
     assert elements("12_3") == [("12", 3)]
     assert elements("12_[1-3,7%2]") == [("12", 1), ("12", 2), ("12", 3), ("12", 7)]
@@ -187,7 +182,9 @@ def test_what_slurm_prints() -> None:
         ("12", 2): Task("PENDING", "JobArrayTaskLimit")}
     assert read_accounting("12_0|CANCELLED by 0|0:15\n12_1|COMPLETED|0:0\n12_1.batch|COMPLETED|0:0\n"
                            "12_[0-1%1]|CANCELLED|0:0\n") == {
-        ("12", 0): Task("CANCELLED", "exit code 0:15"), ("12", 1): Task("COMPLETED", "exit code 0:0")}
+        ("12", 0): Task("CANCELLED", exit_code="0:15"), ("12", 1): Task("COMPLETED", exit_code="0:0")}
+    assert read_accounting("12_0|FAILED|69:0|n2\n12_1|CANCELLED by 0|0:0|None assigned\n") == {
+        ("12", 0): Task("FAILED", node="n2", exit_code="69:0"), ("12", 1): Task("CANCELLED", exit_code="0:0")}
     said = "sbatch: error: invalid partition specified: x\nsbatch: error: Batch job submission failed: y"
     assert sbatch_reason(said) == "invalid partition specified: x; Batch job submission failed: y"
 
@@ -195,11 +192,22 @@ def test_what_slurm_prints() -> None:
 @pytest.mark.parametrize(("folder", "task", "expected"), [
     ("running", None, "running"), ("new", "PENDING", "queued"), ("interrupted", "PENDING", "queued"),
     ("running", "RUNNING", "running"), ("interrupted", "UNKNOWN", "interrupted"),
-    ("finished", "RUNNING", "finished"), ("finished", "CANCELLED", "finished"),
+    ("new", "UNKNOWN", "queued"), ("new", "OVER", "lost"), ("interrupted", "OVER", "interrupted"),
+    ("new", "GONE", "new"), ("finished", "RUNNING", "finished"), ("finished", "CANCELLED", "finished"),
     ("failed", "FAILED", "failed"), ("new", "CANCELLED", "cancelled"), ("interrupted", "CANCELLED", "cancelled"),
     ("lost", "OUT_OF_MEMORY", "lost"), ("new", "NODE_FAIL", "lost"), ("interrupted", "TIMEOUT", "interrupted")])
 def test_folder_and_slurm_together(folder: str, task: str | None, expected: str) -> None:
     assert joined(RunState(folder), Task(task) if task else None)[0] == expected
+
+
+@pytest.mark.parametrize(("task", "expected"), [
+    (Task("FAILED", node="n2", exit_code="127:0"), "FAILED on n2, exit code 127"),
+    (Task("FAILED", node="n2", exit_code="69:0"), "FAILED on n2, its node cannot run it"),
+    (Task("FAILED", node="n2", exit_code="0:53"), "FAILED on n2, its node could not write the task's output"),
+    (Task("OUT_OF_MEMORY", node="n1", exit_code="0:125"), "OUT_OF_MEMORY on n1, signal 125"),
+    (Task("NODE_FAIL", node="n1", exit_code="0:0"), "NODE_FAIL on n1"), (Task("TIMEOUT"), "TIMEOUT")])
+def test_how_a_task_ended(task: Task, expected: str) -> None:
+    assert end_of(task) == expected
 
 
 def test_many_arrays_keep_the_limit_together() -> None:

@@ -77,10 +77,11 @@ def starts(folder: Path) -> list[dict[str, object]]:
     return json.loads((folder / "meta.json").read_text())["starts"]
 
 
-def launchers(*arguments: str | Path) -> str:
-    """python -m launchers with these arguments. Returns what it printed."""
-    return subprocess.run([sys.executable, "-m", "launchers", *arguments], cwd=ROOT, text=True, check=True,
-                          capture_output=True).stdout
+def launchers(*arguments: str | Path, code: int = 0) -> str:
+    """python -m launchers with these arguments. Returns what it printed, and what it said if it failed."""
+    done = subprocess.run([sys.executable, "-m", "launchers", *arguments], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == code, done.stderr
+    return done.stdout + (done.stderr if code else "")
 
 
 def twin_of(folder: Path, tmp_path: Path, *arguments: str) -> None:

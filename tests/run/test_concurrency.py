@@ -17,7 +17,7 @@ from algd.errors import UsageError
 from algd.storage.lock import Lock
 from algd.storage.provenance import process_record
 from algd.storage.run_folder import run_path
-from launchers.__main__ import is_ours
+from launchers.commands import is_ours
 from launchers.states import is_held
 from tests.soak import campaigns
 from tests.soak.campaigns import SMALL, Ground, ground

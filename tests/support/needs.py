@@ -14,7 +14,7 @@ from ctypes.util import find_library
 from dataclasses import dataclass
 
 from algd.execution.native import library
-from tests.support import slurm_cluster
+from tests.support import slurm_cluster, virtual_nodes
 
 NEED_ALL = "ALGD_TESTS_NEED_ALL"
 
@@ -62,6 +62,8 @@ NEEDS = {
     "namespaces": Need("leave to mount file systems in a namespace of its own", "util-linux mount", _can_mount),
     "opengl": Need("OpenGL through EGL", "libegl1 libgl1-mesa-dri", lambda: find_library("EGL") is not None),
     "sanitizers": Need("GCC's address sanitizer", "gcc libc6-dev", _has_sanitizers),
+    "nodes": Need("SLURM, and leave to give processes host names, mounts and process ids of their own",
+                  f"{slurm_cluster.PACKAGES} util-linux", lambda: not virtual_nodes.missing_for_nodes()),
     "slurm": Need("SLURM with accounting, and root's rights to start it", slurm_cluster.PACKAGES,
                   lambda: not slurm_cluster.missing()),
 }

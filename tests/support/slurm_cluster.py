@@ -6,6 +6,7 @@ It needs root and Debian's slurmctld, slurmd, slurmdbd, slurm-client, munge and 
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -46,6 +47,13 @@ def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
         time.sleep(0.1)
 
 
+def partitions(nodes: str) -> str:
+    """Two partitions of all nodes, of which the higher one preempts."""
+    preempted = "PriorityTier=1 GraceTime=15 PreemptMode=REQUEUE"
+    return f"""PartitionName=day Nodes={nodes} Default=YES MaxTime=INFINITE {preempted}
+PartitionName=urgent Nodes={nodes} MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF"""
+
+
 class Cluster:
     """The cluster, once started.
 
@@ -74,7 +82,7 @@ class Cluster:
             subprocess.CalledProcessError: it failed.
         """
         return subprocess.run(command, env=os.environ | self.environment, capture_output=True, text=True, check=True,
-                              timeout=30).stdout
+                              timeout=120).stdout
 
     def works(self, *command: str) -> bool:
         """Whether a command succeeds."""
@@ -107,19 +115,43 @@ class Cluster:
                      f"--socket={sql_socket}", f"--pid-file={self.root / 'mariadbd.pid'}", "--bind-address=127.0.0.1",
                      f"--port={self.sql_port}", "--innodb-buffer-pool-size=64M",
                      "--innodb-flush-log-at-trx-commit=0", "--innodb-lock-wait-timeout=900")
-        wait_for(lambda: self.works("munge", "-n", "-S", str(socket_file)), 10, "munge's start")
+        wait_for(lambda: self.works("munge", "-n", "-S", str(socket_file)), 60, "munge's start")
         sql = ("mariadb", "--no-defaults", "-uroot", "-S", str(sql_socket), "-e")
-        wait_for(lambda: self.works(*sql, "select 1"), 30, "the database's start")
+        wait_for(lambda: self.works(*sql, "select 1"), 120, "the database's start")
         self.ask(*sql, "create database accounts; " + "".join(
             f"create user slurm@{host} identified by 'slurm'; grant all on accounts.* to slurm@{host}; "
             for host in ("127.0.0.1", "localhost")))
         self.configure()
         self._daemon("slurmdbd", "-D")
-        wait_for(lambda: self.works("sacctmgr", "-n", "list", "cluster"), 30, "slurmdbd's start")
+        wait_for(lambda: self.works("sacctmgr", "-n", "list", "cluster"), 120, "slurmdbd's start")
         self.works("sacctmgr", "-i", "add", "cluster", "test")
         self._daemon("slurmctld", "-D")
+        self.start_nodes()
+
+    def start_nodes(self) -> None:
+        """Start the nodes, and wait until they are idle."""
         self._daemon("slurmd", "-D")
-        wait_for(lambda: self.works("sinfo") and "idle" in self.ask("sinfo", "-h", "-o", "%T"), 30, "an idle node")
+        wait_for(lambda: self.works("sinfo") and "idle" in self.ask("sinfo", "-h", "-o", "%T"), 120, "an idle node")
+
+    def restart(self, name: str) -> None:
+        """Start a daemon again that was ended."""
+        self._daemon(name, "-D")
+
+    def end(self, name: str, number: int = signal.SIGTERM) -> None:
+        """End the newest daemon of this name, and wait for its end."""
+        process = [started for started in self._started if started.args[0] == name][-1]  # type: ignore[index]
+        process.send_signal(number)
+        process.wait(60)
+
+    def node_lines(self) -> str:
+        """The part of slurm.conf that says which nodes and partitions there are."""
+        gres = f"Gres=gpu:{self.gpus}" if self.gpus else ""
+        return f"""SlurmdPort={self.node_port}
+SlurmdSpoolDir={self.root}/spool
+SlurmdPidFile={self.root}/slurmd.pid
+SlurmdLogFile={self.root}/log/slurmd.log
+NodeName={self.host} NodeAddr=127.0.0.1 CPUs={self.cpus} RealMemory=8000 {gres} State=UNKNOWN
+{partitions(self.host)}"""
 
     def configure(self, user_signal: bool = True) -> None:
         """Write the configuration files.
@@ -135,12 +167,10 @@ class Cluster:
                 os.mknod(device, 0o20666, os.makedev(1, 3))
         (root / "gres.conf").write_text(
             f"NodeName={self.host} Name=gpu File={root}/dev/gpu[0-{self.gpus - 1}]\n" if self.gpus else "")
-        gres = f"Gres=gpu:{self.gpus}" if self.gpus else ""
         (root / "slurm.conf").write_text(f"""
 ClusterName=test
 SlurmctldHost={self.host}(127.0.0.1)
 SlurmctldPort={self.controller_port}
-SlurmdPort={self.node_port}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -149,11 +179,8 @@ AuthInfo=socket={root}/munge.sock,cred_expire=5
 CredType=cred/munge
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 StateSaveLocation={root}/state
-SlurmdSpoolDir={root}/spool
 SlurmctldPidFile={root}/slurmctld.pid
-SlurmdPidFile={root}/slurmd.pid
 SlurmctldLogFile={root}/log/slurmctld.log
-SlurmdLogFile={root}/log/slurmd.log
 # No cgroups, no mail, no MPI: none of it is needed, and little of it works in a container.
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -178,12 +205,10 @@ AccountingStoragePass={root}/munge.sock
 JobAcctGatherType=jobacct_gather/none
 DefMemPerCPU=512
 GresTypes=gpu
-NodeName={self.host} NodeAddr=127.0.0.1 CPUs={self.cpus} RealMemory=8000 {gres} State=UNKNOWN
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 {"SlurmctldParameters=preempt_send_user_signal" if user_signal else ""}
-PartitionName=day Nodes={self.host} Default=YES MaxTime=INFINITE PriorityTier=1 GraceTime=15 PreemptMode=REQUEUE
-PartitionName=urgent Nodes={self.host} MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
+{self.node_lines()}
 """)
         accounting = root / "slurmdbd.conf"
         accounting.write_text(f"""

@@ -1,5 +1,6 @@
 """Where Hydra looks for plugins: names for what is in `launchers`, imported only when a sweep begins."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from algd.errors import UsageError
+from algd.errors import ExitCode, UsageError
 
 
 class Local(Launcher):
@@ -30,7 +31,12 @@ class Local(Launcher):
         from launchers.grid import launch_grid
 
         # Runs return nothing to this process. How they ended is the exit code.
-        raise SystemExit(launch_grid(self.kind, self.settings, self.context, self.master, job_overrides))
+        try:
+            raise SystemExit(launch_grid(self.kind, self.settings, self.context, self.master, job_overrides))
+        except KeyboardInterrupt:
+            print("interrupted; what was submitted or finished stays so, and the same command goes on from there",
+                  file=sys.stderr)
+            raise SystemExit(ExitCode.INTERRUPTED) from None
 
 
 class Slurm(Local):

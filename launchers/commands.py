@@ -1,0 +1,260 @@
+"""What the commands of `python -m launchers` do."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from algd.config.targets import require_trust
+from algd.config.trust import trust
+from algd.errors import ExitCode, UsageError
+from algd.storage.provenance import process_record
+from algd.storage.run_folder import RunFolder
+from launchers.launch import SETTINGS, in_wandb, launch
+from launchers.processes import LOG, tail
+from launchers.settings import checked
+from launchers.slurm.queue import Queue, available
+from launchers.slurm.status import Elements, Readings, lines_of, named, output_of, submitted_tasks
+from launchers.slurm.submission import adopt, submission_lock
+from launchers.states import is_held
+from launchers.sweeps import SWEEPS, Member, Sweep, begin_sweep, load_sweep, named_runs, sweeps_of
+from launchers.table import Line, as_data, as_text, counted, say, shown_path
+
+WATCH_SECONDS = 5.0
+AGAIN = ("failed", "lost", "interrupted", "cancelled")
+
+
+class Inquiry:
+    """Some runs, the sweeps that they belong to, and what SLURM says of them.
+
+    Args:
+        where: run folders, folders above runs, or sweeps' files.
+        settle: whether to wait for a submission that is going on; otherwise it is left out where it is.
+    """
+
+    def __init__(self, where: Sequence[Path], settle: bool = False):
+        self.folders = named_runs(where)
+        self.sweeps = []
+        for runs_dir in dict.fromkeys(folder.parents[2] for folder in self.folders):
+            self.sweeps += settled_sweeps(runs_dir, settle)
+        wanted = set(self.folders)
+        self.elements: Elements = {folder: element for folder, element in submitted_tasks(self.sweeps).items()
+                                   if folder in wanted}
+        # A finished run's task has nothing more to tell.
+        asked = {element for folder, element in self.elements.items()
+                 if RunFolder(folder).status().get("state") != "finished"}
+        self.queue = Queue(asked if available() else ())
+        self.patience = 1
+
+    def lines(self) -> list[Line]:
+        """The runs as they are now."""
+        tasks = self.queue.refresh(self.patience)
+        self.patience = 3
+        return lines_of(self.folders, {folder: element for folder, element in self.elements.items()
+                                       if element in tasks}, tasks, Readings(), self.sweeps)
+
+    def newest_sweep(self, folder: Path) -> Sweep | None:
+        """The sweep that a run was last part of."""
+        return next((sweep for sweep in reversed(self.sweeps) if folder in sweep.folders), None)
+
+
+def settled_sweeps(runs_dir: Path, wait: bool) -> list[Sweep]:
+    """The sweeps of a runs_dir, oldest first, with the arrays whose submitters had no time to write them down."""
+    sweeps = sweeps_of(runs_dir)
+    if available() and any(record["job"] is None for sweep in sweeps for record in sweep.submissions):
+        # Somebody who looks writes nothing where he may not, nor waits for a submission.
+        with contextlib.suppress(OSError, BlockingIOError), submission_lock(runs_dir / SWEEPS, wait):
+            sweeps = sweeps_of(runs_dir)
+            for sweep in sweeps:
+                adopt(sweep)
+    return sweeps
+
+
+def status(where: Sequence[Path], watch: bool, as_json: bool) -> int:
+    """Print the runs' states. Returns 0."""
+    inquiry = Inquiry(where)
+    while True:
+        lines = inquiry.lines()
+        if as_json:
+            print(json.dumps([as_data(line) for line in lines], indent=1), flush=True)
+        else:
+            if watch and sys.stdout.isatty():
+                print("\033[H\033[2J", end="")
+            print(f"{as_text(lines)}\n{len(lines)} runs: {counted([line.state for line in lines])}", flush=True)
+        if not watch or all(line.state in ("finished", *AGAIN) for line in lines):
+            return 0
+        time.sleep(WATCH_SECONDS)
+
+
+def retry(where: Sequence[Path], trusted: Sequence[str] = (), exclude: Sequence[str] = ()) -> int:
+    """Run again what failed or stopped, with the launcher and the settings of the sweep that it was last part of.
+
+    Args:
+        where: the runs.
+        trusted: modules whose code their configurations may name; nothing else that is not this project's is run.
+        where: the runs.
+        exclude: nodes of SLURM's that the runs are to keep away from, beside those that the sweep left out.
+    """
+    trust(trusted)
+    inquiry = Inquiry(where)
+    chosen = [line.folder for line in inquiry.lines() if line.state in AGAIN and not line.folder_state.held]
+    if not chosen:
+        say("nothing failed or was stopped")
+        return ExitCode.FINISHED
+    groups: dict[Path | None, list[Path]] = {}
+    for folder in chosen:
+        sweep = inquiry.newest_sweep(folder)
+        groups.setdefault(sweep.file if sweep else None, []).append(folder)
+    codes: list[int] = []
+    for file, folders in groups.items():
+        earlier = load_sweep(file) if file else None
+        given: dict[str, Any] = dict(earlier.launcher) if earlier else {"kind": "local"}
+        kind = given.pop("kind")
+        if exclude:
+            if kind != "slurm":
+                raise UsageError(f"--exclude {exclude[0]}: {shown_path(folders[0])} was not run by SLURM, but here")
+            given["exclude"] = list(dict.fromkeys([*given.get("exclude", ()), *exclude]))
+        settings = checked(SETTINGS[kind], given | {"retry_failed": True, "dry_run": False})
+        members = [Member(folder, RunFolder(folder).config() | {"fresh": False}) for folder in folders]
+        for member in members:
+            require_trust(member.config, shown_path(member.folder))
+        name = f"{earlier.name}-retry" if earlier and not earlier.name.endswith("-retry") else \
+            earlier.name if earlier else None
+        sweep = begin_sweep(folders[0].parents[2], name, earlier.experiment if earlier else None, members,
+                            {"kind": kind, **settings.model_dump()})
+        codes.append(launch(sweep, [in_wandb(member, sweep) for member in members], settings))
+    return max(codes)
+
+
+def cancel(where: Sequence[Path]) -> int:
+    """Stop runs with a checkpoint: SLURM's tasks, launchers on this machine, and runs on this machine.
+
+    Returns 1 if SLURM does not answer.
+    """
+    inquiry = Inquiry(where, settle=True)
+    lines = inquiry.lines()
+    unsettled = [sweep.name for sweep in inquiry.sweeps if any(record["job"] is None for record in sweep.submissions)]
+    # Also those of which SLURM says nothing now: they may wait.
+    active = {element for folder, element in inquiry.elements.items()
+              if element in inquiry.queue.tasks and inquiry.queue.tasks[element].active}
+    refused = 0
+    if active:
+        names = sorted(map(named, active))
+        also = {folder for folder, element in submitted_tasks(inquiry.sweeps).items() if element in active}
+        for folder in sorted(also - set(inquiry.folders)):
+            say(f"in the same task, and stopped with it: {shown_path(folder)}")
+        refused = scancel(names)
+        if count := len(names) - refused:
+            say(f"cancelled {count} task{'s' * (count != 1)} of SLURM")
+    if refused or unsettled:
+        what = f"{refused} task{'s were' if refused != 1 else ' was'} not cancelled" if refused else \
+            f"what {unsettled[0]} has submitted is not known"
+        say(f"error: SLURM does not answer, and {what}; the same command again once it does")
+    files, named_folders = {path.resolve() for path in where}, set(inquiry.folders)
+    whole = [sweep for sweep in inquiry.sweeps if sweep.file in files
+             or {folder for folder in sweep.folders if folder.exists()} <= named_folders]
+    stopped = stop_here(whole, [line.folder for line in lines if line.folder_state.held])
+    if not active and not stopped and not unsettled:
+        say("nothing runs or waits")
+    return ExitCode.FAILED if refused or unsettled else ExitCode.FINISHED
+
+
+def scancel(names: Sequence[str]) -> int:
+    """Cancel tasks. Returns how many SLURM did not take."""
+    refused = 0
+    # One process for thousands of tasks would have too long a command line.
+    for first in range(0, len(names), 500):
+        some = names[first:first + 500]
+        try:
+            done = subprocess.run(["scancel", *some], capture_output=True, text=True, timeout=120)
+            refused += len(some) if done.returncode and "Invalid job id" not in done.stderr else 0
+        except (OSError, subprocess.TimeoutExpired):
+            refused += len(some)
+    return refused
+
+
+def stop_here(sweeps: Iterable[Sweep], held: Iterable[Path]) -> int:
+    """Send SIGTERM to the launchers of these sweeps and the processes of these runs on this machine; how many."""
+    count = 0
+    for sweep in sweeps:
+        if sweep.launcher.get("kind") == "local" and is_ours(sweep.driver):
+            os.kill(sweep.driver["pid"], signal.SIGTERM)
+            say(f"asked the launcher of {sweep.name} to stop")
+            count += 1
+    for folder in held:
+        starts = RunFolder(folder).meta().get("starts") or [{}]
+        if is_ours(starts[-1]):
+            os.kill(starts[-1]["pid"], signal.SIGTERM)
+            say(f"asked to stop: {shown_path(folder)}")
+            count += 1
+        elif not starts[-1].get("slurm_job"):
+            say(f"runs on {starts[-1].get('host')}, and must be cancelled there: {shown_path(folder)}")
+    return count
+
+
+def is_ours(process: Mapping[str, Any]) -> bool:
+    """Whether a process that was recorded (`process_record`) is on this machine and still the same one."""
+    if not isinstance(process.get("pid"), int):
+        return False
+    now = process_record(process["pid"])
+    return now["ticks"] is not None and all(process.get(key) == value for key, value in now.items())
+
+
+def logs(folder: Path, follow: bool, lines: int) -> int:
+    """Print the end of a run's log, and with `follow` what is added to it, until the run has ended.
+
+    Of a run that has not said anything, print what the task of SLURM's said that was to run it.
+    """
+    path = folder / LOG
+    if not path.exists() and (folder / "config.yaml").exists():
+        inquiry = Inquiry([folder])
+        (line,) = inquiry.lines()
+        element = inquiry.elements.get(line.folder)
+        output = output_of(line.folder, element, inquiry.sweeps) if element else None
+        if element and output:
+            say(f"{shown_path(line.folder)} has not begun; its task {named(element)}: {line.state}"
+                + (f", {line.note}" if line.note else ""))
+            if not output.exists():
+                raise UsageError(f"{output} does not exist: the task has written nothing")
+            path = output
+    if not path.exists():
+        raise UsageError(f"{path} does not exist: this run has not been started by a sweep")
+    for text in tail(path, lines):
+        print(text)
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        while follow:
+            ended = not is_held(folder)
+            if added := file.read():
+                sys.stdout.write(added.decode(errors="replace"))
+                sys.stdout.flush()
+            elif ended:
+                break
+            else:
+                time.sleep(0.5)
+    return 0
+
+
+def sync(where: Sequence[Path]) -> int:
+    """Upload the offline W&B runs of these runs, oldest first, each once. Returns 1 if one was refused."""
+    client = Path(sys.executable).with_name("wandb")
+    failed = 0
+    for folder in named_runs(where):
+        parts = [part for part in sorted((folder / "wandb").glob("offline-run-*"))
+                 if not list(part.glob("*.wandb.synced"))]
+        if not parts:
+            continue
+        if is_held(folder):
+            say(f"still running, and left for later: {shown_path(folder)}")
+            continue
+        result = subprocess.run([client, "sync", *parts], capture_output=True, text=True)
+        failed += result.returncode != 0
+        say(f"{'not uploaded' if result.returncode else 'uploaded'}: {shown_path(folder)}"
+            + (f": {' '.join(result.stderr.split())[:300]}" if result.returncode else ""))
+    return 1 if failed else 0

@@ -1,0 +1,140 @@
+"""What SLURM is given for an array: sbatch's options, and the script that every task begins with.
+
+A task finds out first whether its node can run anything at all: whether the task's output can be written there, the
+user's `setup` lines succeed, and Python and the code can be read. On a node that cannot, tasks would fail one after the
+other within seconds and empty the queue. Such a task goes back into the queue with its node excluded, `most_excluded`
+times at most.
+"""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from algd.errors import ExitCode
+from launchers.settings import SlurmSettings
+
+PREAMBLE = r"""
+# Not SLURM_JOB_ID: that of an array's last task is also the whole array's.
+task_id=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}
+leave_node() {
+    echo "$SLURMD_NODENAME cannot run this task: $1"
+    trap '' TERM
+    excluded=$(scontrol show job "$task_id" | sed -n 's/.*ExcNodeList=\([^ ]*\).*/\1/p' | grep -v '(null)')
+    count=0
+    [ -z "$excluded" ] || count=$(scontrol show hostnames "$excluded" | wc -l)
+    nodes=$(sinfo -h -N -p "$SLURM_JOB_PARTITION" -o %N | sort -u | wc -l)
+    if [ "$count" -lt "$task_most" ] && [ $((count + 1)) -lt "$nodes" ] && scontrol requeuehold "$task_id"; then
+        # The nodes of a task can be changed only while it waits; until SLURM ends this script there is time for it.
+        if scontrol update "JobId=$task_id" "ExcNodeList=${excluded:+$excluded,}$SLURMD_NODENAME"; then
+            scontrol release "$task_id"
+            echo "requeued, with $SLURMD_NODENAME excluded"
+        else
+            scancel "$task_id"
+        fi
+        sleep 300
+    fi
+    exit "$task_exit"
+}
+task_begin=$(date +%s)
+{ : >> "$task_log"; } 2> /dev/null || leave_node "it cannot write $task_log"
+exec >> "$task_log" 2>&1
+[ -e "$task_job" ] || echo "$SLURM_ARRAY_JOB_ID" > "$task_job"
+task_name=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" "$task_names")
+scontrol update "JobId=$task_id" "JobName=$task_name" || true
+"""
+CHECKS = r"""
+"${task_python[@]}" -P -c 'import launchers.slurm.task' || leave_node "${task_python[*]} failed with exit code $?"
+task_seconds=$(($(date +%s) - task_begin))
+if [ $task_seconds -ge $task_limit ]; then
+    echo "setup took $task_seconds s; after $task_limit s the task is asked to stop already: it needs more time"
+    exit "$task_exit"
+fi
+"""
+
+
+class Script(submitit.SlurmExecutor):
+    """submitit's executor for a command instead of a pickled function."""
+
+    def text(self, command: str, count: int) -> str:
+        """The sbatch file of an array of `count` tasks that execute the command."""
+        self.parameters["map_count"] = count
+        return str(self._make_submission_file_text(command, "0"))
+
+
+def script_of(settings: SlurmSettings, folder: Path, tasks_file: Path, code: Path, count: int,
+              options: dict[str, Any]) -> str:
+    """The sbatch file of an array.
+
+    Args:
+        settings: the launcher's keys, those of this array.
+        folder: where the tasks' output goes, absolute.
+        tasks_file: what each task runs (`launchers.slurm.task`).
+        code: the snapshot that it runs.
+        count: tasks.
+        options: submitit's parameters (`options_of`).
+    """
+    python = ["env", f"PYTHONPATH={code}", sys.executable]
+    executor = Script(folder, python=shlex.quote(sys.executable))
+    executor.update_parameters(**options, setup=preamble(settings, folder, tasks_file, python))
+    # Between here and the task's own handler the signal is ignored instead of deadly.
+    command = f"trap '' USR2; exec {shlex.join(python)} -P -u -m launchers.slurm.task {shlex.quote(str(tasks_file))}"
+    return executor.text(shlex.join(["bash", "-c", command]), count)
+
+
+def preamble(settings: SlurmSettings, folder: Path, tasks_file: Path, python: Sequence[str]) -> list[str]:
+    """The lines before a task's own command."""
+    quoted = shlex.quote(str(folder))
+    lines = [f'task_log={quoted}/"${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}_0_log.out"',  # as submitit's step
+             f"task_job={shlex.quote(str(job_file(tasks_file)))}",
+             f"task_names={shlex.quote(str(names_file(tasks_file)))}",
+             f"task_python=({shlex.join(python)})", f"task_exit={int(ExitCode.CANNOT_BEGIN)}",
+             f"task_most={settings.most_excluded + len(settings.exclude)}",
+             f"task_limit={60 * settings.time - settings.signal_seconds}", *PREAMBLE.splitlines()]
+    for line in settings.setup:
+        failed = shlex.quote(f"setup: {line}: exit code ")
+        lines += [f"echo {shlex.quote(f'+ {line}')}", line,
+                  f"task_code=$?; [ $task_code -eq 0 ] || leave_node {failed}$task_code"]
+    return lines + CHECKS.splitlines()
+
+
+def job_file(tasks_file: Path) -> Path:
+    """Where the first task that starts writes its array's job id."""
+    return tasks_file.with_suffix(".job")
+
+
+def names_file(tasks_file: Path) -> Path:
+    """The tasks' names, a line each."""
+    return tasks_file.with_suffix(".names")
+
+
+def options_of(settings: SlurmSettings, name: str, token: str, cpus: int, at_once: int | None,
+               after: Sequence[str]) -> dict[str, Any]:
+    """What submitit is told, in its own names.
+
+    Args:
+        settings: the launcher's keys, those of this array.
+        name: the tasks' name until they start.
+        token: the comment by which this submission is found again.
+        cpus: cores of a task.
+        at_once: tasks that run at once; None: no limit.
+        after: conditions on other jobs, such as "afterany:12".
+    """
+    own = {str(key): value for key, value in settings.sbatch.items()}
+    if after := [*after, *([str(own.pop("dependency"))] if "dependency" in own else [])]:
+        own["dependency"] = ",".join(after)
+    # What a task says goes to its own file, which the script opens: SLURM would end a task that cannot, without a word.
+    more: dict[str, Any] = {"requeue": True, "signal": f"USR2@{settings.signal_seconds}", "output": "/dev/null"}
+    if settings.memory_gb is not None:
+        more["mem"] = f"{round(settings.memory_gb * 1024)}M"
+    return {
+        "job_name": name, "comment": token, "partition": settings.partition, "account": settings.account,
+        "qos": settings.qos, "constraint": settings.constraint, "exclude": ",".join(settings.exclude) or None,
+        "time": settings.time, "cpus_per_task": cpus, "gpus_per_node": settings.gpus or None,
+        "array_parallelism": at_once or 10**6,
+        # A step of its own: of a preemption SLURM tells steps alone. Since 22.05 they do not inherit the cores.
+        "use_srun": True, "srun_args": [f"--cpus-per-task={cpus}"], "stderr_to_stdout": True, "wckey": None,
+        "additional_parameters": more | own}

@@ -1,0 +1,30 @@
+"""A grid's configurations are those that Hydra composes one by one."""
+
+import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import open_dict
+
+from algd.cli.compose import CONF
+from algd.config.schema import resolve
+from launchers.compose import Composer
+
+GRID = [["env=toy", "seed=0"], ["env=toy", "seed=1"], ["seed=1", "env=toy", "agent=ddpm", "guidance=plain"],
+        ["env=toy", "agent=ddpm", "agent.policy.beta=2.0", "guidance=plain"], ["experiment=toy_guidance", "seed=3"],
+        ["env=toy", "agent.critic_hidden_sizes=[8,8]", "logger=none", "total_steps=1e4"], ["env=toy", "seed=0"]]
+
+
+def test_composed_as_hydra_does() -> None:
+    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    master = loader.load_configuration("config", ["env=toy"], RunMode.MULTIRUN)
+    composer = Composer(loader, master)
+    for overrides in GRID:
+        whole = loader.load_sweep_config(master, overrides)
+        with open_dict(whole):
+            del whole["hydra"]
+        assert resolve(composer.compose(overrides)) == resolve(whole), overrides
+    for wrong in (["env=toy", "seeed=1"], ["+seed=1"], ["env=toy", "agent.policy.betta=1"]):
+        with pytest.raises(HydraException):
+            composer.compose(wrong)
