@@ -6,7 +6,7 @@ What is here and in what it imports is that, with gradients by hand, for every p
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
@@ -18,11 +18,12 @@ from algd.algorithm.guidance import Guidance
 from algd.algorithm.mlp import MLP
 from algd.algorithm.networks import CriticEnsemble, Initialisation, Perceptron, ScoreNetwork
 from algd.algorithm.normalisation import Normaliser
-from algd.algorithm.policies import Policy
+from algd.algorithm.policies import ActingPolicy, ImprovingPolicy, Policy
 from algd.algorithm.rng import RandomGenerator
 
 Discount = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
+CostBackup = Literal["sum", "reach"]
 Widths = Annotated[list[PositiveInt], Field(min_length=1)]
 
 
@@ -50,7 +51,7 @@ Step = Callable[[Batch, Draws, bool], Mapping[str, Tensor]]
 
 
 @torch.no_grad()
-def act(policy: Policy, normaliser: Normaliser, observation: Tensor, noise: RandomGenerator | None) -> Tensor:
+def act(policy: ActingPolicy, normaliser: Normaliser, observation: Tensor, noise: RandomGenerator | None) -> Tensor:
     """Actions (B, d) at raw observations (B, s): stochastic with a source of noise, deterministic with None."""
     observation = normaliser.observations(observation)
     if noise is None:
@@ -76,17 +77,22 @@ class Agent(nn.Module):
         risk_factor: k in Qc = mean + k·std over the ensemble.
         policy_learning_rate, critic_learning_rate, cost_learning_rate: Adam's.
         normaliser: what the networks see in place of raw observations and rewards; None: those themselves.
+        cost_backup: what the cost critics predict. "sum": the discounted sum of costs; "reach": the worst violation
+            that is to come, in [−1, 1], above 0 where an unsafe step cannot be avoided (arXiv 2205.07536, eq. 12).
+        unsafe_above: cost_backup=reach: a step is unsafe whose cost is larger than this.
         polyak: weight of the online parameters in a target update.
         target_interval: updates between two target updates; the first update makes one.
     """
 
     def __init__(self, name: str, observation_size: PositiveInt, action_low: Sequence[float],
-                 action_high: Sequence[float], policy: Callable[..., Policy], guidance: Guidance, discount: Discount,
-                 cost_discount: Discount, critic_hidden_sizes: Widths, cost_hidden_sizes: Widths,
+                 action_high: Sequence[float], policy: Callable[..., Policy | ImprovingPolicy], guidance: Guidance,
+                 discount: Discount, cost_discount: Discount, critic_hidden_sizes: Widths, cost_hidden_sizes: Widths,
                  cost_members: PositiveInt, cost_initialisation: Initialisation, risk_factor: NonNegativeFloat,
                  policy_learning_rate: Rate, critic_learning_rate: Rate, cost_learning_rate: Rate,
-                 polyak: Rate, target_interval: PositiveInt, normaliser: Normaliser | None = None):
+                 polyak: Rate, target_interval: PositiveInt, normaliser: Normaliser | None = None,
+                 cost_backup: CostBackup = "sum", unsafe_above: NonNegativeFloat = 0.0):
         super().__init__()
+        self.cost_backup, self.unsafe_above = cost_backup, unsafe_above
         sizes = observation_size, len(action_low)
         self.policy = policy(observation_size=observation_size, action_low=action_low, action_high=action_high)
         self.guidance = guidance
@@ -107,7 +113,8 @@ class Agent(nn.Module):
         self.target_critics.requires_grad_(False)
         self.target_cost_critics.requires_grad_(False)
         self.energy = Energy(self.critics, self.cost_critics, risk_factor, guidance.lagrangian,
-                             guidance.constraint_weight if guidance.kind != "none" else None)
+                             guidance.constraint_weight if guidance.kind != "none" else None,
+                             guidance.dual.multiplier if guidance.is_statewise else None)
         networks: dict[str, tuple[Any, float]] = {
             "policy": (self.policy, policy_learning_rate), "critics": (self.critics, critic_learning_rate),
             "cost_critics": (self.cost_critics, cost_learning_rate)}
@@ -172,20 +179,32 @@ class Agent(nn.Module):
         return metrics
 
     def _update_critics(self, batch: Batch, normals: Tensor) -> dict[str, Tensor]:
-        """Reward: r + γ (min Q'(s', a') + entropy bonus), summed over the twins; cost: c + γ_c Qc'_i(s', a'), each
-        member its own target, averaged."""
+        """Reward: r + γ (min Q'(s', a') + entropy bonus), summed over the twins; cost: `cost_target`, each member its
+        own, averaged."""
         with torch.no_grad():
             action, bonus = self.policy.sample(batch.next_observation, normals)
             value = self.target_critics(batch.next_observation, action).amin(0) + bonus
             target = batch.reward + self.discount * (1 - batch.reward_done) * value
             cost_value = self.target_cost_critics(batch.next_observation, action)
-            cost_target = batch.cost + self.cost_discount * (1 - batch.cost_done) * cost_value
+            cost_target = self.cost_target(batch.cost, batch.cost_done, cost_value)
         loss, q = self.critics.regress(batch.observation, batch.action, target, 1.0)
         self.optimizers["critics"].step()
         cost_loss, qc = self.cost_critics.regress(batch.observation, batch.action, cost_target, 1 / len(cost_target))
         self.optimizers["cost_critics"].step()
         return {"critic_loss": loss, "cost_critic_loss": cost_loss, "q": q.mean(), "qc": qc.mean(),
                 "qc_std": self._spread(qc)}
+
+    def cost_target(self, cost: Tensor, done: Tensor, value: Tensor) -> Tensor:
+        """What the cost critics should say, (members, B), from costs, ends (B,) and values of what comes next.
+
+        cost_backup=sum: c + γ_c Qc'. cost_backup=reach: (1 − γ_c) g + γ_c max(g, Q_h'), and g at the end, with g = 1
+        after an unsafe step and −1 after a safe one: the worst that is to come, the sooner the more it counts.
+        """
+        if self.cost_backup == "sum":
+            return cost + self.cost_discount * (1 - done) * value
+        violation = torch.where(cost > self.unsafe_above, 1.0, -1.0)
+        worst = torch.where(done > 0, violation, torch.maximum(violation, value))
+        return (1 - self.cost_discount) * violation + self.cost_discount * worst
 
     @staticmethod
     def _spread(values: Tensor) -> Tensor:
@@ -195,6 +214,8 @@ class Agent(nn.Module):
     def _update_policy(self, observation: Tensor, energy: EnergyAtStates,
                        draws: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns Qc at the actions that the loss was taken at, (B,), and scalars for the log."""
+        if isinstance(self.policy, ImprovingPolicy):
+            return self.policy.improve(observation, energy, draws, self.guidance, self.optimizers["policy"])
         loss, risk, metrics = self.policy.loss(observation, energy, draws)
         parameters = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)

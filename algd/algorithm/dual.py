@@ -10,6 +10,8 @@ import torch
 from pydantic import Field, FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from algd.algorithm.networks import Perceptron
+
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[PositiveFloat, Field(allow_inf_nan=False)]
 Signal = Literal["replay", "policy", "episodes"]
@@ -58,7 +60,7 @@ class Fixed(nn.Module):
     value: Tensor
 
     def __init__(self, multiplier: NonNegativeFloat, name: Literal["fixed"] = "fixed", *,
-                 threshold: FiniteFloat = 0.0, limit: NonNegativeFloat = 0.0):
+                 threshold: FiniteFloat = 0.0, limit: NonNegativeFloat = 0.0, observation_size: PositiveInt = 1):
         super().__init__()
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.register_buffer("value", torch.tensor(multiplier, dtype=torch.float64))
@@ -98,7 +100,7 @@ class LogAscent(nn.Module):
 
     def __init__(self, initial_multiplier: Positive, learning_rate: Rate, signal: Signal = "replay",
                  hold: NonNegativeInt = 0, window: PositiveInt = 10, name: Literal["ascent"] = "ascent", *,
-                 threshold: FiniteFloat, limit: NonNegativeFloat = 0.0):
+                 threshold: FiniteFloat, limit: NonNegativeFloat = 0.0, observation_size: PositiveInt = 1):
         super().__init__()
         self.log_multiplier = nn.Parameter(torch.tensor(initial_multiplier, dtype=torch.float64).log())
         self.threshold, self.limit, self.signal, self.hold = threshold, limit, signal, hold
@@ -161,7 +163,7 @@ class PID(nn.Module):
     def __init__(self, proportional: NonNegativeFloat, integral: NonNegativeFloat, derivative: NonNegativeFloat,
                  smoothing: Annotated[float, Field(ge=0, lt=1)], delay: PositiveInt,
                  initial_multiplier: NonNegativeFloat, name: Literal["pid"] = "pid", *,
-                 threshold: FiniteFloat = 0.0, limit: NonNegativeFloat):
+                 threshold: FiniteFloat = 0.0, limit: NonNegativeFloat, observation_size: PositiveInt = 1):
         super().__init__()
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.limit, self.scale = limit, max(limit, 1.0)
@@ -191,3 +193,90 @@ class PID(nn.Module):
         p, i, d = self.gains
         change = (self.costs[-1] - self.costs[0]).clamp(min=0)
         self.value.copy_((p * self.violation + i * self.accumulated + d * change).clamp(min=0))
+
+
+class EStep(nn.Module):
+    """λ from the E-step of constrained variational policy optimisation, which finds it anew from every batch: what the
+    policy's actions cost in these states, weighted as they should be, is h (CVPO; Liu et al., arXiv 2201.11927).
+
+    Only a policy with an E-step (agent=cvpo) can use it.
+
+    Args:
+        initial_multiplier: λ before the first update, ≥ 0.
+    """
+
+    value: Tensor
+
+    def __init__(self, initial_multiplier: NonNegativeFloat, name: Literal["estep"] = "estep", *,
+                 threshold: FiniteFloat, limit: NonNegativeFloat = 0.0, observation_size: PositiveInt = 1):
+        super().__init__()
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.register_buffer("value", torch.tensor(initial_multiplier, dtype=torch.float64))
+
+    def multiplier(self, observation: Tensor | None = None) -> Tensor:
+        return self.value
+
+    def take(self, multiplier: float) -> None:
+        """What the E-step found."""
+        self.value.fill_(multiplier)
+
+    def observe_batch(self, signals: Signals) -> None:
+        pass
+
+    def observe_episode(self, spent: float) -> None:
+        pass
+
+
+class Statewise(nn.Module):
+    """λ(s) ≥ 0, a network of the state, that ascends mean λ(s) (Qc(s, a) − h), so that the constraint is asked for in
+    every state and not on average: the state-wise Lagrangian (FAC; Ma et al., arXiv 2105.10682), and with
+    agent.cost_backup=reach the multiplier of reachability-constrained RL (RCRL; Yu et al., arXiv 2205.07536).
+
+    λ(s) = softplus of a perceptron, ln 2 at the start where that is 0.
+
+    Args:
+        hidden_sizes: widths of the ReLU layers.
+        learning_rate: Adam's.
+        signal: whose actions a: "policy": the policy's own, as in both papers; "replay": the replay's.
+        clip: Qc − h counts as at most this, and at least minus this.
+        max_gradient_norm: gradients are scaled down to this length.
+        threshold: h, in the cost critic's units.
+        observation_size: s.
+    """
+
+    value: Tensor
+
+    def __init__(self, hidden_sizes: Annotated[list[PositiveInt], Field(min_length=1)], learning_rate: Rate,
+                 signal: Literal["replay", "policy"], clip: Positive, max_gradient_norm: Positive,
+                 name: Literal["statewise"] = "statewise", *, threshold: FiniteFloat, limit: NonNegativeFloat = 0.0,
+                 observation_size: PositiveInt):
+        super().__init__()
+        self.network = Perceptron([observation_size, *hidden_sizes, 1])
+        self.threshold, self.signal, self.clip, self.max_gradient_norm = threshold, signal, clip, max_gradient_norm
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            "multiplier": torch.optim.Adam(self.network.parameters(), lr=learning_rate, fused=True)}
+        self.register_buffer("value", torch.tensor(0.0, dtype=torch.float64))
+
+    def _of(self, observation: Tensor) -> Tensor:
+        return nn.functional.softplus(self.network(observation).squeeze(-1))
+
+    def multiplier(self, observation: Tensor | None = None) -> Tensor:
+        """λ(s), (B,), at observations (B, s), without gradient; without observations its mean over the last batch."""
+        if observation is None:
+            return self.value
+        with torch.no_grad():
+            return self._of(observation)
+
+    def observe_batch(self, signals: Signals) -> None:
+        risk = signals.policy if self.signal == "policy" else signals.replay
+        multipliers = self._of(signals.observation)
+        loss = -(multipliers * (risk - self.threshold).clamp(-self.clip, self.clip)).mean()
+        parameters = list(self.network.parameters())
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
+        nn.utils.clip_grad_norm_(parameters, self.max_gradient_norm)
+        self.optimizers["multiplier"].step()
+        self.value.copy_(multipliers.detach().mean())
+
+    def observe_episode(self, spent: float) -> None:
+        pass

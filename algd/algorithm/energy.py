@@ -8,8 +8,9 @@ from torch import Tensor
 
 from algd.algorithm.networks import CriticEnsemble
 
-Lagrangian = Callable[[Tensor, Tensor], Tensor]
-ConstraintWeight = Callable[[Tensor], Tensor | float]
+Lagrangian = Callable[..., Tensor]
+ConstraintWeight = Callable[..., Tensor | float]
+Multiplier = Callable[[Tensor], Tensor]
 
 ROWS = 1024
 """Actions that a CPU takes through the critics at a time: enough for the products, few enough for the caches."""
@@ -25,14 +26,17 @@ class Energy:
         reward_critics: the online reward critics.
         cost_critics: the online ensemble of cost critics.
         risk_factor: k in Qc = mean + k · (unbiased) standard deviation over the ensemble.
-        lagrangian: (Q, Qc) ↦ energy, elementwise: −Q and a function of Qc.
-        weight: Qc ↦ that function's slope, the weight of ∇Qc in ∇E; None: there is no such function, E = −Q.
+        lagrangian: (Q, Qc) ↦ energy, elementwise: −Q and a function of Qc. With `multiplier`: (Q, Qc, λ) ↦ energy.
+        weight: Qc ↦ that function's slope, the weight of ∇Qc in ∇E; None: there is no such function, E = −Q. With
+            `multiplier`: (Qc, λ) ↦ that slope.
+        multiplier: observations (B, s) ↦ λ(s), (B,), without gradient; None: λ does not depend on the state, and
+            `lagrangian` and `weight` know it.
     """
 
     def __init__(self, reward_critics: CriticEnsemble, cost_critics: CriticEnsemble, risk_factor: float,
-                 lagrangian: Lagrangian, weight: ConstraintWeight | None):
+                 lagrangian: Lagrangian, weight: ConstraintWeight | None, multiplier: Multiplier | None = None):
         self.reward_critics, self.cost_critics = reward_critics, cost_critics
-        self.risk_factor, self.lagrangian, self.weight = risk_factor, lagrangian, weight
+        self.risk_factor, self.lagrangian, self.weight, self.multiplier = risk_factor, lagrangian, weight, multiplier
 
     def reward(self, observation: Tensor, action: Tensor) -> Tensor:
         """Q(s, a): (B,) for actions (B, d), (B, N) for (B, N, d)."""
@@ -44,7 +48,10 @@ class Energy:
 
     def __call__(self, observation: Tensor, action: Tensor) -> Tensor:
         """E(s, a): (B,) for actions (B, d), (B, N) for N actions a state, (B, N, d)."""
-        return self.lagrangian(self.reward(observation, action), self.risk(observation, action))
+        q, qc = self.reward(observation, action), self.risk(observation, action)
+        if self.multiplier is None:
+            return self.lagrangian(q, qc)
+        return self.lagrangian(q, qc, self.multiplier(observation).view(-1, *[1] * (q.dim() - 1)))
 
     def at(self, observation: Tensor) -> "EnergyAtStates":
         """The energy at states (B, s), with the critics as they are now."""
@@ -83,11 +90,28 @@ class EnergyAtStates:
     def __init__(self, energy: Energy, observation: Tensor):
         self._energy, self._observation = energy, observation
         self._reward, self._cost = energy.reward_critics.at(observation), energy.cost_critics.at(observation)
+        self._multiplier = energy.multiplier(observation) if energy.multiplier is not None else None
 
     @torch.no_grad()
     def risk(self, action: Tensor) -> Tensor:
         """Qc at actions (B, d), detached: (B,)."""
         return risk(self._cost.values(action), self._energy.risk_factor)[0]
+
+    @torch.no_grad()
+    def values(self, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Q and Qc at N actions a state, (B, N, d), without gradient, (B, N) each."""
+        q, qc = action.new_empty(action.shape[:2]), action.new_empty(action.shape[:2])
+        for states, columns in self._pieces(*action.shape[:2]):
+            piece = action[states, columns]
+            q[states, columns] = self._reward.values_of_several(states, piece).amin(0).view(piece.shape[:2])
+            costs = self._cost.values_of_several(states, piece)
+            qc[states, columns] = risk(costs, self._energy.risk_factor)[0].view(piece.shape[:2])
+        return q, qc
+
+    def of_values(self, q: Tensor, qc: Tensor) -> Tensor:
+        """E of the N actions a state whose values are these, (B, N)."""
+        lam = [] if self._multiplier is None else [self._multiplier.unsqueeze(1)]
+        return self._energy.lagrangian(q, qc, *lam).to(q.dtype)
 
     def __call__(self, action: Tensor) -> Tensor:
         """E at actions (B, d), (B,), once differentiable with respect to the actions."""
@@ -142,9 +166,10 @@ class EnergyAtStates:
             return self._energy.lagrangian(q, nothing).to(q.dtype), gradient, nothing
         costs, pull_cost = self._cost.values_and_pullback(states, actions)
         qc, slopes = risk(costs, self._energy.risk_factor)
-        gradient += pull_cost((self._energy.weight(qc) * slopes).to(slopes.dtype))
+        lam = [] if self._multiplier is None else [self._multiplier[states].repeat_interleave(actions.shape[1])]
+        gradient += pull_cost((self._energy.weight(qc, *lam) * slopes).to(slopes.dtype))
         # λ is a float64: a Lagrangian that compares, as lam * (qc > h) does, would make the energy one.
-        return self._energy.lagrangian(q, qc).to(q.dtype), gradient, qc
+        return self._energy.lagrangian(q, qc, *lam).to(q.dtype), gradient, qc
 
 
 class _Energies(torch.autograd.Function):

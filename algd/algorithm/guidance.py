@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from pydantic import FiniteFloat, NonNegativeFloat
+from pydantic import FiniteFloat, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from algd.algorithm import lagrangian
-from algd.algorithm.dual import DualRule, Fixed, Positive, Signals
+from algd.algorithm.dual import DualRule, Fixed, Positive, Signals, Statewise
 
 Kind = Literal["none", "plain", "augmented"]
 Level = Literal["pointwise", "batch"]
@@ -43,8 +43,13 @@ class Guidance(nn.Module):
 
     @property
     def multiplier(self) -> Tensor:
-        """λ, a scalar without gradient."""
+        """λ, a scalar without gradient; of a rule that depends on the state, the last batch's mean."""
         return self.dual.multiplier()
+
+    @property
+    def is_statewise(self) -> bool:
+        """Whether λ is a function of the state."""
+        return isinstance(self.dual, Statewise)
 
     def lagrangian(self, q: Tensor, qc: Tensor, lam: Tensor | None = None) -> Tensor:
         """The energy at reward values q and cost values qc, of the same shape."""
@@ -81,18 +86,30 @@ class Guidance(nn.Module):
 Dual = Callable[..., DualRule]
 
 
-def none(name: str, *, threshold: FiniteFloat, limit: NonNegativeFloat) -> Guidance:
+def none(name: str, *, threshold: FiniteFloat, limit: NonNegativeFloat, observation_size: PositiveInt = 1) -> Guidance:
     """No constraint: E = −Q. The cost critics are still trained and logged."""
     return Guidance("none", Fixed(0.0), threshold)
 
 
-def plain(name: str, dual: Dual, level: Level = "pointwise", *, threshold: FiniteFloat,
-          limit: NonNegativeFloat) -> Guidance:
+def plain(name: str, dual: Dual, level: Level = "pointwise", *, threshold: FiniteFloat, limit: NonNegativeFloat,
+          observation_size: PositiveInt = 1) -> Guidance:
     """E = L. Both levels are the same here, since λ is one scalar already; `level` is there for sweeps."""
-    return Guidance("plain", dual(threshold=threshold, limit=limit), threshold, level=level)
+    return Guidance("plain", dual(threshold=threshold, limit=limit, observation_size=observation_size), threshold,
+                    level=level)
 
 
-def augmented(name: str, rho: Positive, level: Level, dual: Dual, *, threshold: FiniteFloat,
-              limit: NonNegativeFloat) -> Guidance:
+def augmented(name: str, rho: Positive, level: Level, dual: Dual, *, threshold: FiniteFloat, limit: NonNegativeFloat,
+              observation_size: PositiveInt = 1) -> Guidance:
     """E = L_A, pointwise or of the batch."""
-    return Guidance("augmented", dual(threshold=threshold, limit=limit), threshold, rho, level)
+    rule = dual(threshold=threshold, limit=limit, observation_size=observation_size)
+    return Guidance("augmented", rule, threshold, rho, level)
+
+
+def reachability(name: str, cost_backup: Literal["reach"], dual: Dual, *, threshold: FiniteFloat,
+                 limit: NonNegativeFloat, observation_size: PositiveInt = 1) -> Guidance:
+    """E = −Q + λ(s) Q_h, where Q_h is the worst violation from here on (RCRL; Yu et al., arXiv 2205.07536).
+
+    Args:
+        cost_backup: what the agent's cost critics have to learn for that; agent.cost_backup follows it.
+    """
+    return Guidance("plain", dual(threshold=threshold, limit=limit, observation_size=observation_size), threshold)

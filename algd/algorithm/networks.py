@@ -129,6 +129,11 @@ class CriticsAtStates:
         return self._mlp(action, self._from_state).squeeze(-1)
 
     @torch.no_grad()
+    def values_of_several(self, states: slice, action: Tensor) -> Tensor:
+        """Values (members, b·n) of n actions, (b, n, d), at each of b of the states, those of the slice."""
+        return self._mlp(action.flatten(0, 1), self._from_state[:, states]).squeeze(-1)
+
+    @torch.no_grad()
     def values_and_pullback(self, states: slice, action: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Values (members, b·n) of n actions, (b, n, d), at each of the slice's b states, and their pullback: the
         function from ∂f/∂values, (members, b·n), to ∂f/∂actions, (b·n, d), for any scalar f.

@@ -32,7 +32,7 @@ FIRST_NAMES = {
 TODAYS_NAMES = {first: today for today, first in FIRST_NAMES.items()}
 # Dotted key ↦ the value at which it means what was before there was the key.
 ADDED: dict[str, Any] = {"env.cost_return": "authors", "guidance.dual.signal": "replay", "guidance.dual.hold": 0,
-                         "guidance.dual.window": 10}
+                         "guidance.dual.window": 10, "agent.cost_backup": "sum", "agent.unsafe_above": 0.0}
 # The first version's rules for λ: name ↦ class and keys. Plain guidance with a PID controller had a function.
 RULES = {"ascent": ("algd.algorithm.dual.LogAscent", {"initial_multiplier", "learning_rate"}),
          "pid": ("algd.algorithm.dual.PID", {"proportional", "integral", "derivative", "smoothing", "delay",

@@ -8,7 +8,9 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from algd.algorithm.agent import Agent
+from algd.algorithm.dual import EStep
 from algd.algorithm.normalisation import Normaliser
+from algd.algorithm.policies import ImprovingPolicy
 from algd.config.targets import require_trust
 from algd.envs.task import Task
 from algd.errors import UsageError
@@ -80,12 +82,21 @@ def build_agent(config: Mapping[str, Any], task: Task) -> Agent:
     """
     observation_size = task.observation_space.shape[0]
     agent = config["agent"]
-    guidance = build(config["guidance"], threshold=task.budget.threshold(agent["cost_discount"]),
-                      limit=task.budget.limit)
+    backup = agent.get("cost_backup", "sum")
+    if config["guidance"].get("cost_backup", backup) != backup:
+        raise UsageError(f"agent.cost_backup={backup}: guidance={config['guidance']['name']} needs "
+                         f"agent.cost_backup={config['guidance']['cost_backup']}")
+    threshold = 0.0 if backup == "reach" else task.budget.threshold(agent["cost_discount"])
+    guidance = build(config["guidance"], threshold=threshold, limit=task.budget.limit,
+                     observation_size=observation_size)
     normalise = config["normalise"]
     normaliser = Normaliser(observation_size, normalise["observation"], normalise["reward"], agent["discount"])
-    return build(agent, observation_size=observation_size, action_low=task.action_space.low.tolist(),
-                  action_high=task.action_space.high.tolist(), guidance=guidance, normaliser=normaliser)
+    made: Agent = build(agent, observation_size=observation_size, action_low=task.action_space.low.tolist(),
+                        action_high=task.action_space.high.tolist(), guidance=guidance, normaliser=normaliser)
+    if isinstance(guidance.dual, EStep) and not isinstance(made.policy, ImprovingPolicy):
+        raise UsageError(f"guidance/dual=estep: λ comes from a policy's E-step, and agent={agent['name']} has none; "
+                         "it is for agent=cvpo")
+    return made
 
 
 def resolve_device(name: str) -> torch.device:

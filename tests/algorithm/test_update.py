@@ -23,7 +23,7 @@ def small_agent(*overrides: str) -> Agent:
     """An agent of two critic layers in float64, on a box of actions that is not symmetric."""
     config = compose(*TINY, "env=toy", *overrides)
     torch.manual_seed(0)
-    guidance = build(config["guidance"], threshold=0.3, limit=1.0)
+    guidance = build(config["guidance"], threshold=0.3, limit=1.0, observation_size=5)
     agent: Agent = build(config["agent"], observation_size=5, action_low=[-1.0, 0.0], action_high=[1.0, 3.0],
                          guidance=guidance).double()
     for name in ("spreads", "scales"):

@@ -1,11 +1,13 @@
 """Policies: what an agent samples actions from. Each is one file and one YAML."""
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from algd.algorithm.energy import EnergyAtStates
+from algd.algorithm.guidance import Guidance
 from algd.algorithm.rng import RandomGenerator
 
 
@@ -16,8 +18,8 @@ class Sample(NamedTuple):
     entropy_bonus: Tensor | float
 
 
-class Policy(Protocol):
-    """What an agent asks of a policy, which is a `torch.nn.Module` too."""
+class ActingPolicy(Protocol):
+    """What acting and the critics' targets ask of a policy, which is a `torch.nn.Module` too."""
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
@@ -37,7 +39,21 @@ class Policy(Protocol):
         """The noise-free action, (B, d), at observations (B, s)."""
         ...
 
+
+class Policy(ActingPolicy, Protocol):
+    """A policy that descends a loss."""
+
     def loss(self, observation: Tensor, energy: EnergyAtStates,
              draws: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The scalar loss of an update, Qc (B,) at the actions that it samples, detached, and scalars for the log."""
+        ...
+
+
+@runtime_checkable
+class ImprovingPolicy(ActingPolicy, Protocol):
+    """A policy that carries out its own update."""
+
+    def improve(self, observation: Tensor, energy: EnergyAtStates, draws: tuple[Tensor, ...], guidance: Guidance,
+                optimizer: torch.optim.Optimizer) -> tuple[Tensor, dict[str, Tensor]]:
+        """Update the parameters. Returns Qc (B,) at the actions that it samples, detached, and scalars for the log."""
         ...

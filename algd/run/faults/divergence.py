@@ -72,7 +72,8 @@ class Divergence:
         threshold: h, the limit in the cost critics' units.
         multiplier: λ at the start; None: it never moves, and being over the limit is no sign.
         discount, cost_discount: γ and γ_c.
-        settling_updates: updates after which the cost critics' predictions have had time to form.
+        settling_updates: updates after which the cost critics' predictions have had time to form; None: they predict
+            something else than the discounted cost (agent.cost_backup=reach).
 
     Attributes:
         warnings: the last warning of each sign that appeared.
@@ -80,7 +81,7 @@ class Divergence:
     """
 
     def __init__(self, budget: Budget, threshold: float, multiplier: float | None, discount: float,
-                 cost_discount: float, settling_updates: float):
+                 cost_discount: float, settling_updates: float | None):
         self.budget, self.threshold, self.multiplier = budget, threshold, multiplier
         self.discount, self.cost_discount, self.settling_updates = discount, cost_discount, settling_updates
         self.largest_reward = self.largest_cost = 0.0
@@ -98,7 +99,7 @@ class Divergence:
         settling = SETTLED * agent.target_interval / agent.polyak / (1 - agent.cost_discount)
         return cls(budget, budget.threshold(agent.cost_discount),
                    None if isinstance(dual, Fixed) else float(dual.multiplier()),
-                   agent.discount, agent.cost_discount, settling)
+                   agent.discount, agent.cost_discount, settling if agent.cost_backup == "sum" else None)
 
     def observe(self, reward: float, cost: float) -> None:
         """A training step's reward and cost."""
@@ -177,7 +178,7 @@ class Divergence:
     def _cost_critics(self, updates: int) -> list[str]:
         """Cost critics that predict something else than the episodes cost."""
         margin = max(self.threshold, self.largest_cost)
-        if margin <= 0:
+        if margin <= 0 or self.settling_updates is None:
             return []
         above = [past.predicted / (FAR_OFF * (past.measured + past.tail) + margin) for past in self.recent]
         below = [past.measured / (FAR_OFF * (abs(past.predicted) + margin)) for past in self.recent]
