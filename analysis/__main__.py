@@ -208,6 +208,19 @@ def _options(arguments: argparse.Namespace) -> "Options":
                    arguments.smooth, arguments.landscapes)
 
 
+def export(arguments: argparse.Namespace) -> int:
+    """Copy the small files of the runs that `export` asks for."""
+    from analysis.runs.export import export as export_runs
+    from analysis.runs.export import size
+    from analysis.runs.find import find_runs
+
+    found = find_runs(arguments.folders, arguments.runs_dir)
+    copies = export_runs(found.folders, arguments.out)
+    print(*copies, sep="\n")
+    print(f"{len(copies)} runs, {size(copies) / 1e6:.1f} MB", file=sys.stderr)
+    return 0
+
+
 def _gathered(arguments: argparse.Namespace) -> "Gathered":
     """What the arguments name and do not filter out; what cannot be read is said at once, whatever is printed then."""
     from analysis.runs.cache import RunCache, cache_file
@@ -303,6 +316,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--paths", type=_count, default=12, metavar="P", help="denoising paths drawn (default 12)")
     command.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR",
                          help="where the PNG and the PDF go (default figures)")
+
+    command = add("export", export, "copy the small files of runs, without what tells of the machine, to publish them",
+                  "python -m analysis export point_button1_short --out results")
+    command.add_argument("folders", nargs="+", metavar="RUNS", help="runs, folders with runs in them, or sweeps")
+    command.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR",
+                         help="where sweeps are looked up by name (default runs)")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the copies go")
 
     command = add("table", table, "print return, cost and safety of runs as a table",
                   "python -m analysis table runs --where env=point_button1 --format latex\n"

@@ -1,0 +1,77 @@
+"""Runs' small files in a folder of their own, to publish them with a paper: what tables and curves are made of.
+
+Left behind are checkpoints, snapshots, videos and logs; and of meta.json and config.yaml what tells of the machine and
+not of the run: host, processes, paths and command lines. Processor, versions, commit and threads stay.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from algd.errors import UsageError
+from algd.storage.files import sealed, unsealed, write_atomically
+from algd.storage.run_folder import RunFolder
+from algd.storage.yaml import read_yaml
+
+OF_THE_MACHINE = ("host", "pid", "boot", "ticks", "system", "command", "slurm_job")
+
+
+def export(folders: Iterable[Path], out: Path) -> list[Path]:
+    """Copy the small files of runs to <out>/<env>/<agent>-<guidance>/<run>; what is there of them is replaced.
+
+    Args:
+        folders: runs' folders, finished or not.
+        out: where the copies go.
+
+    Returns:
+        The copies' folders.
+
+    Raises:
+        UsageError: a folder is inside `out`, or cannot be read or written.
+    """
+    copies = []
+    for folder in folders:
+        source = RunFolder(folder)
+        if out.resolve() in folder.resolve().parents:
+            raise UsageError(f"--out {out}: {folder} is in it already; name another folder")
+        copy = RunFolder(out.joinpath(*folder.resolve().parts[-3:]))
+        try:
+            copy.path.mkdir(parents=True, exist_ok=True)
+            config = read_yaml(source.config_file)
+            write_atomically(copy.config_file, yaml.safe_dump(config | {"runs_dir": "runs"}, sort_keys=False,
+                                                              allow_unicode=True).encode())
+            for table in (source.episodes, source.evals, source.metrics):
+                if table.exists():
+                    _copy_whole_rows(table, copy.path / table.name)
+            for file in (source.status_file, source.result):
+                if file.exists():
+                    shutil.copyfile(file, copy.path / file.name)
+            if source.meta_file.exists():
+                write_atomically(copy.meta_file, sealed(_without_machine(unsealed(source.meta_file.read_bytes()))))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{folder}: it cannot be copied to {copy.path} ({error})") from error
+        copies.append(copy.path)
+    return copies
+
+
+def _copy_whole_rows(table: Path, copy: Path) -> None:
+    """A table as it is now, without a row that is being written."""
+    content = table.read_bytes()
+    write_atomically(copy, content[:content.rfind(b"\n") + 1])
+
+
+def _without_machine(meta: dict[str, Any]) -> dict[str, Any]:
+    """meta.json's content without what is the machine's own."""
+    starts = [{key: value for key, value in start.items() if key not in OF_THE_MACHINE}
+              for start in meta.get("starts", [])]
+    return meta | {"starts": starts}
+
+
+def size(folders: Iterable[Path]) -> int:
+    """Bytes of all files in these folders."""
+    return sum((Path(at) / file).stat().st_size for folder in folders for at, _, files in os.walk(folder)
+               for file in files)

@@ -1,0 +1,49 @@
+"""What is published of runs: the tables that analysis reads, and nothing of the machine."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from algd.config.identity import identity
+from algd.storage.run_folder import RunFolder
+from analysis.__main__ import main
+from tests.support.command import ROOT
+
+FIRST_VERSION = ROOT / "tests" / "fixtures" / "first_version"
+
+
+def test_a_copy_reads_as_its_run_and_tells_nothing_of_the_machine(tmp_path: Path,
+                                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    shutil.copytree(FIRST_VERSION, runs)
+    (source,) = runs.glob("toy/vesde-augmented/seed=0-*")
+    run = RunFolder(source)
+    meta = run.meta()
+    meta["starts"][0] |= {"host": "node-17", "command": "run.py /home/somebody/x"}
+    run.write_meta(meta)
+    run.write_config(run.config() | {"runs_dir": "/home/somebody/runs"})
+    with (source / "evals.csv").open("a") as file:
+        file.write("120,deterministic,tr")  # a row that is being written
+    assert main(["export", str(source), "--out", str(out)]) == 0
+    (copy,) = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert copy == out / "toy" / "vesde-augmented" / source.name
+    assert {path.name for path in copy.iterdir()} == {"config.yaml", "meta.json", "status.json", "episodes.csv",
+                                                     "evals.csv", "metrics.csv"}
+    assert (copy / "evals.csv").read_text() == (source / "evals.csv").read_text().removesuffix("120,deterministic,tr")
+    published = RunFolder(copy)
+    assert published.meta()["starts"][0]["processor"] == meta["starts"][0]["processor"]
+    assert published.damage(identity(published.config())) == []
+    assert "somebody" not in "".join(path.read_text() for path in copy.iterdir())
+    assert "node-17" not in (copy / "meta.json").read_text()
+    assert main(["table", str(out)]) == 0
+    of_copy = capsys.readouterr().out
+    (source / "evals.csv").write_text((copy / "evals.csv").read_text())
+    assert main(["table", str(source)]) == 0
+    assert capsys.readouterr().out == of_copy
+
+
+def test_runs_are_not_exported_into_themselves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(FIRST_VERSION, tmp_path / "runs")
+    assert main(["export", str(tmp_path / "runs"), "--out", str(tmp_path / "runs")]) == 2
+    assert "is in it already" in capsys.readouterr().err
