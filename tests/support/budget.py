@@ -50,7 +50,8 @@ GROUPS = [
     Group("sweeps, local and on a real SLURM", 820, ("launchers.*",)),
     Group("logging and analysis", 110, (
         "logging.*", "analysis.test_curves", "analysis.test_table", "analysis.test_report", "analysis.test_latex",
-        "analysis.test_omnisafe", "analysis.test_export", "analysis.test_wandb_source", "analysis.test_compare", "analysis.test_truth",
+        "analysis.test_omnisafe", "analysis.test_export",
+        "analysis.test_wandb_source", "analysis.test_compare", "analysis.test_truth",
         "analysis.test_cache", "analysis.test_over_tasks")),
 ]
 
