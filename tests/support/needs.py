@@ -51,14 +51,14 @@ def sanitizer(command: list[str]) -> str:
     return subprocess.run([*command, "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
 
 
-def _program(name: str) -> Callable[[], bool]:
-    return lambda: shutil.which(name) is not None
+def _programs(*names: str) -> Callable[[], bool]:
+    return lambda: all(shutil.which(name) is not None for name in names)
 
 
 NEEDS = {
-    "browser": Need("Chromium", "chromium chromium-driver", _program("chromedriver")),
+    "browser": Need("Chromium", "chromium chromium-driver", _programs("chromium", "chromedriver")),
     "compiler": Need("a C compiler", "gcc libc6-dev", lambda: bool(library.compiler())),
-    "latex": Need("pdflatex", "texlive-latex-base texlive-latex-recommended", _program("pdflatex")),
+    "latex": Need("pdflatex", "texlive-latex-base texlive-latex-recommended", _programs("pdflatex")),
     "namespaces": Need("leave to mount file systems in a namespace of its own", "util-linux mount", _can_mount),
     "opengl": Need("OpenGL through EGL", "libegl1 libgl1-mesa-dri", lambda: find_library("EGL") is not None),
     "sanitizers": Need("GCC's address sanitizer", "gcc libc6-dev", _has_sanitizers),
