@@ -202,7 +202,7 @@ class Agent(nn.Module):
         """
         if self.cost_backup == "sum":
             return cost + self.cost_discount * (1 - done) * value
-        violation = torch.where(cost > self.unsafe_above, 1.0, -1.0)
+        violation = 2 * (cost > self.unsafe_above).to(value.dtype) - 1
         worst = torch.where(done > 0, violation, torch.maximum(violation, value))
         return (1 - self.cost_discount) * violation + self.cost_discount * worst
 

@@ -60,7 +60,7 @@ def test_a_last_step_counts_as_what_it_is() -> None:
     agent = small_agent("agent.cost_backup=reach", "agent.unsafe_above=0.5")
     cost, done = torch.tensor([0.0, 0.4, 1.0]).double(), torch.ones(3).double()
     found = agent.cost_target(cost, done, torch.full((2, 3), 0.7).double())
-    assert found.tolist() == [[-1.0, -1.0, 1.0]] * 2
+    torch.testing.assert_close(found, torch.tensor([[-1.0, -1.0, 1.0]] * 2).double())
     going_on = agent.cost_target(cost, 0 * done, torch.full((2, 3), 0.7).double())
     assert going_on[0].tolist() == pytest.approx([-0.01 + 0.99 * 0.7] * 2 + [1.0])
 
