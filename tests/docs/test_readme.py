@@ -27,7 +27,9 @@ def first_of_each(arguments: list[str]) -> list[str]:
     """The overrides of the first run of a sweep."""
     overrides = []
     for override in OverridesParser.create().parse_overrides([a for a in arguments if not a.startswith("-")]):
-        if override.is_sweep_override():
+        if override.is_interval_sweep():
+            overrides.append(f"{override.key_or_group}={override.value().start}")
+        elif override.is_sweep_override():
             value = next(iter(override.sweep_string_iterator()))
             overrides.append(f"{override.key_or_group}={value}")
         else:
