@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from algd.run.loaded_agent import LoadedAgent
     from algd.run.loading import load
 
+__version__ = "0.2.0"
 __all__ = ["Callback", "LoadedAgent", "Tables", "UsageError", "evaluate", "load", "read"]
 
 _MODULES = {"load": "algd.run.loading", "LoadedAgent": "algd.run.loaded_agent", "evaluate": "algd.run.library",

@@ -17,7 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from algd.errors import UsageError
 
-CONF = Path(__file__).parents[2] / "conf"
+# conf/ is in the package where it is installed, and beside it in a checkout.
+CONF = next(folder for folder in (Path(__file__).parents[1] / "conf", Path(__file__).parents[2] / "conf")
+            if folder.is_dir())
 OPTIONAL = ("experiment", "seeds")  # groups of which none need be chosen
 PATH_KEYS = ("run", "runs_dir")
 # Folders that Hydra would make or fill; runs have folders of their own (`runs_dir`), and sweeps a file.

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from algd import __version__
 from algd.secrets import redacted
 
 PACKAGES = ["torch", "numpy", "gymnasium", "mujoco", "safety-gymnasium", "hydra-core", "omegaconf", "wandb",
@@ -60,7 +61,7 @@ def process_record(pid: int) -> dict[str, Any]:
 
 def start_record(threads: int, device: str) -> dict[str, Any]:
     """What meta.json keeps about one start of a run: when, where, and with what."""
-    versions: dict[str, str | None] = {}
+    versions: dict[str, str | None] = {"algd": __version__}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
