@@ -4,15 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test soak bench lint clean
+.PHONY: help setup demo check test test-lowest soak bench lint docs release-check clean
 
 help:
 	@echo "make setup   install everything into $(VENV)"
 	@echo "make demo    set up, then train, tabulate and draw a small study (under 5 minutes on two cores)"
+	@echo "make check   set up, then lint, types and the tests that say most: two minutes on two cores"
 	@echo "make test    set up, then run all tests"
+	@echo "make test-lowest    the same in short with the lowest versions that pyproject.toml claims, in .venv-lowest"
 	@echo "make soak    kill, starve and damage runs for 80 minutes, and write docs/soak.md (MINUTES=20: shorter)"
 	@echo "make bench   measure everything in docs/benchmarks.md"
 	@echo "make lint    style and types"
+	@echo "make docs    the site of docs/ in site/, readable without a network"
+	@echo "make release-check  wheel and sdist, a clean install, and tests from the installed package"
 
 setup: $(STAMP)
 
@@ -44,9 +48,31 @@ demo: setup
 	@echo "Pictures: $(RUNS)/figures   video: $$(ls $(RUNS)/point_button1/*/*/videos/*.mp4)"
 	@echo "Next: . $(VENV)/bin/activate && python run.py agent=vesde guidance=augmented env=point_button1 seed=0"
 
+# The golden numbers, the configurations with their identities, the map of imports, runs that are resumed, and pages.
+CHECKED := tests/docs/test_architecture.py tests/config tests/algorithm/test_golden.py tests/algorithm/test_dual.py \
+    tests/algorithm/test_lagrangian.py tests/algorithm/test_replay.py tests/cli/test_command_line.py \
+    tests/storage/test_checkpoint.py tests/envs/test_toy.py tests/docs/test_promises.py tests/docs/test_readme.py
+check: lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(CHECKED)
+
 # One process a core; a file's tests stay together, since some share what they trained.
 test: setup
 	$(BIN)/python -m pytest -n logical --dist loadfile
+
+# Lower bounds are claims. What the direct dependencies need themselves is the newest that they allow.
+LOWEST := .venv-lowest
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/python -m pytest $(CHECKED) tests/execution/test_native.py tests/envs/test_velocity.py \
+	    tests/envs/test_navigation.py
+
+$(LOWEST)/.installed: pyproject.toml
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/bin/uv pip compile --quiet --no-header --no-annotate --resolution lowest-direct --extra dev \
+	    --python $(LOWEST)/bin/python -o $(LOWEST)/constraints.txt pyproject.toml
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/constraints.txt -e '.[dev]'
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps safety-gymnasium==1.0.0
+	touch $@
 
 # Faults in full: what the tests do to a few runs, for as long as there is time.
 MINUTES ?= 80
@@ -60,5 +86,22 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Material for MkDocs prints an advertisement for its successor unless it is told not to.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
+	@echo "Open site/index.html"
+
+# What somebody gets who installs a release: nothing of the checkout is on the path of the tests but the tests.
+RELEASE := build/release
+release-check: setup
+	rm -rf dist $(RELEASE)
+	$(BIN)/python -m build --outdir dist .
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$(ls dist/*.whl)[dev]"
+	$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps safety-gymnasium==1.0.0
+	mkdir $(RELEASE)/tests-only && cp -r tests benchmarks docs README.md pyproject.toml run.py $(RELEASE)/tests-only
+	cd $(RELEASE)/tests-only && ../bin/algd env=toy total_steps=100 logger=none runs_dir=../runs && \
+	    ../bin/python -m pytest -p no:cacheprovider tests/algorithm/test_golden.py tests/config tests/cli/test_command_line.py
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis
