@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "analysis.runs": [*CORE, "algd.config", "algd.storage", "analysis", "analysis.statistics"],
     "analysis.results": [*ALGD[:-1], "analysis", "analysis.statistics", "analysis.runs"],
     "analysis.studies": [*ALGD[:-1], "analysis", "analysis.statistics"],
-    "analysis.report": [*ALGD[:-1], "analysis", "analysis.statistics", "analysis.runs", "analysis.results", "launchers"],
+    "analysis.report": [*ALGD[:-1], "analysis", "analysis.statistics", "analysis.runs", "analysis.results",
+                        "launchers"],
     "analysis.serve": [*ALGD[:-1], "analysis.runs", "analysis.report", "launchers"],
 }
 # Doors, which stand above their folder: what is imported when somebody uses it, and what a command starts with.
