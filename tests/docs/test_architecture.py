@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "analysis.statistics": ["analysis"],
     "analysis.runs": [*CORE, "algd.config", "algd.storage", "analysis", "analysis.statistics"],
     "analysis.results": [*ALGD[:-1], "analysis", "analysis.statistics", "analysis.runs"],
-    "analysis.studies": [*ALGD[:-1], "analysis", "analysis.statistics"],
+    "analysis.studies": [*ALGD[:-1], "analysis", "analysis.statistics", "analysis.runs"],
     "analysis.report": [*ALGD[:-1], "analysis", "analysis.statistics", "analysis.runs", "analysis.results",
                         "launchers"],
     "analysis.serve": [*ALGD[:-1], "analysis.runs", "analysis.report", "launchers"],
