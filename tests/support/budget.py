@@ -36,7 +36,8 @@ GROUPS = [
         "algorithm.*", "execution.*", "analysis.test_closed_forms", "analysis.test_invariance",
         "analysis.test_statistics")),
     Group("environments and pictures", 140, ("envs.*", "run.test_video", "analysis.test_landscape")),
-    Group("training and the command line", 500, ("run.*", "config.*", "cli.*", "docs.*", "package.*", "benchmarks.*", "storage.*")),
+    Group("training and the command line", 500, (
+        "run.*", "config.*", "cli.*", "docs.*", "package.*", "benchmarks.*", "storage.*")),
     Group("kills, damage, full disks, several at once", 420, (
         "run.test_kill", "run.test_resume", "storage.test_checkpoint", "storage.test_damage", "run.test_disk_full",
         "run.test_concurrency", "run.test_long_run")),
