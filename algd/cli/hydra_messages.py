@@ -73,10 +73,17 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> str:
         return f"{key} is {group}.dual.{name}: it is a key of the rule that moves λ (guidance/dual=...)"
     if group in choices and not any(known.startswith(f"{group}.") for known in keys):
         return f"{key} is not a key of the configuration: {choices[group]} has no keys"
-    close = difflib.get_close_matches(key, keys, n=3, cutoff=0.6)
+    parent, _, last = key.rpartition(".")
+    siblings = {k.rpartition(".")[2]: k for k in keys if parent and k.rpartition(".")[0] == parent}
+    if siblings:
+        close = [siblings[found] for found in difflib.get_close_matches(last, siblings, n=3, cutoff=0.6)]
+    else:
+        close = difflib.get_close_matches(key, keys, n=3, cutoff=0.6)
     close = close or [k for k in keys if k.rpartition(".")[2] == key.rpartition(".")[2]][:3]
     if close:
         hint = f"did you mean {' or '.join(close)}?"
+    elif siblings:
+        hint = f"the keys of {parent} are {', '.join(siblings)}"
     elif group in choices:
         hint = f"those of {choices[group]} are " + ", ".join(k for k in keys if k.startswith(f"{group}."))
     else:

@@ -208,7 +208,7 @@ def _run(trainer: Trainer, prepared: Prepared, folder: RunFolder, config: Mappin
 
 def _obstacle(path: Path) -> str | None:
     """The link to nowhere in a path, which its error calls a file that exists; None: there is none."""
-    lost = next((part for part in (path, *path.parents) if part.is_symlink() and not part.exists()), None)
+    lost = next((part for part in (path, *path.parents) if os.path.islink(part) and not os.path.exists(part)), None)
     return f"{lost} is a link to {os.readlink(lost)}, which is not there" if lost else None
 
 

@@ -187,7 +187,7 @@ def test_wrong_requests_are_one_sentence(runs: dict[str, Path], tmp_path: Path,
     for arguments, sentence in (
             (["nowhere"], "nowhere is not a run's folder"),
             ([run, "--step", "31"], "has no snapshot of step 31; there are 15, 30, 45, 60, 75, 90"),
-            ([run, "--at", "16"], "--at 16: the episode has steps 0 to 15"),
+            ([run, "--at", "20"], "--at 20: the episode has steps 0 to 19"),
             ([run, "--axes", "0", "2"], "--axes 0 2: one or two different numbers from 0 to 1 are needed"),
             ([run, "--axes", "1", "1"], "--axes 1 1: one or two different"),
             ([run, "--strip", "--step", "30"], "--strip shows all steps of one run"),

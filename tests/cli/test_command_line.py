@@ -8,7 +8,7 @@ from algd.cli.compose import quoted_path
 from tests.support.command import TINY, only_run, run, status, train_here
 
 WRONG = {
-    "agent=vedse": "agent=vedse is unknown: agent is one of ddpm, gaussian, vesde",
+    "agent=vedse": "agent=vedse is unknown: agent is one of cvpo, ddpm, gaussian, vesde",
     "env=nowhere": "env=nowhere is unknown: env is one of ant_velocity, car_button1,",
     "hydra/launcher=clowd": "hydra/launcher=clowd is unknown: hydra/launcher is one of",
     "total_stepz=100": "total_stepz is not a key of the configuration; did you mean total_steps",
