@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 
 help:
 	@echo "make setup   install everything into $(VENV)"
-	@echo "make demo    set up, then train, tabulate and draw a small study (under 5 minutes on two cores)"
+	@echo "make demo    set up, then train, tabulate and draw a small study"
 	@echo "make check   set up, then lint, types and the tests that say most: two minutes on two cores"
 	@echo "make test    set up, then run all tests"
 	@echo "make test-lowest    the same in short with the lowest versions that pyproject.toml claims, in .venv-lowest"

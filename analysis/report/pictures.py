@@ -2,6 +2,7 @@
 
 import base64
 import io
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -55,7 +56,12 @@ def landscapes(tables: Sequence[Table], count: int) -> Iterable[Picture]:
         from analysis.results.landscape import pictures
 
         for run in chosen[:count]:
-            for figure, name in pictures(run.folder, 1, None, None, False, None, None, None, 12):
+            try:
+                drawn = list(pictures(run.folder, 1, None, None, False, None, None, None, 12))
+            except UsageError as error:  # its environment is somebody's own, and not trusted here
+                print(f"warning: no landscape of {run.folder}: {error}", file=sys.stderr)
+                continue
+            for figure, name in drawn:
                 yield _picture(figure, name.removeprefix("landscape_"))
 
 
