@@ -74,7 +74,9 @@ def test_every_rule_for_the_multiplier_trains_and_goes_on(agent: str, guidance: 
     for table in ("episodes.csv", "evals.csv", "metrics.csv"):
         assert (whole / table).read_bytes() == (halves / table).read_bytes(), table
     expected, found = (algd.load(folder).agent.state_dict() for folder in (whole, halves))
-    assert expected.keys() == found.keys() and all(torch.equal(expected[name], found[name]) for name in expected)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():  # what a rule has not measured yet is NaN
+        torch.testing.assert_close(found[name], value, rtol=0, atol=0, equal_nan=True, msg=name)
 
 
 @pytest.mark.parametrize("cell", [["guidance=plain", "guidance/dual=estep"], ["guidance=none"],
