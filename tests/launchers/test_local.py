@@ -133,7 +133,7 @@ def test_edits_while_runs_wait(tmp_path: Path) -> None:
     sweep = subprocess.Popen([sys.executable, "run.py", "-m", *SHORT, "seed=0,1", "hydra.launcher.jobs=1"], cwd=copy,
                              text=True, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
     wait_for(lambda: bool(runs_in(copy / "runs")), sweep)
-    with (copy / "algd" / "trainer.py").open("a") as file:
+    with (copy / "algd" / "run" / "trainer.py").open("a") as file:
         file.write("\nraise RuntimeError('edited')\n")
     (copy / "conf" / "guidance" / "augmented.yaml").write_text("rho: broken\n")
     _, errors = sweep.communicate()

@@ -236,7 +236,7 @@ def test_edits_and_a_killed_driver_while_jobs_wait(cluster: Cluster, tmp_path: P
     for name in ("algd", "analysis", "launchers", "conf"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "run.py", copy)
-    submitted = (copy / "algd" / "trainer.py").read_bytes()
+    submitted = (copy / "algd" / "run" / "trainer.py").read_bytes()
     driver = subprocess.Popen([sys.executable, "run.py", "-m", *SLURM, *SHORT, "seed=0",
                                "+hydra.launcher.sbatch.hold=true"], cwd=copy, stderr=subprocess.DEVNULL)
     until(lambda: bool(jobs_of(copy / "runs")), "the submission")
@@ -252,7 +252,7 @@ def test_edits_and_a_killed_driver_while_jobs_wait(cluster: Cluster, tmp_path: P
     (folder,) = runs_in(copy / "runs")
     assert status(folder)["state"] == "finished"
     sweep = json.loads((copy / "runs" / "sweeps" / "s.json").read_text())
-    assert (copy / "runs" / "sweeps" / sweep["code"] / "algd" / "trainer.py").read_bytes() == submitted
+    assert (copy / "runs" / "sweeps" / sweep["code"] / "algd" / "run" / "trainer.py").read_bytes() == submitted
 
 
 WRONG = {
