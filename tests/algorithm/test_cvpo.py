@@ -80,7 +80,7 @@ def small_policy(**changed: Any) -> CVPOPolicy:
 
 def test_without_a_constraint_it_goes_to_the_best_action() -> None:
     policy = small_policy()
-    trained(policy, Guidance("none", Fixed(0.0), 0.0), Bowl(0.5), 250)
+    trained(policy, Guidance("none", Fixed(0.0), 0.0), Bowl(0.5), 450)
     action = policy.deterministic(RandomGenerator(0).normal(STATES, 3)).detach()
     assert (action - 0.5).abs().mean() < 0.08
 

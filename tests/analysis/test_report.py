@@ -2,7 +2,6 @@
 
 import base64
 import html
-import html.parser
 import io
 import json
 import re
@@ -24,43 +23,11 @@ from analysis.__main__ import main
 from analysis.report.page import plotly, policy
 from tests.support.browser import chromium, complaints, until
 from tests.support.command import TINY, only_run, train_here
+from tests.support.page import Page
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "runs"
 HOSTILE = ("</script><script>document.title='taken over'</script><img src=http://127.0.0.1:9/x>"
            "<a href=http://127.0.0.1:9/>\"'&")
-
-
-class Page(html.parser.HTMLParser):
-    """The tags, addresses, scripts and text of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.sources: list[str] = []
-        self.links: list[str] = []
-        self.scripts: list[tuple[dict[str, str | None], str]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.sources += [value or "" for name, value in attrs if name in ("src", "poster", "data", "srcset", "action")]
-        self.links += [value or "" for name, value in attrs if name == "href"]
-        assert not [name for name, _ in attrs if name.startswith("on")]
-        if tag == "script":
-            self.scripts.append((dict(attrs), ""))
-
-    def handle_data(self, data: str) -> None:
-        if self.cdata_elem == "script":
-            attributes, before = self.scripts.pop()
-            self.scripts.append((attributes, before + data))
-        else:
-            self.text += data + "\n"
-
-    @property
-    def data(self) -> dict:
-        ((_, text),) = [one for one in self.scripts if one[0].get("type") == "application/json"]
-        return json.loads(text)
 
 
 def written(out: Path, *arguments: str | Path) -> str:

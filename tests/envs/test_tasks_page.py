@@ -9,6 +9,7 @@ from tests.support.episodes import CONF, names, task
 
 PAGE = Path(__file__).parents[2] / "docs" / "tasks.md"
 TASKS = [name for family in ("paper", "stock") for kind in ("navigation", "velocity") for name in names(family, kind)]
+OWN = names("toy", "toy") + names("toy", "throttle")
 
 
 def rows(columns: int) -> dict[str, list[str]]:
@@ -21,11 +22,11 @@ def rows(columns: int) -> dict[str, list[str]]:
 def test_all_paper_and_stock_tasks_exist_and_are_on_the_page() -> None:
     assert len(names("paper", "navigation") + names("paper", "velocity")) == 9
     assert len(names("stock", "navigation") + names("stock", "velocity")) == 13
-    assert set(rows(8)) == set(TASKS)
+    assert set(rows(8)) == set(TASKS + OWN) and OWN == ["toy", "throttle"]
     assert set(rows(5)) == set(TASKS), "every task's speed is on the page"
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", TASKS + OWN)
 def test_a_row_holds_the_tasks_facts(name: str) -> None:
     env, conf = task(name), OmegaConf.load(CONF / f"{name}.yaml")
     budget = env.budget

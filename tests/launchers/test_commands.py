@@ -153,12 +153,12 @@ def test_snapshots_are_shared_by_content(tmp_path: Path) -> None:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(name)
     assert [str(path) for path in code_files(root)] == ["algd/one.py", "launchers/two.py"]
-    first = take_snapshot(sweeps, root)
-    assert take_snapshot(sweeps, root) == first
+    first = take_snapshot(sweeps, root=root)
+    assert take_snapshot(sweeps, root=root) == first
     assert (first / "algd" / "one.py").read_text() == "algd/one.py"
     assert json.loads((first / "code.json").read_text()) == code_version()
     (root / "algd" / "one.py").write_text("edited")
-    assert take_snapshot(sweeps, root) != first
+    assert take_snapshot(sweeps, root=root) != first
     assert (first / "algd" / "one.py").read_text() == "algd/one.py"
 
 

@@ -235,10 +235,10 @@ def test_cost_critics_that_hardly_learn(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(("critic", "loss"), [("critic", "critic_loss"), ("cost", "cost_critic_loss")])
 def test_a_learning_rate_that_is_far_too_large(critic: str, loss: str, tmp_path: Path,
                                                capsys: pytest.CaptureFixture[str]) -> None:
-    train_here(*SMALL, "env=toy", f"agent.{critic}_learning_rate=1", f"agent.{critic}_hidden_sizes=[64,64]",
-               "agent.polyak=0.5", "total_steps=60", "eval.episodes=1", f"runs_dir={tmp_path}")
+    train_here(*SMALL, "env=toy", f"agent.{critic}_learning_rate=1", f"agent.{critic}_hidden_sizes=[64,64,64]",
+               "agent.polyak=1", "total_steps=60", "eval.episodes=1", f"runs_dir={tmp_path}")
     sentences = told(only_run(tmp_path), capsys.readouterr().err)
-    assert sentences and f"step 40: {loss} is" in sentences[0] and "the critics diverge" in sentences[0]
+    assert any(f"step 40: {loss} is" in sentence and "the critics diverge" in sentence for sentence in sentences)
 
 
 def test_a_run_that_learns_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
