@@ -12,7 +12,7 @@ help:
 	@echo "make check   set up, then lint, types and the tests that say most: two minutes on two cores"
 	@echo "make test    set up, then run all tests"
 	@echo "make test-lowest    the same in short with the lowest versions that pyproject.toml claims, in .venv-lowest"
-	@echo "make soak    kill, starve and damage runs for 80 minutes, and write docs/soak.md (MINUTES=20: shorter)"
+	@echo "make soak    kill, starve and damage runs for 80 minutes, and write docs/soak.md with its data (MINUTES=20: shorter)"
 	@echo "make bench   measure everything in docs/benchmarks.md"
 	@echo "make lint    style and types"
 	@echo "make docs    the site of docs/ in site/, readable without a network"

@@ -5,6 +5,7 @@ is kept.
 """
 
 import argparse
+import csv
 import itertools
 import os
 import platform
@@ -158,7 +159,7 @@ CAMPAIGNS = [
     Campaign("kill-extension", "the same while a finished run is extended without its replay", 2,
              every_kill_of_an_extension(keep_replay=False)),
     Campaign("kill-exact-extension", "the same with the replay kept", 2, every_kill_of_an_extension(keep_replay=True)),
-    Campaign("kill-twice", "SIGKILL at two random operations, one life after the other", 2, two_kills),
+    Campaign("kill-twice", "SIGKILL at a random operation, and at another after the restart", 2, two_kills),
     Campaign("kill-times", "SIGKILL at up to five random times, ALGD on the toy", 2,
              again_and_again(c.TOY, c.kill_at_times, 5)),
     Campaign("kill-signs", "SIGKILL when an unfinished file or a growing table is seen from outside", 1,
@@ -170,12 +171,12 @@ CAMPAIGNS = [
     Campaign("damage", "every file of a run that was killed: truncated, emptied, deleted, ten flipped bits, another "
              "run's", 3, every_damage(finished=False)),
     Campaign("damage-finished", "every file of a finished run, likewise", 1, every_damage(finished=True)),
-    Campaign("together", "the same command three times at once", 1, again_and_again(c.SMALL, c.together, 3), 1),
+    Campaign("together", "the same command started three times at once", 1, again_and_again(c.SMALL, c.together, 3), 1),
     Campaign("take-over", "the process that holds a run is killed while another looks", 1,
              again_and_again(c.SMALL, c.take_over)),
-    Campaign("read", "five lives of which four are killed, while three processes read the folder in a loop", 1,
+    Campaign("read", "started five times and killed four times, while three processes read the folder", 1,
              again_and_again(c.SMALL, c.watched, 4), 1),
-    Campaign("clock", "the system's clock jumps a day to and fro at every look, and SIGKILL", 1, clocks),
+    Campaign("clock", "the system's clock jumps a day back or forth whenever it is read, and SIGKILL", 1, clocks),
     Campaign("long", "1e5 episodes of one step, and 1e4 with an update each", 4, long_runs),
 ]
 
@@ -208,40 +209,74 @@ def conduct(campaign: Campaign, folder: Path, seed: int, jobs: int, seconds: flo
     return result
 
 
-def page(results: dict[str, Result], command: str, seconds: float) -> str:
-    """The results as docs/soak.md."""
-    named = {campaign.name: campaign for campaign in CAMPAIGNS}
-    lines = [HEAD.format(command=command, **machine(), minutes=seconds / 60)]
-    rows: list[tuple[str, ...]] = [("campaign", "", "trials", "faults", "problems", "minutes")]
-    for name, result in results.items():
-        whole = " (all there are)" if result.complete else ""
-        rows.append((f"`{name}`", named[name].what, f"{len(result.trials)}{whole}", str(result.faults),
-                     str(len(result.problems)), f"{result.seconds / 60:.1f}"))
-    total = [sum(values) for values in zip(*((len(r.trials), r.faults, len(r.problems)) for r in results.values()),
-                                           strict=True)]
-    rows.append(("all", "", *map(str, total), f"{seconds / 60:.1f}"))
-    lines += ["## What was done", "", *as_table(rows), "", "## Where", ""]
+Row = tuple[str | int | float, ...]
+CAMPAIGN_COLUMNS = ("campaign", "trials", "complete", "faults", "problems", "minutes")
+PLACE_COLUMNS = ("campaign", "place", "outcome", "count")
+
+
+def campaign_rows(results: dict[str, Result]) -> list[Row]:
+    """What docs/soak/campaigns.csv holds: a row a campaign."""
+    return [(name, len(result.trials), int(result.complete), result.faults, len(result.problems),
+             round(result.seconds / 60, 1)) for name, result in results.items()]
+
+
+def place_rows(results: dict[str, Result]) -> list[Row]:
+    """What docs/soak/places.csv holds: how many faults (without one: trials) had each outcome at each place."""
+    rows: list[Row] = []
     for name, result in results.items():
         places = Counter[tuple[str, str]]()
         for trial in result.trials:
             places[trial.place, trial.outcome if not trial.problem else "PROBLEM"] += max(trial.faults, 1)
-        lines += [f"### `{name}`", ""]
-        lines += as_table([("where", "outcome", "count"),
-                           *((place, outcome, str(count)) for (place, outcome), count in sorted(places.items()))])
-        lines += ["", *(f"    {problem}" for problem in result.problems), ""]
-    return "\n".join(lines).rstrip() + "\n"
+        rows += [(name, place, outcome, count) for (place, outcome), count in sorted(places.items())]
+    return rows
 
 
-HEAD = """# The last soak
+def page(results: dict[str, Result], command: str, seconds: float, data: str = "soak") -> str:
+    """The results in short, as docs/soak.md, with links to the folder of its data."""
+    what = {campaign.name: campaign.what for campaign in CAMPAIGNS}
+    campaigns, places = campaign_rows(results), place_rows(results)
+    rows: list[Row] = [("campaign", "what it does", "trials", "faults", "problems", "minutes")]
+    rows += [(f"`{name}`", what[str(name)], f"{trials}{' (all there are)' * bool(complete)}", faults, problems, minutes)
+             for name, trials, complete, faults, problems, minutes in campaigns]
+    totals = [sum(int(row[column]) for row in campaigns) for column in (1, 3, 4)]
+    rows.append(("all", "", *totals, f"{seconds / 60:.1f}"))
+    outcomes = Counter[tuple[str, str]]()
+    for name, _, outcome, count in places:
+        outcomes[str(name), str(outcome)] += int(count)
+    lines = [HEAD.format(command=command, data=data, minutes=seconds / 60, **machine())]
+    lines += ["## Campaigns", "", *as_table(rows), ""]
+    lines += ["## How they ended", "", *as_table([("campaign", "outcome", "count"), *(
+        (f"`{name}`", outcome, count) for (name, outcome), count in outcomes.items())])]
+    problems = [(name, problem) for name, result in results.items() for problem in result.problems]
+    if problems:
+        lines += ["", "## Problems", "", *(f"    {name}: {problem}" for name, problem in problems)]
+    return "\n".join(lines) + "\n"
+
+
+def write(out: Path, results: dict[str, Result], command: str, seconds: float) -> None:
+    """Write the page, and its data into a folder beside it that is named like the page."""
+    data = out.with_suffix("")
+    data.mkdir(exist_ok=True)
+    for name, columns, rows in (("campaigns.csv", CAMPAIGN_COLUMNS, campaign_rows(results)),
+                                ("places.csv", PLACE_COLUMNS, place_rows(results))):
+        with (data / name).open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+    out.write_text(page(results, command, seconds, data.name), encoding="utf-8")
+
+
+HEAD = """# Soak test: the last results
 
     {command}
 
 {minutes:.0f} minutes on {processor}, {cores} of its cores, {system}; Python {python}, torch {torch},
-NumPy {numpy}, gymnasium {gymnasium}, MuJoCo {mujoco}. The page is written by the command.
+NumPy {numpy}, gymnasium {gymnasium}, MuJoCo {mujoco}. The command writes this page and its data:
+[campaigns.csv]({data}/campaigns.csv), and [places.csv]({data}/places.csv), which counts the outcomes of faults by the
+place where they were injected (a trial that ended before its fault counts as one).
 
-A *trial* starts a real command in a process of its own, injects one or more real faults into it, starts it again until
-it ends, and compares the last checkpoint, the snapshots and every table byte for byte with a twin that nobody
-disturbed. A *problem* is any difference that was not told, any traceback, any exit code but those promised.
+A *trial* starts a real command in a process of its own, injects one or more real faults into it, and starts it again
+until it ends. Then the last checkpoint, the snapshots and every table are compared byte for byte with those of its
+*twin*, the same run without a fault. A *problem* is a difference without a message, a traceback, or an exit code that
+is not promised.
 """
 
 
@@ -252,9 +287,9 @@ def machine() -> dict[str, object]:
             "system": f"{platform.system()} {platform.release()}", "python": platform.python_version()} | versions
 
 
-def as_table(rows: list[tuple[str, ...]]) -> list[str]:
+def as_table(rows: list[Row]) -> list[str]:
     """Rows as a Markdown table; the first is the header."""
-    head, *body = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    head, *body = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]
 
 
@@ -268,7 +303,8 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=[campaign.name for campaign in CAMPAIGNS],
                         help="this campaign; can be repeated")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default 0)")
-    parser.add_argument("--out", type=Path, help="where the results go, as Markdown; without it they are printed")
+    parser.add_argument("--out", type=Path,
+                        help="the page to write, with its data in a folder beside it (default: print the page)")
     parser.add_argument("--where", type=Path, default=Path("/dev/shm") if Path("/dev/shm").is_dir() else None,
                         help="the file system for the runs (default: in memory, where there is one)")
     given = parser.parse_args()
@@ -283,11 +319,11 @@ def main() -> int:
               f"faults, {len(result.problems)} problems, {result.seconds:.0f} s", file=sys.stderr, flush=True)
         if not result.problems:
             shutil.rmtree(top / campaign.name, ignore_errors=True)
-    text = page(results, shlex.join(["python", "-m", "tests.soak", *sys.argv[1:]]), time.monotonic() - begun)
+    command, seconds = shlex.join(["python", "-m", "tests.soak", *sys.argv[1:]]), time.monotonic() - begun
     if given.out:
-        given.out.write_text(text)
+        write(given.out, results, command, seconds)
     else:
-        print(text)
+        print(page(results, command, seconds))
     if any(result.problems for result in results.values()):
         print(f"there were problems; the folders are kept in {top}", file=sys.stderr)
         return 1

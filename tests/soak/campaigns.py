@@ -484,7 +484,7 @@ def watched(ground: Ground, chance: random.Random, lives: int) -> Trial:
         *counts, said = file.read_text().split("\n", 1)
         looks += int(counts[0])
         problem = problem or (f"{file.stem}: {said}" if said else None)
-    return Trial("read while it is written", kills, problem, "the twin's bytes, and no reader stumbled")
+    return Trial("read while it is written", kills, problem, "the twin's bytes, and no reader failed")
 
 
 def _read_on(what: str, config: dict[str, Any], scratch: str, enough: str) -> None:
