@@ -113,8 +113,8 @@ def assemble(title: str, gathered: Gathered, options: Options, link: Link, sweep
         link: the address of a run's folder, as the page links to it.
         sweep: the content of the sweep's file, if the runs are one's.
         refusal: why there are no runs, where that is known.
-        live: whether the page is made again and again: then there are no pictures for print, comparisons, landscapes
-            and videos, and runs that cannot stand in one table leave a sentence instead of it.
+        live: whether the page is made again and again: then there are no pictures for print, landscapes and videos,
+            and runs that cannot stand in one table leave a sentence instead of it.
 
     Raises:
         UsageError: as `analysis.results.table.tables`, unless live.
@@ -156,4 +156,4 @@ def _family(table: Table, options: Options, numbers: Mapping[Path, int], live: b
         table.family, list(columns.values()), sorted({seed for cell in table.cells for seed in cell.seeds}), tasks,
         [] if live else list(printed_curves(table, QUANTITIES, options.smooth, options.sampler)),
         [] if live else list(curvatures(table)),
-        *([], []) if live else comparisons(table, options.bootstrap_seed, options.at_step, options.pool))
+        *comparisons(table, options.bootstrap_seed, options.at_step, options.pool))

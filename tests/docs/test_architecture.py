@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "analysis.serve": [*ALGD[:-1], "analysis.runs", "analysis.report", "launchers"],
 }
 # Doors, which stand above their folder: what is imported when somebody uses it, and what a command starts with.
-DOORS = {"algd", "algd.__main__", "analysis.__main__"}
+DOORS = {"algd", "algd.__main__", "analysis.__main__", "analysis.arguments"}
 
 FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
          for root in ("algd", "analysis", "launchers") for path in (ROOT / root).rglob("*.py")}
