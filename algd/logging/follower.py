@@ -7,7 +7,6 @@ A resumed run cuts rows and writes them again identically, so a step already han
 """
 
 import contextlib
-import csv
 import fcntl
 import json
 import math
@@ -22,16 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from omegaconf import OmegaConf
-
-from algd.budget import Budget
 from algd.errors import ExitCode, UsageError
+from algd.logging.sent import Sent
+from algd.logging.tables import SERIES, Table, budget_of, numbers, read_config, read_json, summary
 
 SETTLED_SECONDS = 2.0
 VIDEO_SUFFIXES = (".mp4", ".gif", ".webm")
-# The files whose rows are handed over one by one: their names' prefix, and the columns that are no values.
-SERIES = {"metrics.csv": ("train", ("step",)), "episodes.csv": ("episode", ("step", "episode", "seed"))}
-EVALUATED = ("return", "cost", "discounted_cost", "length", "simulator_error", "predicted_cost")
 # A curve of more points than this is no better, and a million episodes would be a million records.
 MOST_POINTS = 10_000
 
@@ -55,75 +50,6 @@ class Destination(Protocol):
         """The run's end for now: "finished", "interrupted" or "failed", and status.json's content."""
 
 
-class Sent:
-    """What a destination has got: the room's journal.jsonl, one line for each record handed over, in order.
-
-    A record is named by its file and step ("metrics.csv", 100), an evaluation's means also by source and sampler, a
-    video by its name. The order tells what a destination lacks that reports only how many records it has.
-
-    Args:
-        path: the journal; created at the first `save`. A torn last line is dropped.
-
-    Attributes:
-        identity: the destination's name for this run, chosen at the first start and kept.
-        records: names of the records handed over.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.identity = ""
-        self.records: list[tuple[Any, ...]] = []
-        text = path.read_text() if path.exists() else ""
-        first, *lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")] or [None]
-        if first is not None:
-            self.identity = first["identity"]
-        self._take([tuple(line) for line in lines])
-        self._saved = 0 if first is None or not text.endswith("\n") else len(lines)
-
-    def last_step(self, file: str) -> float:
-        """Step of the last row handed over from a file."""
-        return self._last.get(file, -math.inf)
-
-    def has(self, *name: Any) -> bool:
-        """Whether an evaluation or a video was handed over."""
-        return name in self._names
-
-    def add(self, *name: Any) -> None:
-        """Note a record; `save` makes the note last."""
-        self.records.append(name)
-        self._note(name)
-
-    def keep(self, count: int) -> None:
-        """Forget all records but the first so many: the destination has lost the others."""
-        self._take(self.records[:count])
-        self._saved = 0
-
-    def save(self) -> None:
-        """Write what is new, or the whole where there is no journal yet or `keep` has forgotten records."""
-        lines = [json.dumps(name) + "\n" for name in self.records[self._saved:]]
-        if self._saved > 0:
-            with self.path.open("a") as journal:
-                journal.write("".join(lines))
-        else:
-            new = self.path.with_suffix(".new")
-            new.write_text(json.dumps({"identity": self.identity}) + "\n" + "".join(lines))
-            os.replace(new, self.path)
-        self._saved = len(self.records)
-
-    def _take(self, records: list[tuple[Any, ...]]) -> None:
-        self.records = records
-        self._last: dict[str, int] = {}
-        self._names: set[tuple[Any, ...]] = set()
-        for name in records:
-            self._note(name)
-
-    def _note(self, name: tuple[Any, ...]) -> None:
-        if name[0] in SERIES:
-            self._last[name[0]] = name[1]
-        else:
-            self._names.add(name)
-
-
 @dataclass(frozen=True)
 class Ending:
     """Why following ends: the state that the trainer named, or "interrupted" where it died without a word."""
@@ -134,82 +60,6 @@ class Ending:
 Wait = Callable[[float], Ending | None]
 Report = Callable[[str], None]
 Open = Callable[[Path, Sent, Report], Destination]
-
-
-class Table:
-    """A CSV file that grows, and that may be cut back and grow again.
-
-    Only whole lines are read; a torn last one waits for its end.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._header: list[str] | None = None
-        self._offset = 0
-        self._inode = 0
-
-    def read(self) -> tuple[bool, list[dict[str, str]]]:
-        """The rows since the last call, and whether they start from the top again because the file was cut."""
-        try:
-            handle = self.path.open("rb")
-        except FileNotFoundError:
-            return False, []
-        with handle:
-            found = os.fstat(handle.fileno())
-            again = found.st_size < self._offset or (self._offset > 0 and found.st_ino != self._inode)
-            if again:
-                self._header, self._offset = None, 0
-            self._inode = found.st_ino
-            handle.seek(self._offset)
-            text = handle.read()
-        text = text[:text.rfind(b"\n") + 1]
-        self._offset += len(text)
-        lines = list(csv.reader(text.decode().splitlines()))
-        if lines and self._header is None:
-            self._header, *lines = lines
-        return again, [dict(zip(self._header or [], line, strict=True)) for line in lines]
-
-
-def numbers(row: Mapping[str, str], prefix: str, without: tuple[str, ...] = ()) -> dict[str, float]:
-    """A row's filled cells as numbers, their names prefixed."""
-    return {f"{prefix}/{name}": float(cell) for name, cell in row.items() if cell != "" and name not in without}
-
-
-def summary(rows: list[dict[str, str]], budget: Budget | None) -> dict[str, float]:
-    """Means over one evaluation's episodes, and how the episodes stand to the budget in its own kind."""
-    columns = {name: [float(row[name]) for row in rows if row.get(name, "") != ""] for name in EVALUATED}
-    values = {name: math.fsum(column) / len(column) for name, column in columns.items() if column}
-    values["episodes"] = float(len(rows))
-    if budget is not None:
-        spent = list(map(budget.spent, columns["cost"], columns["discounted_cost"]))
-        mean = math.fsum(spent) / len(spent)
-        values["share_over_limit"] = sum(one > budget.limit for one in spent) / len(spent)
-        values["feasible"] = float(mean <= budget.limit)
-    return values
-
-
-def budget_of(config: Mapping[str, Any]) -> Budget | None:
-    """The budget that a resolved config holds, or None where it holds none."""
-    env = config.get("env") or {}
-    if env.get("limit") is None or env.get("limit_kind") is None:
-        return None
-    return Budget(limit=float(env["limit"]), kind=env["limit_kind"], horizon=int(env.get("horizon") or 0))
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The run's resolved config as plain values."""
-    # OmegaConf reads 1e-05 as the number that it wrote; plain YAML 1.1 would read a string.
-    config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    return {str(key): value for key, value in config.items()} if isinstance(config, dict) else {}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object's content; nothing if the file is missing or half written."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 class Follower:

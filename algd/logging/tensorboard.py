@@ -16,8 +16,9 @@ from typing import Any
 from pydantic import PositiveFloat
 
 from algd.errors import UsageError
-from algd.logging.follower import Destination, Report, Sent, follow_beside, follow_later
+from algd.logging.follower import Destination, Report, follow_beside, follow_later
 from algd.logging.mirror import Mirror
+from algd.logging.sent import Sent
 
 MODULE = "algd.logging.tensorboard"
 ROOM = "tensorboard"

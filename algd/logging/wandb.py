@@ -20,8 +20,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat
 
 from algd.errors import UsageError
-from algd.logging.follower import Destination, Report, Sent, follow_beside, follow_later, read_config, read_json
+from algd.logging.follower import Destination, Report, follow_beside, follow_later
 from algd.logging.mirror import Mirror
+from algd.logging.sent import Sent
+from algd.logging.tables import read_config, read_json
 
 MODULE = "algd.logging.wandb"
 ROOM = "wandb"

@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from algd.config.targets import check_target
-from algd.envs import navigation
+from algd.envs import layouts, original_starts
 from algd.errors import UsageError
 from tests.support.episodes import CONF, goal_beams, record, task, towards_goal
 
@@ -201,12 +201,12 @@ def test_start_and_first_goal_are_what_the_original_draws_with_seed_0(name: str)
     env = task(name)
     conf = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml").layout)
     if name == "point_push1":
-        layout = navigation.PushLayout(**conf)
-        start = navigation.original_push_start(layout)
+        layout = layouts.PushLayout(**conf)
+        start = original_starts.original_push_start(layout)
         moving, goal = [layout.box.rotation], layout.goal.first
     else:
-        layout = navigation.ButtonLayout(**conf)
-        start = navigation.original_button_start(layout)
+        layout = layouts.ButtonLayout(**conf)
+        start = original_starts.original_button_start(layout)
         moving, goal = layout.gremlins.rotations if layout.gremlins else [], layout.buttons.first_goal
     assert np.allclose(start.robot, layout.robot.at, rtol=0, atol=1e-6)
     assert np.allclose(start.rotations, [layout.robot.rotation, *moving], rtol=0, atol=1e-6)
@@ -226,7 +226,7 @@ def test_original_goals_depend_on_the_step_at_which_they_are_drawn_only(steps_be
         drawn.append(inner(env).buttons.goal_button)
     layout = OmegaConf.to_container(OmegaConf.load(CONF / "point_button1.yaml").layout)
     stream = np.random.RandomState()
-    stream.set_state(navigation.original_button_start(navigation.ButtonLayout(**layout)).state)
+    stream.set_state(original_starts.original_button_start(layouts.ButtonLayout(**layout)).state)
     for _ in range(steps_before + 1):
         stream.binomial(10, 1.0)
     assert drawn == [stream.choice(4)] * 3

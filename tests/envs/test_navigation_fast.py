@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from algd.envs.safety_gymnasium.fast_steps import RandomGenerator, accelerate, lidar
+from algd.envs.safety_gymnasium.fast_resets import RandomGenerator
+from algd.envs.safety_gymnasium.fast_steps import accelerate, lidar
 from algd.envs.safety_gymnasium.import_repairs import make_stock
 from tests.support.episodes import FreshProcess, names, record, reference, task
 

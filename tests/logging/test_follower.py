@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from algd.budget import Budget
 from algd.errors import UsageError
-from algd.logging.follower import Ending, Follower, Sent, Table, follow, follow_later, read_config, summary
+from algd.logging.follower import Ending, Follower, follow, follow_later
+from algd.logging.sent import Sent
+from algd.logging.tables import Table, read_config, summary
 
 CONFIG = "env: {limit: 2.0, limit_kind: episode, horizon: 50}\neval: {episodes: 2}\n"
 EVALS = "step,sampler,source,episode,seed,return,cost,discounted_cost,length\n"

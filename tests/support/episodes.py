@@ -49,13 +49,13 @@ def reference(name: str) -> gymnasium.Env:
 
 def unaccelerated(conf: Any) -> gymnasium.Env:
     """A paper navigation task before `accelerate`."""
-    from algd.envs import navigation  # which the reference of a stock task does without
+    from algd.envs import layouts, navigation  # which the reference of a stock task does without
 
     layout = OmegaConf.to_container(conf.layout)
     if "paper_push" in conf._target_:
-        bare = navigation.PaperPush(conf.robot, conf.timestep, navigation.PushLayout(**layout), 16, 3.0, 400)
+        bare = navigation.PaperPush(conf.robot, conf.timestep, layouts.PushLayout(**layout), 16, 3.0, 400)
     else:
-        bare = navigation.PaperButton(conf.robot, conf.timestep, navigation.ButtonLayout(**layout), 16, 3.0, 400)
+        bare = navigation.PaperButton(conf.robot, conf.timestep, layouts.ButtonLayout(**layout), 16, 3.0, 400)
     return navigation.PaperBuilder(bare, conf.name, None, None)
 
 

@@ -1,0 +1,78 @@
+"""What of a run has been handed over to a destination, noted beside it."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from algd.logging.tables import SERIES
+
+
+class Sent:
+    """What a destination has got: the room's journal.jsonl, one line for each record handed over, in order.
+
+    A record is named by its file and step ("metrics.csv", 100), an evaluation's means also by source and sampler, a
+    video by its name. The order tells what a destination lacks that reports only how many records it has.
+
+    Args:
+        path: the journal; created at the first `save`. A torn last line is dropped.
+
+    Attributes:
+        identity: the destination's name for this run, chosen at the first start and kept.
+        records: names of the records handed over.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.identity = ""
+        self.records: list[tuple[Any, ...]] = []
+        text = path.read_text() if path.exists() else ""
+        first, *lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")] or [None]
+        if first is not None:
+            self.identity = first["identity"]
+        self._take([tuple(line) for line in lines])
+        self._saved = 0 if first is None or not text.endswith("\n") else len(lines)
+
+    def last_step(self, file: str) -> float:
+        """Step of the last row handed over from a file."""
+        return self._last.get(file, -math.inf)
+
+    def has(self, *name: Any) -> bool:
+        """Whether an evaluation or a video was handed over."""
+        return name in self._names
+
+    def add(self, *name: Any) -> None:
+        """Note a record; `save` makes the note last."""
+        self.records.append(name)
+        self._note(name)
+
+    def keep(self, count: int) -> None:
+        """Forget all records but the first so many: the destination has lost the others."""
+        self._take(self.records[:count])
+        self._saved = 0
+
+    def save(self) -> None:
+        """Write what is new, or the whole where there is no journal yet or `keep` has forgotten records."""
+        lines = [json.dumps(name) + "\n" for name in self.records[self._saved:]]
+        if self._saved > 0:
+            with self.path.open("a") as journal:
+                journal.write("".join(lines))
+        else:
+            new = self.path.with_suffix(".new")
+            new.write_text(json.dumps({"identity": self.identity}) + "\n" + "".join(lines))
+            os.replace(new, self.path)
+        self._saved = len(self.records)
+
+    def _take(self, records: list[tuple[Any, ...]]) -> None:
+        self.records = records
+        self._last: dict[str, int] = {}
+        self._names: set[tuple[Any, ...]] = set()
+        for name in records:
+            self._note(name)
+
+    def _note(self, name: tuple[Any, ...]) -> None:
+        if name[0] in SERIES:
+            self._last[name[0]] = name[1]
+        else:
+            self._names.add(name)

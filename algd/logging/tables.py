@@ -1,0 +1,93 @@
+"""A run's files, read while they are written."""
+
+import csv
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from algd.budget import Budget
+
+# The files whose rows are handed over one by one: their names' prefix, and the columns that are no values.
+SERIES = {"metrics.csv": ("train", ("step",)), "episodes.csv": ("episode", ("step", "episode", "seed"))}
+EVALUATED = ("return", "cost", "discounted_cost", "length", "simulator_error", "predicted_cost")
+
+
+class Table:
+    """A CSV file that grows, and that may be cut back and grow again.
+
+    Only whole lines are read; a torn last one waits for its end.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._header: list[str] | None = None
+        self._offset = 0
+        self._inode = 0
+
+    def read(self) -> tuple[bool, list[dict[str, str]]]:
+        """The rows since the last call, and whether they start from the top again because the file was cut."""
+        try:
+            handle = self.path.open("rb")
+        except FileNotFoundError:
+            return False, []
+        with handle:
+            found = os.fstat(handle.fileno())
+            again = found.st_size < self._offset or (self._offset > 0 and found.st_ino != self._inode)
+            if again:
+                self._header, self._offset = None, 0
+            self._inode = found.st_ino
+            handle.seek(self._offset)
+            text = handle.read()
+        text = text[:text.rfind(b"\n") + 1]
+        self._offset += len(text)
+        lines = list(csv.reader(text.decode().splitlines()))
+        if lines and self._header is None:
+            self._header, *lines = lines
+        return again, [dict(zip(self._header or [], line, strict=True)) for line in lines]
+
+
+def numbers(row: Mapping[str, str], prefix: str, without: tuple[str, ...] = ()) -> dict[str, float]:
+    """A row's filled cells as numbers, their names prefixed."""
+    return {f"{prefix}/{name}": float(cell) for name, cell in row.items() if cell != "" and name not in without}
+
+
+def summary(rows: list[dict[str, str]], budget: Budget | None) -> dict[str, float]:
+    """Means over one evaluation's episodes, and how the episodes stand to the budget in its own kind."""
+    columns = {name: [float(row[name]) for row in rows if row.get(name, "") != ""] for name in EVALUATED}
+    values = {name: math.fsum(column) / len(column) for name, column in columns.items() if column}
+    values["episodes"] = float(len(rows))
+    if budget is not None:
+        spent = list(map(budget.spent, columns["cost"], columns["discounted_cost"]))
+        mean = math.fsum(spent) / len(spent)
+        values["share_over_limit"] = sum(one > budget.limit for one in spent) / len(spent)
+        values["feasible"] = float(mean <= budget.limit)
+    return values
+
+
+def budget_of(config: Mapping[str, Any]) -> Budget | None:
+    """The budget that a resolved config holds, or None where it holds none."""
+    env = config.get("env") or {}
+    if env.get("limit") is None or env.get("limit_kind") is None:
+        return None
+    return Budget(limit=float(env["limit"]), kind=env["limit_kind"], horizon=int(env.get("horizon") or 0))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The run's resolved config as plain values."""
+    # OmegaConf reads 1e-05 as the number that it wrote; plain YAML 1.1 would read a string.
+    config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    return {str(key): value for key, value in config.items()} if isinstance(config, dict) else {}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object's content; nothing if the file is missing or half written."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
