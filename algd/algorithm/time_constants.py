@@ -10,7 +10,9 @@ steps that an episode has, if the return ends with it). So they settle in some
 factor e takes 1/learning_rate updates at least: 3,333 with the authors' value.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from algd.algorithm.agent import Agent
 from algd.algorithm.dual import LogAscent
@@ -59,12 +61,34 @@ class TimeConstants:
 
 def time_constants(agent: Agent, budget: Budget, updates: int) -> TimeConstants | None:
     """Those of a run of so many updates; None if there is no constraint in its energy."""
-    if agent.guidance.kind == "none":
+    dual = agent.guidance.dual
+    rate, hold = (dual.learning_rate, dual.hold) if isinstance(dual, LogAscent) else (None, 0)
+    return None if agent.guidance.kind == "none" else _of(
+        updates, agent.target_interval, agent.polyak, agent.cost_discount,
+        budget.horizon if budget.cost_return == "ends" else None, rate, hold)
+
+
+def configured(config: Mapping[str, Any]) -> TimeConstants | None:
+    """`time_constants` of a run's configuration, by dotted keys; None also where it does not say, as in runs of other
+    frameworks."""
+    if config.get("guidance.name") == "none":
         return None
-    steps = 1 / (1 - agent.cost_discount)
-    if budget.cost_return == "ends":
-        steps = min(steps, budget.horizon - 1)  # the last step's value is regressed to its cost at once
-    critics, dual = agent.target_interval / agent.polyak * steps, agent.guidance.dual
-    if isinstance(dual, LogAscent):
-        return TimeConstants(updates, critics, 1 / dual.learning_rate, dual.hold)
-    return TimeConstants(updates, critics)
+    ascent = config.get("guidance.dual.name") == "ascent"
+    try:
+        return _of(int(config["total_steps"]) * int(config["updates_per_step"]), config["agent.target_interval"],
+                   config["agent.polyak"], config["agent.cost_discount"],
+                   config["env.horizon"] if config.get("env.cost_return") == "ends" else None,
+                   config["guidance.dual.learning_rate"] if ascent else None,
+                   config.get("guidance.dual.hold", 0) if ascent else 0)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _of(updates: int, target_interval: int, polyak: float, cost_discount: float, ends: int | None,
+        learning_rate: float | None, hold: int) -> TimeConstants:
+    """From the numbers themselves; `ends`: the steps after which the cost's return ends, if it does."""
+    steps = 1 / (1 - cost_discount)
+    if ends is not None:
+        steps = min(steps, ends - 1)  # the last step's value is regressed to its cost at once
+    multiplier = None if learning_rate is None else 1 / learning_rate
+    return TimeConstants(updates, target_interval / polyak * steps, multiplier, hold)

@@ -20,6 +20,7 @@ from analysis.report.grids import (
     rank,
     runs_grid,
     shown,
+    time_constants_grid,
     trouble_grid,
 )
 from analysis.report.pictures import Picture, curvatures, landscapes, printed_curves, videos
@@ -94,6 +95,7 @@ class Content:
     landscapes: list[Picture]
     videos: list[Picture]
     configurations: Grid
+    time_constants: Grid
     provenance: Grid
     commands: list[str]
 
@@ -140,7 +142,7 @@ def assemble(title: str, gathered: Gathered, options: Options, link: Link, sweep
         runs_grid(runs, gathered.absent, gathered.unreadable, link), trouble_grid(runs, gathered.unreadable, link),
         found, refusal, [_family(table, options, numbers, live) for table in found],
         [] if live else list(landscapes(found, options.landscapes)), [] if live else list(videos(gathered.runs)),
-        configurations_grid(gathered.runs), provenance, commands)
+        configurations_grid(gathered.runs), time_constants_grid(gathered.runs), provenance, commands)
 
 
 def _family(table: Table, options: Options, numbers: Mapping[Path, int], live: bool) -> Family:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from algd.algorithm.time_constants import configured
 from algd.logging.console import duration
 from algd.storage.run_folder import RunFolder
 from analysis.results.cells import number, sorting
@@ -217,6 +218,27 @@ def configurations_grid(runs: Sequence[Run]) -> Grid:
               *(_config_entry(members[0].config.get(key)) for key in keys)] for members in groups.values()]
     lines.sort(key=lambda line: sorting([entry.text for entry in (line[0], *line[3:])]))
     return Grid(["configuration", "runs", "seeds", *keys], lines, filtered=True, numeric=frozenset({1}))
+
+
+def time_constants_grid(runs: Sequence[Run]) -> Grid:
+    """Of runs with a constraint, how many updates they make and how many it takes until the constraint is heard."""
+    groups: dict[tuple[Any, ...], int] = {}
+    for run in runs:
+        if found := configured(run.config):
+            name = f"{run.env} {run.config['agent.name']}-{run.config['guidance.name']}"
+            groups[name, found] = groups.get((name, found), 0) + 1
+
+    def count(value: float) -> Entry:
+        return Entry(f"{value:,.0f}", value)
+
+    lines = [[Entry(name), count(runs_of), count(found.run), count(found.critics),
+              Entry(NONE, math.inf) if found.multiplier is None else count(found.multiplier), count(found.hold),
+              count(found.needed), Entry("yes") if found.run >= found.needed else Entry("no", style="over")]
+             for (name, found), runs_of in groups.items()]
+    lines.sort(key=lambda line: sorting([entry.text for entry in line]))
+    header = ["configuration", "runs", "updates", "cost critics settle in", "λ moves by a factor e in", "λ is held for",
+              "needed", "long enough"]
+    return Grid(header, lines, numeric=frozenset(range(1, 7)))
 
 
 def provenance_grid(runs: Iterable[Run]) -> tuple[Grid, list[str]]:

@@ -2,15 +2,19 @@
 
 import pytest
 
-from algd.algorithm.time_constants import TimeConstants, time_constants
+from algd.algorithm.time_constants import TimeConstants, configured, time_constants
 from algd.run.build import build_agent, build_task
+from analysis.runs.select import flat
 from tests.support.command import TINY, compose
 
 
 def of(*arguments: str) -> TimeConstants | None:
+    """Of the agent as it is built, which its configuration says too."""
     config = compose(*TINY[:3], "logger=none", "env=toy", *arguments)
     task = build_task(config)
-    return time_constants(build_agent(config, task), task.budget, config["total_steps"] * config["updates_per_step"])
+    found = time_constants(build_agent(config, task), task.budget, config["total_steps"] * config["updates_per_step"])
+    assert configured(flat(config)) == found
+    return found
 
 
 def test_the_authors() -> None:
@@ -41,3 +45,8 @@ def test_a_run_that_is_too_short_is_told() -> None:
 
 def test_without_a_constraint_there_is_nothing_to_say() -> None:
     assert of("guidance=none") is None
+
+
+def test_a_configuration_that_does_not_say_has_none() -> None:
+    """As those of runs that another framework trained."""
+    assert configured({"guidance.name": "augmented", "agent.polyak": 0.005}) is None

@@ -133,6 +133,16 @@ def test_what_the_page_says(fixture_page: Path) -> None:
     assert trouble.count(HOSTILE) == 2 and "warning: Qc diverges" in trouble
 
 
+def test_how_long_until_the_constraint_is_heard(tmp_path: Path) -> None:
+    """For each configuration with a constraint, whether its runs are long enough, by hand."""
+    for arguments in (["guidance=none"], ["guidance=plain", "agent.cost_discount=0.9", "agent.target_interval=1"]):
+        train_here(*TINY, *arguments, "env=toy", "initial_steps=20", "total_steps=20", "updates_per_step=2",
+                   "eval.episodes=1", f"runs_dir={tmp_path / 'runs'}")
+    text = re.sub(r"\s+", " ", Page(written(tmp_path / "page.html", tmp_path / "runs")).text)
+    # 40 updates; 1 / 0.005 · 10 of the critics; 1 / 3e-4 of λ; 2.5 times the slower.
+    assert "toy vesde-plain 1 40 2,000 3,333 0 8,333 no" in text and "toy vesde-none 1 40" not in text
+
+
 # --- in a browser --------------------------------------------------------------------------------------------------
 
 
