@@ -1,4 +1,4 @@
-"""The pages: no broken link or anchor, and a site that builds without a warning and is read without a network."""
+"""The pages: no broken link or anchor, and a site that builds without a warning and is read and searched offline."""
 
 import os
 import re
@@ -8,7 +8,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from selenium.webdriver.common.by import By
 
+from tests.support.browser import chromium, complaints, until
 from tests.support.command import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -49,14 +51,52 @@ class Loads(HTMLParser):
             self.addresses.append(given.get("href") or "")
 
 
-def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path)],
-                          cwd=ROOT, capture_output=True, text=True,
-                          env=os.environ | {"NO_MKDOCS_2_WARNING": "1"})
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built without a warning."""
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(folder)],
+                          cwd=ROOT, capture_output=True, text=True, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"})
     assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr
-    pages = list(tmp_path.rglob("*.html"))
+    return folder
+
+
+def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
+    pages = list(site.rglob("*.html"))
     assert len(pages) > 15
     for page in pages:
         assert [address for address in Loads(page).addresses if re.match(r"(https?:)?//", address)] == [], page
-    reference = (tmp_path / "reference" / "algorithm.html").read_text(encoding="utf-8")
+
+
+def test_the_reference_has_the_docstrings(site: Path) -> None:
+    reference = (site / "reference" / "algorithm.html").read_text(encoding="utf-8")
     assert "algd.algorithm.lagrangian" in reference and "constraint_weight" in reference
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    docs = ROOT / "docs"
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    listed = re.findall(r"- (?:[^:\n]+: )?([\w/]+\.md)$", navigation, re.MULTILINE)
+    assert sorted(listed) == sorted(str(page.relative_to(docs)) for page in docs.rglob("*.md"))
+    index = (docs / "index.md").read_text(encoding="utf-8")
+    reference = {page for page in listed if page.startswith("reference/") and page != "reference/index.md"}
+    assert [page for page in listed if page not in reference | {"index.md"} and f"]({page})" not in index] == []
+
+
+@pytest.mark.needs("browser")
+def test_the_search_works_in_a_page_that_is_opened_from_a_file(site: Path, tmp_path: Path) -> None:
+    with chromium(tmp_path / "profile") as driver:
+        driver.get((site / "reference" / "index.html").as_uri())
+        driver.execute_script("document.getElementById('__search').click()")
+        driver.find_element(By.CSS_SELECTOR, "input.md-search__input").send_keys("multiplier")
+        found = "[...document.querySelectorAll('.md-search-result__item a')].map(link => link.getAttribute('href'))"
+        until(driver, f"{found}.length")
+        assert any("glossary.html" in address for address in driver.execute_script(f"return {found}"))
+        assert complaints(driver) == []
+
+
+def test_every_picture_has_an_alternative_text() -> None:
+    """A sentence that says what is seen, for who cannot see it."""
+    for page in PAGES:
+        for text, target in re.findall(r"!\[([^\]]*)\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            assert len(text.split()) >= 6, f"{page.name}: {target}"
