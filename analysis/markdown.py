@@ -15,4 +15,4 @@ def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]], right:
     flush = [index >= right for index in range(len(header))] if isinstance(right, int) else right
     escaped = [[cell.replace("|", r"\|") for cell in line] for line in (header, *lines)]
     return tabulate(escaped[1:], headers=escaped[0], tablefmt="pipe", disable_numparse=True,
-                    colalign=["right" if one else "left" for one in flush])
+                    colalign=["right" if right else "left" for right in flush])

@@ -62,7 +62,7 @@ def read_state(folder: Path) -> RunState:
     reason = status.get("reason")
     return RunState(state, held, int(_number(status, "step") or 0), _whole(_number(status, "total_steps")),
                     _number(status, "updates_per_second"), _number(status, "seconds") or 0.0,
-                    None if reason is None else "".join(one if one.isprintable() else " " for one in str(reason)))
+                    None if reason is None else "".join(sign if sign.isprintable() else " " for sign in str(reason)))
 
 
 def _number(status: Mapping[str, Any], key: str) -> float | None:

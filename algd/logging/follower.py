@@ -1,9 +1,9 @@
 """The mirroring process: follows a run folder's files and hands what is new to a destination.
 
 It runs beside the training (`algd.logging.mirror` starts it) or later, on a folder that nobody writes any more. It
-reads config.yaml, metrics.csv, episodes.csv, evals.csv, videos/ and status.json, and writes only into its own room of
-the folder (wandb/ or tensorboard/). What has been handed over is noted in the room's journal by its environment step.
-A resumed run cuts rows and writes them again identically, so a step already handed over is passed by.
+reads config.yaml, metrics.csv, episodes.csv, evals.csv, videos/ and status.json, and writes only into its own directory
+of the folder (wandb/ or tensorboard/). What has been handed over is noted in the directory's journal by its environment
+step. A resumed run cuts rows and writes them again identically, so a step already handed over is passed by.
 """
 
 import contextlib
@@ -187,8 +187,8 @@ def reports_to(descriptor: int) -> Report:
 
 
 @contextlib.contextmanager
-def only_mirror(room: Path, wait: Wait) -> Iterator[Ending | None]:
-    """Hold the room's lock: a killed run's mirror may still be flushing when the resumed run's mirror starts.
+def only_mirror(directory: Path, wait: Wait) -> Iterator[Ending | None]:
+    """Hold the directory's lock: a killed run's mirror may still be flushing when the resumed run's mirror starts.
 
     Yields the ending if it came while waiting for the lock.
 
@@ -196,27 +196,28 @@ def only_mirror(room: Path, wait: Wait) -> Iterator[Ending | None]:
         UsageError: the ending came and the lock is still another's.
     """
     ending = None
-    with (room / "mirror.lock").open("w") as lock:
+    with (directory / "mirror.lock").open("w") as lock:
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if ending is not None:
-                    raise UsageError(f"{room} is being written by another mirror process; wait for it to end") from None
+                    raise UsageError(
+                        f"{directory} is being written by another mirror process; wait for it to end") from None
                 ending = wait(0.5)
                 if ending is not None:
                     time.sleep(0.5)
         yield ending
 
 
-def follow(folder: Path, room: Path, open_destination: Open, wait: Wait, report: Report, seconds_between_reads: float,
-           finish_seconds: float | None) -> None:
+def follow(folder: Path, directory: Path, open_destination: Open, wait: Wait, report: Report,
+           seconds_between_reads: float, finish_seconds: float | None) -> None:
     """Mirror a folder until the run ends for now.
 
     Args:
         folder: the run's folder.
-        room: the destination's directory within it; created if missing.
+        directory: the destination's directory within it; created if missing.
         open_destination: opens the destination, once config.yaml exists.
         wait: waits for at most so many seconds for the ending.
         report: tells the trainer what its user should know.
@@ -226,13 +227,13 @@ def follow(folder: Path, room: Path, open_destination: Open, wait: Wait, report:
     Raises:
         UsageError: another process mirrors this folder and goes on doing so.
     """
-    room.mkdir(parents=True, exist_ok=True)
-    with only_mirror(room, wait) as ending:
+    directory.mkdir(parents=True, exist_ok=True)
+    with only_mirror(directory, wait) as ending:
         while ending is None and not (folder / "config.yaml").exists():
             ending = wait(seconds_between_reads)
         if not (folder / "config.yaml").exists():
             return
-        sent = Sent(room / "journal.jsonl")
+        sent = Sent(directory / "journal.jsonl")
         destination = open_destination(folder, sent, report)
         sent.save()
         follower = Follower(folder, sent, destination)
@@ -250,18 +251,18 @@ def follow(folder: Path, room: Path, open_destination: Open, wait: Wait, report:
         destination.close(ending.state, read_json(folder / "status.json"))
 
 
-def follow_beside(folder: Path, room: Path, open_destination: Open, seconds_between_reads: float,
+def follow_beside(folder: Path, directory: Path, open_destination: Open, seconds_between_reads: float,
                   finish_seconds: float) -> None:
     """`follow` as the trainer's child process: standard input is the lifeline, standard output carries reports."""
     parent = os.getppid()
     reports = os.dup(1)
     os.dup2(2, 1)  # What libraries print goes to the log with everything else.
     os.nice(5)     # Training comes first.
-    follow(folder, room, open_destination, until_parent_ends(parent), reports_to(reports), seconds_between_reads,
+    follow(folder, directory, open_destination, until_parent_ends(parent), reports_to(reports), seconds_between_reads,
            finish_seconds)
 
 
-def follow_later(folder: Path, room: Path, open_destination: Open) -> None:
+def follow_later(folder: Path, directory: Path, open_destination: Open) -> None:
     """`follow` over a folder as it is now, by hand; reports go to standard error.
 
     Raises:
@@ -270,5 +271,5 @@ def follow_later(folder: Path, room: Path, open_destination: Open) -> None:
     if not (folder / "config.yaml").exists():
         raise UsageError(f"{folder} is no run's folder: it has no config.yaml")
     state = str(read_json(folder / "status.json").get("state", "interrupted"))
-    follow(folder, room, open_destination, lambda _: Ending(state), lambda warning: print(warning, file=sys.stderr),
-           0.0, None)
+    follow(folder, directory, open_destination, lambda _: Ending(state),
+           lambda warning: print(warning, file=sys.stderr), 0.0, None)

@@ -44,13 +44,13 @@ class Mirror:
         module: module that is run with `--beside`, the options (JSON) and the folder; run by hand with the folder
             alone, it hands over the rest.
         title: what it mirrors to, as messages call it.
-        room: name of its directory in the run's folder.
+        directory: name of its directory in the run's folder.
         options: what the module needs to know; no secrets, since command lines are public.
         finish_seconds: seconds that it has at the end of the run.
     """
 
-    def __init__(self, module: str, title: str, room: str, options: Mapping[str, Any], finish_seconds: float):
-        self.module, self.title, self.room, self.options = module, title, room, dict(options)
+    def __init__(self, module: str, title: str, directory: str, options: Mapping[str, Any], finish_seconds: float):
+        self.module, self.title, self.directory, self.options = module, title, directory, dict(options)
         self.finish_seconds = finish_seconds
         self._child: Child | None = None
         self._folder = Path()
@@ -60,13 +60,13 @@ class Mirror:
     def start(self, folder: Path) -> None:
         """Start mirroring a folder; returns at once."""
         self._folder = folder.resolve()
-        room = self._folder / self.room
+        directory = self._folder / self.directory
         package = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
         command = [sys.executable, "-P", "-m", self.module, "--beside", json.dumps(self.options), str(self._folder)]
         try:
-            room.mkdir(parents=True, exist_ok=True)
-            with (room / "mirror.log").open("ab") as log:
+            directory.mkdir(parents=True, exist_ok=True)
+            with (directory / "mirror.log").open("ab") as log:
                 # Blocked signals stay blocked in the process and in what it starts, from their first instruction.
                 before = signal.pthread_sigmask(signal.SIG_BLOCK, TRAINERS_SIGNALS)
                 try:
@@ -126,7 +126,7 @@ class Mirror:
                                   f"complete (see {self._log()}{self._remedy()})")
 
     def _log(self) -> Path:
-        return self._folder / self.room / "mirror.log"
+        return self._folder / self.directory / "mirror.log"
 
     def _remedy(self) -> str:
         return f"; send the rest later with: python -m {self.module} {shlex.quote(str(self._folder))}"

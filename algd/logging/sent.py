@@ -10,7 +10,7 @@ from algd.logging.tables import SERIES
 
 
 class Sent:
-    """What a destination has got: the room's journal.jsonl, one line for each record handed over, in order.
+    """What a destination has got: the directory's journal.jsonl, one line for each record handed over, in order.
 
     A record is named by its file and step ("metrics.csv", 100), an evaluation's means also by source and sampler, a
     video by its name. The order tells what a destination lacks that reports only how many records it has.

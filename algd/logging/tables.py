@@ -64,7 +64,7 @@ def summary(rows: list[dict[str, str]], budget: Budget | None) -> dict[str, floa
     if budget is not None:
         spent = list(map(budget.spent, columns["cost"], columns["discounted_cost"]))
         mean = math.fsum(spent) / len(spent)
-        values["share_over_limit"] = sum(one > budget.limit for one in spent) / len(spent)
+        values["share_over_limit"] = sum(value > budget.limit for value in spent) / len(spent)
         values["feasible"] = float(mean <= budget.limit)
     return values
 

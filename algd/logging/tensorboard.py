@@ -21,7 +21,7 @@ from algd.logging.mirror import Mirror
 from algd.logging.sent import Sent
 
 MODULE = "algd.logging.tensorboard"
-ROOM = "tensorboard"
+DIRECTORY = "tensorboard"
 
 
 class TensorBoard(Mirror):
@@ -34,7 +34,7 @@ class TensorBoard(Mirror):
 
     def __init__(self, finish_seconds: PositiveFloat = 15.0, seconds_between_reads: PositiveFloat = 2.0):
         options = {"finish_seconds": finish_seconds, "seconds_between_reads": seconds_between_reads}
-        super().__init__(MODULE, "TensorBoard", ROOM, options, finish_seconds)
+        super().__init__(MODULE, "TensorBoard", DIRECTORY, options, finish_seconds)
 
 
 class EventFile:
@@ -77,7 +77,7 @@ class EventFile:
 
 def open_events(folder: Path, sent: Sent, report: Report) -> Destination:
     """A new event file for the rows to come; the first one holds the config too."""
-    events = EventFile(folder / ROOM)
+    events = EventFile(folder / DIRECTORY)
     if not sent.identity:
         sent.identity = "/".join(folder.parts[-3:])
         events.text("config", (folder / "config.yaml").read_text())
@@ -95,11 +95,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = given.folder.resolve()
     if given.beside is not None:
         options = json.loads(given.beside)
-        follow_beside(folder, folder / ROOM, open_events, options["seconds_between_reads"],
+        follow_beside(folder, folder / DIRECTORY, open_events, options["seconds_between_reads"],
                       0.9 * options["finish_seconds"])
         return 0
     try:
-        follow_later(folder, folder / ROOM, open_events)
+        follow_later(folder, folder / DIRECTORY, open_events)
     except UsageError as error:
         print(error, file=sys.stderr)
         return 2

@@ -26,7 +26,7 @@ from algd.logging.sent import Sent
 from algd.logging.tables import read_config, read_json
 
 MODULE = "algd.logging.wandb"
-ROOM = "wandb"
+DIRECTORY = "wandb"
 Mode = Literal["online", "offline"]
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^/\\#?%:]+$")]
 Tag = Annotated[str, Field(min_length=1, max_length=64)]
@@ -58,7 +58,7 @@ class Wandb(Mirror):
         options = {"project": project, "entity": entity, "mode": mode, "group": group, "tags": list(tags),
                    "system_metrics": system_metrics, "start_seconds": start_seconds, "finish_seconds": finish_seconds,
                    "seconds_between_reads": seconds_between_reads}
-        super().__init__(MODULE, "W&B", ROOM, options, finish_seconds)
+        super().__init__(MODULE, "W&B", DIRECTORY, options, finish_seconds)
 
 
 def run_id(folder: Path) -> str:
@@ -186,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = given.folder.resolve()
     if given.beside is not None:
         options = json.loads(given.beside)
-        follow_beside(folder, folder / ROOM, lambda at, sent, report: open_run(at, options, sent, report),
+        follow_beside(folder, folder / DIRECTORY, lambda at, sent, report: open_run(at, options, sent, report),
                       options["seconds_between_reads"], 0.9 * options["finish_seconds"])
         return 0
     options = {"project": "algd", "entity": None, "group": None, "tags": [], "system_metrics": False,
@@ -197,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options |= {key: value for key, value in own.items() if key in options and key != "start_seconds"}
         options |= {key: value for key, value in vars(given).items() if key in ("project", "entity") and value}
         options["mode"] = given.mode
-        follow_later(folder, folder / ROOM, lambda at, sent, report: open_run(at, options, sent, report))
+        follow_later(folder, folder / DIRECTORY, lambda at, sent, report: open_run(at, options, sent, report))
     except UsageError as error:
         print(error, file=sys.stderr)
         return 2

@@ -37,10 +37,10 @@ def comparisons(table: Table, bootstrap_seed: int, at_step: int | None, pool: bo
     except UsageError as error:
         return [], [f"The columns are not compared: {error}."]
     shown = [Compared(
-        f"{one.first.name} against {one.second.name}",
-        _grid(SIDE_HEADER, [side_row(side, task) for task in one.tasks for side in (one.first, one.second)]),
-        _grid(TEST_HEADER, [test_row(test) for test in one.tests]), own_notes(one)) for one in found]
-    return shown, test_notes(sum(test.p_value is not None for one in found for test in one.tests))
+        f"{pair.first.name} against {pair.second.name}",
+        _grid(SIDE_HEADER, [side_row(side, task) for task in pair.tasks for side in (pair.first, pair.second)]),
+        _grid(TEST_HEADER, [test_row(test) for test in pair.tests]), own_notes(pair)) for pair in found]
+    return shown, test_notes(sum(test.p_value is not None for pair in found for test in pair.tests))
 
 
 def _grid(header: Sequence[str], lines: Sequence[Sequence[str]]) -> Grid:

@@ -129,13 +129,13 @@ def assemble(title: str, gathered: Gathered, options: Options, link: Link, sweep
         if not live:
             raise
         refusal = str(error)
-    runs = sorted((shown(run) for run in gathered.runs), key=lambda one: (rank(one.state), one.run.folder))
-    counts = Counter([one.state for one in runs])
+    runs = sorted((shown(run) for run in gathered.runs), key=lambda member: (rank(member.state), member.run.folder))
+    counts = Counter([member.state for member in runs])
     counts.update({WAITING: len(gathered.absent), UNREADABLE: len(gathered.unreadable)})
     provenance, commands = provenance_grid(gathered.runs)
     if sweep and sweep.get("command"):
         commands = list(dict.fromkeys([str(sweep["command"]), *commands]))
-    numbers = {one.run.folder: place for place, one in enumerate(runs)}
+    numbers = {member.run.folder: place for place, member in enumerate(runs)}
     return Content(
         title, datetime.now(UTC).isoformat(timespec="seconds"), live,
         [(state, counts[state]) for state in sorted(counts, key=rank) if counts[state]], counts.total(), sweep or {},

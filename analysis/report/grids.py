@@ -100,7 +100,8 @@ def shown(run: Run) -> Shown:
         state = LOST
     status = {} if run.source else RunFolder(run.folder).status()
     warnings = status.get("warnings")
-    return Shown(run, state, [str(one) for one in warnings] if isinstance(warnings, list) else [], _written(run.folder))
+    texts = [str(text) for text in warnings] if isinstance(warnings, list) else []
+    return Shown(run, state, texts, _written(run.folder))
 
 
 def _written(folder: Path) -> str:
@@ -137,23 +138,23 @@ def state_entry(state: str) -> Entry:
 def runs_grid(runs: Sequence[Shown], waiting: Sequence[Path], unreadable: Mapping[Path, str], link: Link) -> Grid:
     """All runs, a line each, with the keys in which runs of one task and algorithm differ."""
     groups: dict[tuple[str, str, str], list[Run]] = {}
-    for one in runs:
-        config = one.run.config
-        groups.setdefault((one.run.env, str(config["agent.name"]), str(config["guidance.name"])), []).append(one.run)
+    for item in runs:
+        config = item.run.config
+        groups.setdefault((item.run.env, str(config["agent.name"]), str(config["guidance.name"])), []).append(item.run)
     keys = sorted({key for members in groups.values() for key in differing_keys([run.config for run in members])})
     header = ["run", "state", "step", "return", "cost", "limit", "feasible", "evaluated at", "warnings", "time left",
               "last wrote", "updates/s", "hours", "task", "agent", "guidance", "seed", *keys]
     lines, identifiers = [], []
-    for place, one in enumerate(runs):
-        run, last = one.run, one.run.last
+    for place, item in enumerate(runs):
+        run, last = item.run, item.run.last
         lines.append([
-            Entry(short_name(run.folder), link=link(run.folder)), state_entry(one.state), _progress(run),
+            Entry(short_name(run.folder), link=link(run.folder)), state_entry(item.state), _progress(run),
             value_entry(last.mean_return if last else None),
             value_entry(last.mean_cost if last else None, style="over" if run.feasible is False else ""),
             value_entry(run.limit), Entry({True: "yes", False: "no", None: NONE}[run.feasible]),
             value_entry(last.step if last else None, lambda step: f"{step:.0f}"),
-            Entry(str(len(one.warnings)) if one.warnings else NONE, len(one.warnings)), _time_left(one),
-            Entry(one.written or NONE, one.written, time=one.written), value_entry(run.updates_per_second),
+            Entry(str(len(item.warnings)) if item.warnings else NONE, len(item.warnings)), _time_left(item),
+            Entry(item.written or NONE, item.written, time=item.written), value_entry(run.updates_per_second),
             value_entry(run.hours), Entry(run.env), Entry(str(run.config["agent.name"])),
             Entry(str(run.config["guidance.name"])), Entry(str(run.seed), run.seed),
             *(_config_entry(run.config.get(key)) for key in keys)])
@@ -174,11 +175,11 @@ def _progress(run: Run) -> Entry:
     return Entry(f"{run.step} of {total:.0f}", run.step / total, share=min(max(run.step / total, 0.0), 1.0))
 
 
-def _time_left(one: Shown) -> Entry:
+def _time_left(item: Shown) -> Entry:
     """Of a run that trains: the time that its steps took so far on average, for the steps that are left."""
-    run = one.run
+    run = item.run
     total = run.config.get("total_steps")
-    if one.state != "running" or not run.step or run.step <= 0 or not run.hours or not isinstance(total, int | float):
+    if item.state != "running" or not run.step or run.step <= 0 or not run.hours or not isinstance(total, int | float):
         return Entry(NONE, math.inf)
     seconds = run.hours * 3600 / run.step * max(total - run.step, 0)
     return Entry(duration(seconds), seconds)
@@ -192,13 +193,13 @@ def _config_entry(value: Any) -> Entry:
 def trouble_grid(runs: Sequence[Shown], unreadable: Mapping[Path, str], link: Link) -> Grid:
     """What did not finish and why, what is damaged, and what has warnings."""
     lines = []
-    for one in runs:
-        if one.state in ("finished", "running", "starting") and not one.warnings:
+    for item in runs:
+        if item.state in ("finished", "running", "starting") and not item.warnings:
             continue
-        reason = one.run.reason or ("" if one.state in ("finished", "running", "starting", LOST) else "not recorded")
-        why = "\n".join([*([reason] if reason else []), *(f"warning: {warning}" for warning in one.warnings)])
-        lines.append([Entry(short_name(one.run.folder), link=link(one.run.folder)), state_entry(one.state),
-                      _progress(one.run), Entry(why, style="long code")])
+        reason = item.run.reason or ("" if item.state in ("finished", "running", "starting", LOST) else "not recorded")
+        why = "\n".join([*([reason] if reason else []), *(f"warning: {warning}" for warning in item.warnings)])
+        lines.append([Entry(short_name(item.run.folder), link=link(item.run.folder)), state_entry(item.state),
+                      _progress(item.run), Entry(why, style="long code")])
     lines += [[Entry(short_name(folder), link=link(folder)), state_entry(UNREADABLE), Entry(NONE, math.inf),
                Entry(reason, style="long code")] for folder, reason in unreadable.items()]
     lines.sort(key=lambda line: line[1].by if isinstance(line[1].by, int | float) else 0)

@@ -137,8 +137,8 @@ def compare(some: Sequence[Side], bootstrap_seed: int = 0, at_step: int | None =
     ready = [Side(side.name, [next(remaining) for _ in side.runs]) for side in some]
     pairs = [(i, j) for i in range(len(ready)) for j in range(i + 1, len(ready)) if all_pairs or i == 0]
     found = [_compare(ready[i], ready[j], named, bootstrap_seed, pool) for i, j in pairs]
-    adjusted = iter(holm([test.p_value for one in found for test in one.tests]))
-    return [replace(one, tests=[replace(test, adjusted=next(adjusted)) for test in one.tests]) for one in found]
+    adjusted = iter(holm([test.p_value for pair in found for test in pair.tests]))
+    return [replace(pair, tests=[replace(test, adjusted=next(adjusted)) for test in pair.tests]) for pair in found]
 
 
 def _compare(first: Side, second: Side, named: Sequence[str], seed: int, pool: bool) -> Comparison:

@@ -25,20 +25,20 @@ def markdown(found: Sequence[Comparison], remarks: Sequence[str] = ()) -> str:
         remarks: sentences on runs that are not among them.
     """
     parts = []
-    for one in found:
-        steps = {task: sorted({run.result.step for side in (one.first, one.second) for run in side.on(task)
-                               if run.result}) for task in one.tasks}
+    for pair in found:
+        steps = {task: sorted({run.result.step for side in (pair.first, pair.second) for run in side.on(task)
+                               if run.result}) for task in pair.tasks}
         parts += [
-            f"## {one.first.name} against {one.second.name}",
+            f"## {pair.first.name} against {pair.second.name}",
             "Tasks: " + ", ".join(f"{task} at step {', '.join(map(str, at))}" for task, at in steps.items()) + ".",
             markdown_table(["probability that a run of the first has", "over all tasks"],
-                           [["the higher return", _estimate(one.returns)], ["the lower cost", _estimate(one.costs)]],
+                           [["the higher return", _estimate(pair.returns)], ["the lower cost", _estimate(pair.costs)]],
                            right=2),
-            markdown_table(SIDE_HEADER,
-                           [side_row(side, task) for task in one.tasks for side in (one.first, one.second)], right=5),
-            markdown_table(TEST_HEADER, [test_row(test) for test in one.tests], right=7),
-            *_bullets(own_notes(one))]
-    tests = sum(test.p_value is not None for one in found for test in one.tests)
+            markdown_table(SIDE_HEADER, [side_row(side, task) for task in pair.tasks
+                                         for side in (pair.first, pair.second)], right=5),
+            markdown_table(TEST_HEADER, [test_row(test) for test in pair.tests], right=7),
+            *_bullets(own_notes(pair))]
+    tests = sum(test.p_value is not None for pair in found for test in pair.tests)
     return "\n\n".join([*parts, *_bullets([*test_notes(tests), *remarks])])
 
 
@@ -46,10 +46,10 @@ def _bullets(notes: Sequence[str]) -> list[str]:
     return ["\n".join(f"- {note}" for note in notes)] if notes else []
 
 
-def _estimate(one: Estimate) -> str:
-    if one.low is None or one.high is None:
-        return f"{number(one.value)} (no interval: fewer than {SEEDS_FOR_INTERVAL} seeds)"
-    return f"{number(one.value)} [{number(one.low)}, {number(one.high)}]"
+def _estimate(found: Estimate) -> str:
+    if found.low is None or found.high is None:
+        return f"{number(found.value)} (no interval: fewer than {SEEDS_FOR_INTERVAL} seeds)"
+    return f"{number(found.value)} [{number(found.low)}, {number(found.high)}]"
 
 
 def side_row(side: Side, task: str) -> list[str]:
@@ -64,13 +64,13 @@ def test_row(test: SignTest) -> list[str]:
     p, adjusted = ("–" if p is None else f"{p:.3f}" for p in (test.p_value, test.adjusted))
     if test.paired is None:
         return ["all tasks", test.quantity, "–", "–", p, adjusted, "–"]
-    one = test.paired
+    pair = test.paired
     # No interval holds for costs of few seeds, nor for their differences.
-    difference = _estimate(one.difference) if test.quantity == "return" else (
-        number(one.difference.value) + seeds_of(one.differences))
-    unpaired = f"; unpaired {', '.join(map(str, one.unpaired))}" if one.unpaired else ""
-    return [test.task, test.quantity, difference, f"{one.wins}, {one.ties}, {one.losses}", p, adjusted,
-            ", ".join(map(str, one.seeds)) + unpaired]
+    difference = _estimate(pair.difference) if test.quantity == "return" else (
+        number(pair.difference.value) + seeds_of(pair.differences))
+    unpaired = f"; unpaired {', '.join(map(str, pair.unpaired))}" if pair.unpaired else ""
+    return [test.task, test.quantity, difference, f"{pair.wins}, {pair.ties}, {pair.losses}", p, adjusted,
+            ", ".join(map(str, pair.seeds)) + unpaired]
 
 
 def own_notes(found: Comparison) -> list[str]:
@@ -111,22 +111,22 @@ def test_notes(tests: int) -> list[str]:
 
 def as_json(found: Sequence[Comparison], remarks: Sequence[str] = ()) -> str:
     """The comparisons of one call, with all that their Markdown says."""
-    def paired(one: Paired | None) -> dict[str, Any] | None:
-        return None if one is None else vars(one) | {"difference": vars(one.difference)}
+    def paired(pair: Paired | None) -> dict[str, Any] | None:
+        return None if pair is None else vars(pair) | {"difference": vars(pair.difference)}
 
-    def side(one: Side, tasks: Sequence[str]) -> dict[str, Any]:
-        return {"name": one.name, "tasks": {task: {
-            "runs": len(one.on(task)), "safe": sum(run.safe for run in one.on(task)),
-            "return": one.by_seed(task, "return"), "cost": one.by_seed(task, "cost"),
-            "limit": one.on(task)[0].limit,
-            "step": next(run.result.step for run in one.on(task) if run.result)} for task in tasks}}
+    def side(shown: Side, tasks: Sequence[str]) -> dict[str, Any]:
+        return {"name": shown.name, "tasks": {task: {
+            "runs": len(shown.on(task)), "safe": sum(run.safe for run in shown.on(task)),
+            "return": shown.by_seed(task, "return"), "cost": shown.by_seed(task, "cost"),
+            "limit": shown.on(task)[0].limit,
+            "step": next(run.result.step for run in shown.on(task) if run.result)} for task in tasks}}
 
     return json.dumps({
-        "tests": sum(test.p_value is not None for one in found for test in one.tests), "remarks": list(remarks),
+        "tests": sum(test.p_value is not None for pair in found for test in pair.tests), "remarks": list(remarks),
         "comparisons": [{
-            "first": side(one.first, one.tasks), "second": side(one.second, one.tasks), "tasks": one.tasks,
-            "left_out": one.left_out, "differing": one.differing, "returns": vars(one.returns),
-            "costs": vars(one.costs), "notes": own_notes(one),
+            "first": side(pair.first, pair.tasks), "second": side(pair.second, pair.tasks), "tasks": pair.tasks,
+            "left_out": pair.left_out, "differing": pair.differing, "returns": vars(pair.returns),
+            "costs": vars(pair.costs), "notes": own_notes(pair),
             "tests": [{"task": test.task or None, "quantity": test.quantity, "p": test.p_value,
-                       "p_after_holm": test.adjusted, "paired": paired(test.paired)} for test in one.tests]}
-            for one in found]}, indent=1, ensure_ascii=False)
+                       "p_after_holm": test.adjusted, "paired": paired(test.paired)} for test in pair.tests]}
+            for pair in found]}, indent=1, ensure_ascii=False)

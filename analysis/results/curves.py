@@ -75,24 +75,24 @@ def _curve(series: Sequence[Series], estimate: Callable[[Floats], Estimate]) -> 
                 by_step.setdefault(float(step), []).append(float(value))
     steps = sorted(by_step)
     found = [estimate(np.array(by_step[step])) for step in steps]
-    return Curve(np.array(steps), np.array([one.value for one in found]),
-                 np.array([np.nan if one.low is None else one.low for one in found]),
-                 np.array([np.nan if one.high is None else one.high for one in found]),
-                 np.array([one.count for one in found]))
+    return Curve(np.array(steps), np.array([point.value for point in found]),
+                 np.array([np.nan if point.low is None else point.low for point in found]),
+                 np.array([np.nan if point.high is None else point.high for point in found]),
+                 np.array([point.count for point in found]))
 
 
-def smoothed(one: Series, window: int) -> Series:
+def smoothed(series: Series, window: int) -> Series:
     """Each value replaced by the mean of the last `window` values up to it, of as many as there are."""
-    sums = np.concatenate([[0.0], np.cumsum(one.values)])
-    ends = np.arange(1, len(one.values) + 1)
+    sums = np.concatenate([[0.0], np.cumsum(series.values)])
+    ends = np.arange(1, len(series.values) + 1)
     starts = np.maximum(ends - window, 0)
-    return Series(one.steps, (sums[ends] - sums[starts]) / (ends - starts))
+    return Series(series.steps, (sums[ends] - sums[starts]) / (ends - starts))
 
 
 def series_of(run: Run, quantity: str) -> Series:
     """A run's values of "return", "cost" or "training_cost" (by its evaluations), or of a column of metrics.csv."""
     if quantity == "training_cost":
-        spent = [(one.step, one.training.total_cost) for one in run.evaluations if one.training is not None]
+        spent = [(point.step, point.training.total_cost) for point in run.evaluations if point.training is not None]
         return Series(*np.array(spent, dtype=float).reshape(-1, 2).T)
     if quantity in EVALUATED:
         return Series(run.steps.astype(float), run.returns if quantity == "return" else run.costs)
@@ -131,7 +131,7 @@ def draw(cells: Sequence[Cell], keys: Sequence[str], quantity: str, window: int 
         for row, axis in zip(panels, grid.flat, strict=False):
             here = [cell for cell in cells if cell.row == row]
             having = [(cell, series) for cell in here if (series := [
-                smoothed(one, window) for run in cell.runs if len((one := series_of(run, quantity)).steps)])]
+                smoothed(found, window) for run in cell.runs if len((found := series_of(run, quantity)).steps)])]
             for cell, series in having:
                 drawn[cell.column] = None
                 seeds.add(len(series))
@@ -197,23 +197,24 @@ def _finish(figure: Figure, grid: Any, panels: int, label: str) -> None:
     figure.supylabel(label, fontsize=7)
 
 
-def _lines(axis: Axes, one: Curve, singles: Sequence[Series], runs: int, style: dict[str, Any],
+def _lines(axis: Axes, curve: Curve, singles: Sequence[Series], runs: int, style: dict[str, Any],
            evaluated: bool) -> bool:
     """One cell's line and band. Returns whether a part of it stands for fewer seeds than there are runs."""
     for single in singles:
         axis.plot(single.steps, single.values, linewidth=0.4, alpha=0.5, color=style["color"])
-    axis.fill_between(one.steps, one.low, one.high, color=style["color"], alpha=0.15, linewidth=0)
-    whole = one.count == runs
-    count = len(one.steps)
+    axis.fill_between(curve.steps, curve.low, curve.high, color=style["color"], alpha=0.15, linewidth=0)
+    whole = curve.count == runs
+    count = len(curve.steps)
     # A marker at each evaluation; of a long record a few, to tell lines apart.
     every: Any = 1 if evaluated else (0.1 + style["zorder"] % 1 / 10, 0.2)
     if evaluated and count > CROWDED:
         style = style | {"markersize": style["markersize"] * CROWDED / count}
     # A stretch is drawn in full if both of its ends stand for all seeds.
-    axis.plot(one.steps, np.where(whole, one.centre, np.nan), markevery=every, **style)
+    axis.plot(curve.steps, np.where(whole, curve.centre, np.nan), markevery=every, **style)
     if not whole.all():
-        near = np.where(_with_neighbours(~whole), one.centre, np.nan)
-        axis.plot(one.steps, near, markevery=every, **(style | {"alpha": FAINT, "linewidth": 0.7 * style["linewidth"]}))
+        near = np.where(_with_neighbours(~whole), curve.centre, np.nan)
+        faint = style | {"alpha": FAINT, "linewidth": 0.7 * style["linewidth"]}
+        axis.plot(curve.steps, near, markevery=every, **faint)
     return not bool(whole.all())
 
 
@@ -229,12 +230,12 @@ def curvature_columns(runs: Iterable[Run]) -> list[str]:
     """The columns of curvature quantiles that the runs have, such as curvature_plain_s1_q50."""
     found: dict[str, None] = {}
     for run in runs:
-        found |= dict.fromkeys(one for one in run.metrics if one.startswith("curvature_"))
+        found |= dict.fromkeys(name for name in run.metrics if name.startswith("curvature_"))
         file = run.folder / "metrics.csv"
         if file.exists():
             with file.open(encoding="utf-8") as lines:
-                found |= dict.fromkeys(one for one in lines.readline().strip().split(",")
-                                       if one.startswith("curvature_"))
+                found |= dict.fromkeys(name for name in lines.readline().strip().split(",")
+                                       if name.startswith("curvature_"))
     return list(found)
 
 
@@ -255,7 +256,7 @@ def draw_curvature(cells: Sequence[Cell], level: str) -> Figure:
         found: dict[str, dict[str, Curve]] = {}
         for energy in ("plain", "augmented"):
             names = {q: f"curvature_{energy}_{level}_q{q}" for q in ("10", "50", "90")}
-            all_series = {q: [one for run in cell.runs if len((one := series_of(run, name)).steps)]
+            all_series = {q: [series for run in cell.runs if len((series := series_of(run, name)).steps)]
                           for q, name in names.items()}
             if all(all_series.values()):
                 found[energy] = {q: curve(series) for q, series in all_series.items()}

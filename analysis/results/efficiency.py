@@ -21,7 +21,7 @@ def reached(run: Run, wanted: float) -> StayTime | None:
     seen = _seen(run)
     if not seen:
         return None
-    step = next((one.step for one in seen if one.mean_return >= wanted and one.mean_cost <= run.limit), None)
+    step = next((point.step for point in seen if point.mean_return >= wanted and point.mean_cost <= run.limit), None)
     return StayTime(seen[-1].step, True) if step is None else StayTime(step, False)
 
 
@@ -30,22 +30,22 @@ def average_return(run: Run) -> float | None:
 
     By the trapezium rule; None without a result or with a single evaluation.
     """
-    seen = [one for one in run.evaluations if run.judged_at is not None and one.step <= run.judged_at]
+    seen = [point for point in run.evaluations if run.judged_at is not None and point.step <= run.judged_at]
     if run.result is None or len(seen) < 2:
         return None
-    steps = np.array([one.step for one in seen], dtype=float)
-    returns: Floats = np.array([one.mean_return for one in seen])
+    steps = np.array([point.step for point in seen], dtype=float)
+    returns: Floats = np.array([point.mean_return for point in seen])
     return float(np.trapezoid(returns, steps) / (steps[-1] - steps[0]))
 
 
 def feasible_share(run: Run) -> float | None:
     """The share of evaluations after step 0, up to the result, that are within the limit."""
     seen = _seen(run)
-    return float(np.mean([one.mean_cost <= run.limit for one in seen])) if seen else None
+    return float(np.mean([point.mean_cost <= run.limit for point in seen])) if seen else None
 
 
 def _seen(run: Run) -> list[Evaluation]:
-    return [one for one in run.evaluations if 0 < one.step <= (run.judged_at or 0)]
+    return [point for point in run.evaluations if 0 < point.step <= (run.judged_at or 0)]
 
 
 def wanted_returns(options: Sequence[str]) -> dict[str, float]:

@@ -31,14 +31,14 @@ def render(found: Sequence[Table], form: Format, each_run: bool = False) -> str:
         UsageError: CSV for several families.
     """
     if form == "markdown":
-        return "\n\n".join(markdown(one, each_run) for one in found)
+        return "\n\n".join(markdown(table, each_run) for table in found)
     if form == "latex":
-        return "\n\n".join(latex(one) for one in found)
+        return "\n\n".join(latex(table) for table in found)
     if form == "json":
-        return json.dumps([as_json(one) for one in found], indent=1, ensure_ascii=False, allow_nan=False)
+        return json.dumps([as_json(table) for table in found], indent=1, ensure_ascii=False, allow_nan=False)
     if len(found) > 1:
         raise UsageError(f"a CSV file holds one table, and these runs are of the families "
-                         f"{', '.join(one.family for one in found)}: choose one with --where env.family=...")
+                         f"{', '.join(table.family for table in found)}: choose one with --where env.family=...")
     return as_csv(found[0])
 
 

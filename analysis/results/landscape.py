@@ -101,7 +101,8 @@ def pictures(run: Path, states: int = 2, at: Sequence[int] | None = None, step: 
     numbers = _chosen_states(observations, states, at)
 
     def rows(agents: Sequence[LoadedAgent], numbers: Sequence[int]) -> list[Landscape]:
-        return [survey(one, observations[number], number, chosen, lam, paths) for number in numbers for one in agents]
+        return [survey(agent, observations[number], number, chosen, lam, paths)
+                for number in numbers for agent in agents]
 
     name = f"landscape_{run.resolve().parent.parent.name}_{_short(run)}"
     name += "" if step is None else f"_step={step}"
@@ -130,8 +131,8 @@ def comparable(other: LoadedAgent, loaded: LoadedAgent) -> LoadedAgent:
     Raises:
         UsageError: it was trained on another task.
     """
-    names = [one.config["env"]["name"] for one in (other, loaded)]
-    spaces = [(one.task.observation_space.shape, one.task.action_space) for one in (other, loaded)]
+    names = [agent.config["env"]["name"] for agent in (other, loaded)]
+    spaces = [(agent.task.observation_space.shape, agent.task.action_space) for agent in (other, loaded)]
     if names[0] != names[1] or spaces[0] != spaces[1]:
         raise UsageError(f"{other.folder.path} was trained on env={names[0]}, but {loaded.folder.path} on "
                          f"env={names[1]}: both runs must have the same states and actions")

@@ -32,19 +32,19 @@ BOXED: Any = STYLE | {"axes.spines.top": True, "axes.spines.right": True}
 def draw(landscapes: Sequence[Landscape]) -> Figure:
     """L beside L_A, a row for each landscape; what all rows have in common is in the heading."""
     first, flat = landscapes[0], len(landscapes[0].axes) == 1
-    facts = [_facts(one) for one in landscapes]
+    facts = [_facts(shown) for shown in landscapes]
     common = [fact for fact in facts[0] if all(fact in others for others in facts)]
     with matplotlib.rc_context(BOXED):
         figure, axes = plt.subplots(len(landscapes), len(ENERGIES), sharex=True, sharey=not flat, squeeze=False,
                                     figsize=(WIDTH, 1.2 * len(landscapes) + 0.9), layout="constrained")
-        for number, (one, row) in enumerate(zip(landscapes, axes, strict=True)):
-            heights = {name: values - values.min() for name, values in one.energies.items()}
+        for number, (shown, row) in enumerate(zip(landscapes, axes, strict=True)):
+            heights = {name: values - values.min() for name, values in shown.energies.items()}
             top = _top(heights)
             for axis, energy in zip(row, ENERGIES, strict=True):
-                (_line if flat else _plane)(axis, one, energy, heights[energy], top)
-                if number == 0 or landscapes[number - 1].guide != one.guide:
-                    axis.set_title(SYMBOLS[energy] + (" (guides)" if one.guide == energy else ""), pad=3)
-            quantity = HEIGHT if flat else f"action {one.dimensions[1] + 1} (env. units)"
+                (_line if flat else _plane)(axis, shown, energy, heights[energy], top)
+                if number == 0 or landscapes[number - 1].guide != shown.guide:
+                    axis.set_title(SYMBOLS[energy] + (" (guides)" if shown.guide == energy else ""), pad=3)
+            quantity = HEIGHT if flat else f"action {shown.dimensions[1] + 1} (env. units)"
             own = [fact for fact in facts[number] if fact not in common]
             row[0].set_ylabel("\n".join([*(own if len(landscapes) > 1 else []), quantity]))
             if not flat:
@@ -61,10 +61,10 @@ def draw(landscapes: Sequence[Landscape]) -> Figure:
     return figure
 
 
-def _facts(one: Landscape) -> list[str]:
+def _facts(shown: Landscape) -> list[str]:
     """What there is to say about a landscape."""
-    return [f"{one.agent_name}, seed {one.seed}", f"step {one.step}", f"λ = {one.lam:.3g}", f"ρ = {one.rho:g}",
-            f"state {one.state_number}"]
+    return [f"{shown.agent_name}, seed {shown.seed}", f"step {shown.step}", f"λ = {shown.lam:.3g}",
+            f"ρ = {shown.rho:g}", f"state {shown.state_number}"]
 
 
 def _top(heights: dict[str, Floats]) -> float:
@@ -73,45 +73,45 @@ def _top(heights: dict[str, Floats]) -> float:
     return min(max(tops), STEEPER * min(tops))
 
 
-def _plane(axis: Axes, one: Landscape, energy: str, height: Floats, top: float) -> None:
+def _plane(axis: Axes, shown: Landscape, energy: str, height: Floats, top: float) -> None:
     """One energy over two dimensions."""
-    x, y = one.axes
+    x, y = shown.axes
     axis.pcolormesh(x, y, height.T, vmin=0, vmax=top, cmap=COLOURS, shading="gouraud", rasterized=True)
     # The lines follow this panel's own range, so that a shallow landscape shows its shape beside a steep one.
     axis.contour(x, y, height.T, levels=10, colors="0.4", linewidths=0.3)
     some = np.linspace(0, len(x) - 1, ARROWS + 2).round().astype(int)[1:-1]
-    downhill = -one.gradients[energy][np.ix_(some, some)]
+    downhill = -shown.gradients[energy][np.ix_(some, some)]
     downhill /= np.linalg.norm(downhill, axis=-1, keepdims=True) + 1e-12
     axis.quiver(x[some], y[some], downhill[..., 0].T, downhill[..., 1].T, color="0.25", pivot="mid", angles="xy",
                 scale=ARROWS * 1.7, width=0.005, headwidth=4, headlength=4, headaxislength=3.5)
-    if one.risk.max() > one.threshold:
-        axis.contourf(x, y, one.risk.T, levels=[one.threshold, np.inf], colors="none", hatches=["////"])
-    if one.risk.min() < one.threshold < one.risk.max():
-        axis.contour(x, y, one.risk.T, levels=[one.threshold], colors=BOUNDARY, linewidths=1.5)
-    for path in one.paths:
+    if shown.risk.max() > shown.threshold:
+        axis.contourf(x, y, shown.risk.T, levels=[shown.threshold, np.inf], colors="none", hatches=["////"])
+    if shown.risk.min() < shown.threshold < shown.risk.max():
+        axis.contour(x, y, shown.risk.T, levels=[shown.threshold], colors=BOUNDARY, linewidths=1.5)
+    for path in shown.paths:
         axis.plot(*path.T, color=PATHS, linewidth=0.6)
-    axis.plot(*one.paths[:, -1].T, "o", color=PATHS, markersize=2.6, markeredgecolor="white", markeredgewidth=0.3,
+    axis.plot(*shown.paths[:, -1].T, "o", color=PATHS, markersize=2.6, markeredgecolor="white", markeredgewidth=0.3,
               clip_on=False, zorder=3)
-    axis.plot(*one.mean_path.T, color=MEAN, linewidth=1.2)
-    axis.plot(*one.mean_path[-1], "*", color=MEAN, markersize=6, markeredgecolor="black", markeredgewidth=0.4,
+    axis.plot(*shown.mean_path.T, color=MEAN, linewidth=1.2)
+    axis.plot(*shown.mean_path[-1], "*", color=MEAN, markersize=6, markeredgecolor="black", markeredgewidth=0.4,
               clip_on=False, zorder=4)
     axis.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
 
 
-def _line(axis: Axes, one: Landscape, energy: str, height: Floats, top: float) -> None:
+def _line(axis: Axes, shown: Landscape, energy: str, height: Floats, top: float) -> None:
     """One energy over one dimension, with the denoising paths from the top (level K) to the bottom (level 0)."""
-    (x,) = one.axes
-    axis.fill_between(x, 0, 1, where=one.risk > one.threshold, transform=axis.get_xaxis_transform(), color="0.87",
+    (x,) = shown.axes
+    axis.fill_between(x, 0, 1, where=shown.risk > shown.threshold, transform=axis.get_xaxis_transform(), color="0.87",
                       linewidth=0)
     axis.plot(x, height, color="black", linewidth=1.4)
     axis.set(xlim=(x[0], x[-1]), ylim=(-0.05 * top, 1.05 * top))
     levels = axis.twinx()
-    steps = np.arange(len(one.mean_path))[::-1]
-    for path in one.paths:
+    steps = np.arange(len(shown.mean_path))[::-1]
+    for path in shown.paths:
         levels.plot(path[:, 0], steps, color=PATHS, linewidth=0.5)
-    levels.plot(one.paths[:, -1, 0], np.zeros(len(one.paths)), "|", color=PATHS, markersize=6)
-    levels.plot(one.mean_path[:, 0], steps, color=MEAN, linewidth=1.2)
-    levels.plot(one.mean_path[-1:, 0], [0], "*", color=MEAN, markersize=6, markeredgecolor="black",
+    levels.plot(shown.paths[:, -1, 0], np.zeros(len(shown.paths)), "|", color=PATHS, markersize=6)
+    levels.plot(shown.mean_path[:, 0], steps, color=MEAN, linewidth=1.2)
+    levels.plot(shown.mean_path[-1:, 0], [0], "*", color=MEAN, markersize=6, markeredgecolor="black",
                 markeredgewidth=0.4, clip_on=False)
     levels.set_ylim(-0.05 * max(steps[0], 1), 1.05 * max(steps[0], 1))
     levels.set_yticks(steps if energy == ENERGIES[-1] else [])
@@ -119,14 +119,14 @@ def _line(axis: Axes, one: Landscape, energy: str, height: Floats, top: float) -
         levels.set_ylabel("noise level of the paths")
 
 
-def _legend(one: Landscape, flat: bool) -> list[Any]:
+def _legend(shown: Landscape, flat: bool) -> list[Any]:
     """What the marks are."""
-    walks = "denoising, " if len(one.mean_path) > 1 else ""
+    walks = "denoising, " if len(shown.mean_path) > 1 else ""
     samples = Line2D([], [], color=PATHS, marker="|" if flat else "o", markersize=4 if flat else 2.6, linewidth=0.8,
-                     label=f"{walks}{len(one.paths)} samples")
+                     label=f"{walks}{len(shown.paths)} samples")
     mean = Line2D([], [], color=MEAN, marker="*", linewidth=1.2, markeredgecolor="black", markeredgewidth=0.4,
                   label=f"{walks}deterministic")
-    budget = f"$h$ = {one.threshold:.3g}"
+    budget = f"$h$ = {shown.threshold:.3g}"
     if flat:
         return [Line2D([], [], color="black", label="energy"), Patch(color="0.87", label=f"$Q_c$ > {budget}"),
                 samples, mean]

@@ -112,14 +112,14 @@ def _episodes(runs: Sequence[Run]) -> list[str]:
     found, results = [], [run.result for run in runs if run.result]
     if tasks := sorted({run.env for run in runs if run.config["env.limit_kind"] == "discounted"}):
         found.append(f"Cost and limit are discounted sums in {', '.join(tasks)}; training cost is not.")
-    if repeated := [one for one in results if one.different < one.episodes]:
-        worst = min(repeated, key=lambda one: one.different)
+    if repeated := [result for result in results if result.different < result.episodes]:
+        worst = min(repeated, key=lambda result: result.different)
         found.append(f"In {len(repeated)} of {len(runs)} runs some evaluation episodes are identical (at worst "
                      f"{worst.different} different of {worst.episodes}); all of them count.")
-    if cut := [one.cut for one in results if one.cut]:
+    if cut := [result.cut for result in results if result.cut]:
         found.append(f"The simulator ended evaluation episodes early in {len(cut)} of {len(runs)} runs ({sum(cut)} in "
                      "all); they count with what they had until then.")
-    if short_ones := [one for one in results if one.over is not None and one.episodes < FEW_EPISODES]:
+    if short_ones := [result for result in results if result.over is not None and result.episodes < FEW_EPISODES]:
         found.append(f"Fewer than {FEW_EPISODES} evaluation episodes in {len(short_ones)} of {len(runs)} runs.")
     return found
 

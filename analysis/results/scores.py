@@ -97,11 +97,11 @@ def references(cells: Sequence[Cell], unconstrained: str, zero_cost: str) -> dic
 
     found = {}
     for task in sorted({run.env for run in runs}):
-        one = Reference(of(task, "--unconstrained", unconstrained), of(task, "--zero-cost", zero_cost))
-        if not one.unconstrained > one.zero_cost:
-            raise UsageError(f"{task}: the unconstrained reference, {number(one.unconstrained)}, must be above the "
-                             f"zero-cost one, {number(one.zero_cost)}")
-        found[task] = one
+        ends = Reference(of(task, "--unconstrained", unconstrained), of(task, "--zero-cost", zero_cost))
+        if not ends.unconstrained > ends.zero_cost:
+            raise UsageError(f"{task}: the unconstrained reference, {number(ends.unconstrained)}, must be above the "
+                             f"zero-cost one, {number(ends.zero_cost)}")
+        found[task] = ends
     return found
 
 
@@ -152,13 +152,14 @@ def markdown(found: Sequence[Scored], reference: dict[str, Reference], keys: Seq
     """The aggregates, the references they rest on, and how they came about."""
     header = [*keys, "runs", "IQM", "mean", "optimality gap", "safe score", "safe runs", "cost / limit"]
     lines = []
-    for one in found:
-        safe = proportion_interval(one.safe, len(one.runs))
-        ratio = "–" if not one.ratios else number(float(np.mean([values.mean() for values in one.ratios])))
-        lines.append([*one.column, str(len(one.runs)), *map(_estimate, (one.iqm, one.mean, one.gap)),
-                      number(one.safe_score), f"{one.safe}/{len(one.runs)} [{safe.low:.2f}, {safe.high:.2f}]", ratio])
+    for score in found:
+        safe = proportion_interval(score.safe, len(score.runs))
+        ratio = "–" if not score.ratios else number(float(np.mean([values.mean() for values in score.ratios])))
+        lines.append([*score.column, str(len(score.runs)), *map(_estimate, (score.iqm, score.mean, score.gap)),
+                      number(score.safe_score), f"{score.safe}/{len(score.runs)} [{safe.low:.2f}, {safe.high:.2f}]",
+                      ratio])
     tasks = found[0].tasks
-    at = sorted({run.result.step for one in found for run in one.runs if run.result})
+    at = sorted({run.result.step for score in found for run in score.runs if run.result})
     notes = [f"Score: (return − zero-cost reference) / (unconstrained − zero-cost reference), at step "
              f"{', '.join(map(str, at))}; unconstrained: {_said(unconstrained)}, zero cost: {_said(zero_cost)}. Raw "
              "returns of different tasks are never put together.",
@@ -168,7 +169,7 @@ def markdown(found: Sequence[Scored], reference: dict[str, Reference], keys: Seq
              "Safe runs: those whose mean cost is at most the limit, of all on these tasks, with Wilson's interval."]
     if left := sorted(set(reference) - set(tasks)):
         notes.append(f"Left out, since not every algorithm has a result there: {', '.join(left)}.")
-    if lacking := [run for one in found for run in one.runs if run.result is None or run.failed]:
+    if lacking := [run for score in found for run in score.runs if run.result is None or run.failed]:
         notes.append(f"Failed or without a result: {', '.join(short(run) for run in lacking[:5])}"
                      + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "") + ".")
     return "\n\n".join([
@@ -178,9 +179,9 @@ def markdown(found: Sequence[Scored], reference: dict[str, Reference], keys: Seq
                         for task in tasks]), "\n".join(f"- {note}" for note in [*notes, *remarks])])
 
 
-def _estimate(one: Estimate) -> str:
-    return number(one.value) + ("" if one.low is None or one.high is None else
-                                f" [{number(one.low)}, {number(one.high)}]")
+def _estimate(found: Estimate) -> str:
+    return number(found.value) + ("" if found.low is None or found.high is None else
+                                f" [{number(found.low)}, {number(found.high)}]")
 
 
 def _said(option: str) -> str:
@@ -195,15 +196,15 @@ def draw_profiles(found: Sequence[Scored], keys: Sequence[str], seed: int = 0) -
 
     A run that failed or has no result is above no score, and above every cost.
     """
-    columns = [one.column for one in found]
+    columns = [score.column for score in found]
     with plt.rc_context(STYLE):
         height = 1.8 + 0.15 * -(-len(found) // 2)  # the legend has two algorithms a line
         figure, axes = plt.subplots(1, 2, figsize=(WIDTH, height), layout="constrained", sharey=True)
-        looks = [layered(look(one.column, keys, columns), place, len(found)) | {
-            "marker": "", "linestyle": DASHES[place % len(DASHES)]} for place, one in enumerate(found)]
+        looks = [layered(look(score.column, keys, columns), place, len(found)) | {
+            "marker": "", "linestyle": DASHES[place % len(DASHES)]} for place, score in enumerate(found)]
         bands = True
         for axis, label, worst in ((axes[0], "score τ", -np.inf), (axes[1], "cost / limit τ", np.inf)):
-            values = [_with_missing(one, one.scores if axis is axes[0] else one.ratios, worst) for one in found]
+            values = [_with_missing(score, score.scores if axis is axes[0] else score.ratios, worst) for score in found]
             known = np.concatenate([part[np.isfinite(part)] for strata in values for part in strata] or [np.zeros(1)])
             margin = 0.05 * float(np.ptp(known)) or 0.1
             thresholds = np.linspace(known.min() - margin, known.max() + margin, 301)
@@ -222,12 +223,12 @@ def draw_profiles(found: Sequence[Scored], keys: Sequence[str], seed: int = 0) -
         figure.suptitle(f"{len(found[0].tasks)} tasks; " + (
             "band: 95% percentile bootstrap, stratified by task" if bands else "no band where runs are fewer than 10"),
             fontsize=6)
-        legend(figure, [Line2D([], [], label=f"{', '.join(one.column)}, n = {len(one.runs)}", **style)
-                        for one, style in zip(found, looks, strict=True)], 2)
+        legend(figure, [Line2D([], [], label=f"{', '.join(score.column)}, n = {len(score.runs)}", **style)
+                        for score, style in zip(found, looks, strict=True)], 2)
     return figure
 
 
-def _with_missing(one: Scored, strata: Sequence[Floats], worst: float) -> list[Floats]:
+def _with_missing(score: Scored, strata: Sequence[Floats], worst: float) -> list[Floats]:
     """The values of each task, with the worst one for each run that has none."""
-    return [np.concatenate([values, np.full(sum(run.env == task for run in one.runs) - len(values), worst)])
-            for task, values in zip(one.tasks, strata, strict=False)] if len(strata) == len(one.tasks) else []
+    return [np.concatenate([values, np.full(sum(run.env == task for run in score.runs) - len(values), worst)])
+            for task, values in zip(score.tasks, strata, strict=False)] if len(strata) == len(score.tasks) else []

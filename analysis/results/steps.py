@@ -34,9 +34,9 @@ def judged(runs: Sequence[Run], at_step: int | None = None, by: Sequence[Hashabl
 
 def check_step(runs: Sequence[Run], at_step: int | None) -> None:
     """Raises UsageError where none of the runs has an evaluation at this step."""
-    if at_step is None or any(one.step == at_step for run in runs for one in run.evaluations):
+    if at_step is None or any(point.step == at_step for run in runs for point in run.evaluations):
         return
-    steps = sorted({one.step for run in runs for one in run.evaluations if one.step > 0})
+    steps = sorted({point.step for run in runs for point in run.evaluations if point.step > 0})
     shown = [str(step) for step in steps]
     there = f"there are {', '.join(shown if len(shown) <= 8 else [*shown[:4], '…', *shown[-3:]])}"
     raise UsageError(f"--at-step {at_step}: no run has a complete evaluation at this step; "
@@ -51,14 +51,14 @@ def common_step(runs: Sequence[Run]) -> int | None:
     """
     if finished := [run.evaluations[-1].step for run in runs if run.state == "finished" and run.evaluations]:
         return max(finished) or None
-    steps = [{one.step for one in run.evaluations if one.step > 0} for run in runs if not run.failed]
-    shared = set.intersection(*begun) if (begun := [one for one in steps if one]) else set()
+    steps = [{point.step for point in run.evaluations if point.step > 0} for run in runs if not run.failed]
+    shared = set.intersection(*begun) if (begun := [some for some in steps if some]) else set()
     return max(shared, default=None)
 
 
 def earlier_step(runs: Sequence[Run]) -> int | None:
     """The last step after 0 at which every run was evaluated that was evaluated after step 0 at all."""
-    begun = [steps for run in runs if (steps := {one.step for one in run.evaluations if one.step > 0})]
+    begun = [steps for run in runs if (steps := {point.step for point in run.evaluations if point.step > 0})]
     return max(set.intersection(*begun), default=None) if begun else None
 
 

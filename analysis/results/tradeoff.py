@@ -28,7 +28,8 @@ def pareto(cells: Sequence[Cell]) -> list[Cell]:
 def path(cell: Cell) -> list[Point]:
     """Mean cost and interquartile mean return at every evaluation after step 0 that all runs with a result have."""
     runs = cell.evaluated
-    by_step = [{one.step: one for one in run.evaluations if 0 < one.step <= (run.judged_at or 0)} for run in runs]
+    by_step = [{point.step: point for point in run.evaluations if 0 < point.step <= (run.judged_at or 0)}
+               for run in runs]
     shared = sorted(set.intersection(*(set(steps) for steps in by_step))) if by_step else []
     return [(float(np.mean([steps[step].mean_cost for steps in by_step])),
              interquartile_mean(np.array([steps[step].mean_return for steps in by_step]))) for step in shared]

@@ -150,8 +150,9 @@ def _checksum(key: str, stamp: str, content: bytes) -> str:
 
 def _packed(run: Run) -> dict[str, Any]:
     training = None if run.training is None else list(asdict(run.training).values())
-    evaluations = [[*(value for name, value in vars(one).items() if name != "training"),
-                    None if one.training is None else list(vars(one.training).values())] for one in run.evaluations]
+    evaluations = [[*(value for name, value in vars(point).items() if name != "training"),
+                    None if point.training is None else list(vars(point.training).values())]
+                   for point in run.evaluations]
     return {name: getattr(run, name) for name in KEPT} | {"training": training, "evaluations": evaluations}
 
 

@@ -50,15 +50,15 @@ def find_runs(names: Iterable[str], runs_dir: Path = Path("runs")) -> Found:
             if path.is_file():
                 members = sweep_members(path)
                 here += members
-                absent |= {one.resolve(): one for one in members if not (one / "config.yaml").exists()}
+                absent |= {member.resolve(): member for member in members if not (member / "config.yaml").exists()}
             else:
                 here += _runs_below(path)
         if not here:
             raise UsageError(f"{name}: there is no run (a folder with the config.yaml of one) here or below, and no "
                              f"sweep of that name in {runs_dir / SWEEPS}")
-        for one in here:
-            if one.resolve() not in absent:
-                found.setdefault(one.resolve(), one)
+        for member in here:
+            if member.resolve() not in absent:
+                found.setdefault(member.resolve(), member)
     return Found(sorted(found.values()), sorted(absent.values()))
 
 
@@ -74,10 +74,10 @@ def sweep_members(file: Path) -> list[Path]:
         if not isinstance(listed, list):
             raise TypeError("runs is not a list of folders")
         members = [top / run for run in listed]
-        if unreadable := next((one for one in members if UNPRINTABLE.search(str(one))), None):
+        if unreadable := next((member for member in members if UNPRINTABLE.search(str(member))), None):
             raise ValueError(f"control characters in {str(unreadable)!a}")
         # The file may come from somebody else: its members are below the folder that it is for.
-        inside = all(top.resolve() in one.resolve().parents for one in members)
+        inside = all(top.resolve() in member.resolve().parents for member in members)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"{file} is not a sweep's list of members ({type(error).__name__}: {error})") from error
     if not inside:

@@ -142,7 +142,7 @@ class Run:
     @cached_property
     def result(self) -> Evaluation | None:
         """The evaluation that it is judged by; None where it has none at that step."""
-        return next((one for one in self.evaluations if one.step == self.judged_at), None)
+        return next((point for point in self.evaluations if point.step == self.judged_at), None)
 
     @property
     def safe(self) -> bool:
@@ -158,21 +158,21 @@ class Run:
     @property
     def steps(self) -> NDArray[np.int64]:
         """Of all complete evaluations, (n,)."""
-        return np.array([one.step for one in self.evaluations], dtype=np.int64)
+        return np.array([point.step for point in self.evaluations], dtype=np.int64)
 
     @property
     def returns(self) -> Floats:
         """The mean return of every complete evaluation, (n,)."""
-        return np.array([one.mean_return for one in self.evaluations], dtype=float)
+        return np.array([point.mean_return for point in self.evaluations], dtype=float)
 
     @property
     def costs(self) -> Floats:
         """The mean cost of every complete evaluation, (n,)."""
-        return np.array([one.mean_cost for one in self.evaluations], dtype=float)
+        return np.array([point.mean_cost for point in self.evaluations], dtype=float)
 
     @cached_property
     def stay(self) -> StayTime | None:
         """When it became feasible for good, of the evaluations up to the one it is judged by."""
-        seen = [one for one in self.evaluations if self.judged_at is None or one.step <= self.judged_at]
-        stay = time_to_stay_feasible([one.step for one in seen], [one.mean_cost <= self.limit for one in seen])
+        seen = [point for point in self.evaluations if self.judged_at is None or point.step <= self.judged_at]
+        stay = time_to_stay_feasible([point.step for point in seen], [point.mean_cost <= self.limit for point in seen])
         return StayTime(seen[-1].step, True) if self.failed and stay is not None else stay

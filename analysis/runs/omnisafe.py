@@ -40,7 +40,7 @@ def read_progress(folder: Path) -> Run:
         "env.family": "stock", "env.limit": STOCK_LIMIT if limit is None else limit, "env.limit_kind": "episode",
         "agent.name": settings["algo"], "guidance.name": "imported"}
     config |= {f"agent.{key}": value for key, value in settings.items()
-               if not any(key == one or key.startswith(f"{one}.") for one in NO_SETTING)}
+               if not any(key == prefix or key.startswith(f"{prefix}.") for prefix in NO_SETTING)}
     epochs = rows(folder / "progress.csv")
     prefix = "Metrics/TestEp" if any(_filled(row, "Metrics/TestEpRet") for row in epochs) else "Metrics/Ep"
     known = [row for row in epochs if _filled(row, f"{prefix}Ret")]

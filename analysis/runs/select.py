@@ -67,16 +67,16 @@ def canonical(value: Any) -> str:
 @cache
 def may_differ(key: str, covered: tuple[str, ...] = ()) -> bool:
     """Whether a dotted key is among MAY_DIFFER or the covered keys and groups."""
-    return any(key == one or key.startswith(f"{one}.") for one in (*MAY_DIFFER, *covered))
+    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in (*MAY_DIFFER, *covered))
 
 
 def check_key(runs: Sequence[Run], key: str) -> None:
     """Raises UsageError where no run has a key, with the keys that look alike."""
     if key == STATE or any(key in run.config or f"{key}.name" in run.config for run in runs):
         return
-    known = {one for run in runs for one in run.config}
+    known = {name for run in runs for name in run.config}
     last = key.rsplit(".", 1)[-1]
-    close = sorted(one for one in known if one.rsplit(".", 1)[-1] == last or key in one)[:5]
+    close = sorted(name for name in known if name.rsplit(".", 1)[-1] == last or key in name)[:5]
     raise UsageError(f"{key}: no run has this key" + (f"; did you mean {' or '.join(close)}?" if close else
                                                       "; keys are those of a run's config.yaml, such as guidance.rho"))
 

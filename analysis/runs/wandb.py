@@ -43,14 +43,14 @@ def read_project(path: str, sampler: str = "deterministic") -> tuple[list[Run], 
 
     found, others = [], []
     try:
-        for one in wandb.Api(timeout=TIMEOUT_SECONDS).runs(path, order="+created_at", lazy=False):
-            config = flat(upgraded({key: value for key, value in one.config.items() if key != "meta"}))
+        for remote in wandb.Api(timeout=TIMEOUT_SECONDS).runs(path, order="+created_at", lazy=False):
+            config = flat(upgraded({key: value for key, value in remote.config.items() if key != "meta"}))
             if all(key in config for key in NEEDED):
-                status = {key: one.summary.get(f"status/{key}") for key in STATUS}
-                found.append(_run(f"wandb:{path}/{one.id}", path, config, str(one.state), status, one.scan_history(),
-                                  sampler))
+                status = {key: remote.summary.get(f"status/{key}") for key in STATUS}
+                found.append(_run(f"wandb:{path}/{remote.id}", path, config, str(remote.state), status,
+                                  remote.scan_history(), sampler))
             else:
-                others.append(f"{one.name} ({one.id})")
+                others.append(f"{remote.name} ({remote.id})")
     except (wandb.Error, OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"--wandb {path}: it cannot be read ({type(error).__name__}: {reason})") from error

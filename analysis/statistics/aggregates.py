@@ -35,13 +35,13 @@ def performance_profile(strata: Sequence[Floats], thresholds: Floats, seed: int 
     The band is the percentile one of the stratified bootstrap, point by point; none with fewer than ten runs.
     """
     def shares(values: Sequence[Floats]) -> Floats:
-        return np.mean([(one[..., None] > thresholds).mean(axis=-2) for one in values], axis=0)
+        return np.mean([(part[..., None] > thresholds).mean(axis=-2) for part in values], axis=0)
 
     share = shares(strata)
     if sum(map(len, strata)) < RUNS_FOR_BAND:
         return Profile(thresholds, share, None, None)
     random = np.random.default_rng(seed)
-    draws = shares([one[random.integers(len(one), size=(resamples, len(one)))] for one in strata])
+    draws = shares([part[random.integers(len(part), size=(resamples, len(part)))] for part in strata])
     low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return Profile(thresholds, share, low, high)
 

@@ -39,7 +39,7 @@ def probability_of_improvement(first: Sequence[Floats], second: Sequence[Floats]
         lows.append(low)
         highs.append(high)
     value = float(np.mean(thetas))
-    if min(len(one) for one in (*first, *second)) < SEEDS_FOR_INTERVAL:
+    if min(len(sample) for sample in (*first, *second)) < SEEDS_FOR_INTERVAL:
         return Estimate(value, None, None, count)
     below = np.sqrt(sum((a - b) ** 2 for a, b in zip(thetas, lows, strict=True))) / len(thetas)
     above = np.sqrt(sum((a - b) ** 2 for a, b in zip(thetas, highs, strict=True))) / len(thetas)

@@ -91,12 +91,12 @@ def median_time(times: Sequence[StayTime]) -> tuple[float, bool]:
     number of values. If the curve never falls below 1/2, half of the runs or more were not yet, and the longest time
     seen is the bound.
     """
-    seen = CensoredData(uncensored=[one.step for one in times if not one.censored],
-                        right=[one.step for one in times if one.censored])
+    seen = CensoredData(uncensored=[time.step for time in times if not time.censored],
+                        right=[time.step for time in times if time.censored])
     curve = ecdf(seen).sf
     below = curve.quantiles[curve.probabilities < 0.5 - 1e-12]
     if not len(below):
-        return float(max(one.step for one in times)), True
+        return float(max(time.step for time in times)), True
     half = curve.quantiles[np.abs(curve.probabilities - 0.5) <= 1e-12]
     return float((half[0] + below[0]) / 2 if len(half) else below[0]), False
 
@@ -133,7 +133,7 @@ def stratified_resamples(strata: Sequence[Floats], resamples: int, seed: int) ->
     A stratum is a task (arXiv 2108.13264, section 4.1): runs are exchangeable within it and nowhere else.
     """
     random = np.random.default_rng(seed)
-    return np.concatenate([one[random.integers(len(one), size=(resamples, len(one)))] for one in strata], axis=1)
+    return np.concatenate([part[random.integers(len(part), size=(resamples, len(part)))] for part in strata], axis=1)
 
 
 def iqm_interval(strata: Sequence[Floats], seed: int = 0, method: Method = "t", confidence: float = CONFIDENCE,
@@ -176,11 +176,11 @@ def stratified_interval(strata: Sequence[Floats], statistic: Callable[[Floats], 
     Raises:
         ValueError: there is no value.
     """
-    pooled = np.concatenate([np.asarray(one, dtype=float) for one in strata])
+    pooled = np.concatenate([np.asarray(part, dtype=float) for part in strata])
     if not len(pooled):
         raise ValueError("an interval needs at least one value")
     value = float(statistic(pooled))
-    if min(len(one) for one in strata) < SEEDS_FOR_INTERVAL:
+    if min(len(part) for part in strata) < SEEDS_FOR_INTERVAL:
         return Estimate(value, None, None, len(pooled))
     draws = statistic(stratified_resamples(strata, resamples, seed))
     tail = (1 - confidence) / 2
