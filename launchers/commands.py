@@ -14,6 +14,7 @@ from typing import Any
 from algd.config.targets import require_trust
 from algd.config.trust import trust
 from algd.errors import ExitCode, UsageError
+from algd.logging.console import answer
 from algd.storage.provenance import process_record
 from algd.storage.run_folder import RunFolder
 from launchers.launch import SETTINGS, in_wandb, launch
@@ -129,6 +130,7 @@ def retry(where: Sequence[Path], trusted: Sequence[str] = (), exclude: Sequence[
         sweep = begin_sweep(folders[0].parents[2], name, earlier.experiment if earlier else None, members,
                             {"kind": kind, **settings.model_dump()})
         codes.append(launch(sweep, [in_wandb(member, sweep) for member in members], settings))
+        answer(sweep.file)
     return max(codes)
 
 

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from algd.cli.hydra_messages import explain
 from algd.config.schema import resolve
 from algd.errors import ExitCode, UsageError
+from algd.logging.console import answer
 from algd.run.build import resolve_device
 from algd.storage.run_folder import run_path
 from launchers.compose import Composer
@@ -49,7 +50,9 @@ def launch_grid(kind: str, given: Mapping[str, Any], context: HydraContext, mast
     if settings.dry_run:
         list_members(sweep, members, settings)
         return ExitCode.FINISHED
-    return launch(sweep, [in_wandb(member, sweep) for member in members], settings)
+    code = launch(sweep, [in_wandb(member, sweep) for member in members], settings)
+    answer(sweep.file)
+    return code
 
 
 def _check_place(settings: Settings, members: Sequence[Member]) -> None:

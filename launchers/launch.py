@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from algd.errors import ExitCode
-from algd.logging.console import answer
 from algd.storage.provenance import code_version
 from algd.storage.run_folder import RunFolder
 from launchers.devices import default_jobs, visible_gpus
@@ -53,7 +52,6 @@ def launch(sweep: Sweep, members: Sequence[Member], settings: Settings, code: Pa
         exit_code = run_here(sweep, members, settings, code)
     elif isinstance(settings, SlurmSettings) and not settings.detach:
         exit_code = wait_for_sweep(sweep, members, elements, settings, skipped)
-    answer(sweep.file)
     return exit_code
 
 

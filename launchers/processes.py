@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from algd.errors import ExitCode
+from algd.logging.wandb import RUN_ID
 from algd.storage.run_folder import RunFolder
 from launchers.states import read_state, record_failure
 
@@ -46,6 +47,7 @@ def start_process(folder: Path, code: Path, variables: Mapping[str, str],
     """
     path = os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | dict(variables) | {"PYTHONPATH": path}
+    environment.pop(RUN_ID, None)  # it names one run at W&B, not every member of a sweep
     before = signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
     try:
         with (folder / LOG).open("ab") as log:

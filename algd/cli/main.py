@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from algd.cli.compose import CONF, check_arguments, composed, prepared
 from algd.cli.hydra_messages import explain
 from algd.errors import ExitCode, RunError, UsageError, refusal
+from algd.logging.wandb import RUN_ID
 
 
 def main() -> int:
@@ -82,6 +83,8 @@ def carry_out(config: DictConfig, overrides: Sequence[Override] = (), settings: 
     try:
         if settings is not None and settings.mode == RunMode.RUN:
             _refuse_launcher(config, overrides, settings)
+        elif settings is not None:
+            os.environ.pop(RUN_ID, None)  # it names one run at W&B, not every member of a sweep
         return run_mode(resolve(config))
     except UsageError as error:
         return _usage(str(error))

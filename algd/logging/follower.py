@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from algd.errors import ExitCode, UsageError
-from algd.logging.sent import Sent
+from algd.logging.sent import JOURNAL, Sent
 from algd.logging.tables import SERIES, Table, budget_of, numbers, read_config, read_json, summary
 
 SETTLED_SECONDS = 2.0
@@ -233,7 +233,7 @@ def follow(folder: Path, directory: Path, open_destination: Open, wait: Wait, re
             ending = wait(seconds_between_reads)
         if not (folder / "config.yaml").exists():
             return
-        sent = Sent(directory / "journal.jsonl")
+        sent = Sent(directory / JOURNAL)
         destination = open_destination(folder, sent, report)
         sent.save()
         follower = Follower(folder, sent, destination)

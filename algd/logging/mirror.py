@@ -97,11 +97,21 @@ class Mirror:
         told, self._warnings = self._warnings, []
         return told
 
-    def close(self, state: str) -> None:
-        """Tell the process how the run ended, and wait until it has handed over the rest, at most `finish_seconds`.
+    def lacks(self, folder: Path) -> bool:
+        """Whether somebody waits for a finished run's rows at a place that has none of them."""
+        return False
+
+    def hand_over(self, folder: Path) -> None:
+        """Hand over what a finished run's folder holds; the start, too, is waited for."""
+        self.start(folder)
+        self.close("finished", self.options.get("start_seconds", 0.0))
+
+    def close(self, state: str, more_seconds: float = 0.0) -> None:
+        """Tell the process how the run ended, and wait until it has handed over the rest.
 
         Args:
             state: "finished", "interrupted" or "failed".
+            more_seconds: that it has beside the `finish_seconds`.
         """
         self._warnings = self.warnings()
         child, self._child = self._child, None
@@ -111,7 +121,7 @@ class Mirror:
             with contextlib.suppress(OSError):  # A process that is gone cannot be told; its exit code says more.
                 child.orders.write(state.encode() + b"\n")
                 child.orders.flush()
-            code = child.process.wait(self.finish_seconds)
+            code = child.process.wait(self.finish_seconds + more_seconds)
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             child.process.kill()
             child.process.wait()
@@ -119,7 +129,7 @@ class Mirror:
         self._listen(child)
         child.part()
         if code == ExitCode.LATE:
-            self._warnings.append(f"{self.title} did not take everything within {self.finish_seconds:g} s; "
+            self._warnings.append(f"{self.title} did not take everything within {self.finish_seconds + more_seconds:g} s; "
                                   f"the run itself is complete{self._remedy()}")
         elif code != 0:
             self._warnings.append(f"the mirror to {self.title} failed at the end of the run; the run itself is "

@@ -1,12 +1,16 @@
 """What of a run has been handed over to a destination, noted beside it."""
 
+import contextlib
 import json
 import math
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from algd.logging.tables import SERIES
+
+JOURNAL = "journal.jsonl"
 
 
 class Sent:
@@ -25,14 +29,33 @@ class Sent:
 
     def __init__(self, path: Path):
         self.path = path
+        self._read()
+
+    def _read(self) -> None:
         self.identity = ""
         self.records: list[tuple[Any, ...]] = []
-        text = path.read_text() if path.exists() else ""
+        text = self.path.read_text() if self.path.exists() else ""
         first, *lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")] or [None]
         if first is not None:
             self.identity = first["identity"]
         self._take([tuple(line) for line in lines])
         self._saved = 0 if first is None or not text.endswith("\n") else len(lines)
+
+    def turn_to(self, identity: str) -> None:
+        """Count for the destination of this name from here on; what another has got is kept for when it is its turn."""
+        if identity == self.identity:
+            return
+        # A kill between the two leaves no journal, and both under their names.
+        if self.path.exists():
+            os.replace(self.path, self.journal_of(self.identity))
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(self.journal_of(identity), self.path)
+        self._read()
+        self.identity = identity
+
+    def journal_of(self, identity: str) -> Path:
+        """Where the journal of a destination is kept while another's is in use."""
+        return self.path.with_name(f"journal-{quote(identity, safe='')}.jsonl")
 
     def last_step(self, file: str) -> float:
         """Step of the last row handed over from a file."""

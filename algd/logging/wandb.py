@@ -22,11 +22,12 @@ from pydantic import Field, PositiveFloat
 from algd.errors import UsageError
 from algd.logging.follower import Destination, Report, follow_beside, follow_later
 from algd.logging.mirror import Mirror
-from algd.logging.sent import Sent
+from algd.logging.sent import JOURNAL, Sent
 from algd.logging.tables import read_config, read_json
 
 MODULE = "algd.logging.wandb"
 DIRECTORY = "wandb"
+RUN_ID = "WANDB_RUN_ID"
 Mode = Literal["online", "offline"]
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^/\\#?%:]+$")]
 Tag = Annotated[str, Field(min_length=1, max_length=64)]
@@ -59,6 +60,12 @@ class Wandb(Mirror):
                    "system_metrics": system_metrics, "start_seconds": start_seconds, "finish_seconds": finish_seconds,
                    "seconds_between_reads": seconds_between_reads}
         super().__init__(MODULE, "W&B", DIRECTORY, options, finish_seconds)
+
+    def lacks(self, folder: Path) -> bool:
+        """Whether WANDB_RUN_ID, which the agent of a W&B sweep sets for each trial, names a run that has no rows."""
+        wanted = os.environ.get(RUN_ID)
+        sent = Sent(folder / DIRECTORY / JOURNAL)
+        return bool(wanted) and wanted != sent.identity and not sent.journal_of(str(wanted)).exists()
 
 
 def run_id(folder: Path) -> str:
@@ -139,7 +146,7 @@ def open_run(folder: Path, options: Mapping[str, Any], sent: Sent, report: Repor
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
-    sent.identity = sent.identity or run_id(folder)
+    sent.turn_to(os.environ.get(RUN_ID) or sent.identity or run_id(folder))
     config = described(folder)
     # config.yaml and meta.json say what ran, where and from which code; the client need not find out again.
     wishes = {"init_timeout": options["start_seconds"], "console": "off", "disable_git": True, "disable_code": True,

@@ -21,6 +21,7 @@ from algd.envs.task import Task, probe
 from algd.errors import ExitCode, RunError, UsageError
 from algd.execution.step import Execution, keep_freed_memory, products_of, resolve_execution
 from algd.logging.console import Console, answer
+from algd.logging.mirror import Mirror
 from algd.run.build import build, build_agent, build_logger, build_task, check_memory, resolve_device
 from algd.run.callbacks import Callback, Callbacks
 from algd.run.checks import check_identity, is_finished, say_finished
@@ -96,6 +97,12 @@ def _leave_alone(folder: RunFolder, config: Mapping[str, Any]) -> int:
         with contextlib.suppress(OSError):  # the folder may be somebody's who lets others only read
             if write_result(folder, budget, config["eval"]["episodes"]) and had_one:
                 print(f"warning: {folder.result} is not what the run's tables say: it is written anew", file=sys.stderr)
+    mirror = build_logger(config)
+    if isinstance(mirror, Mirror) and mirror.lacks(folder.path):
+        # A sweep elsewhere asks for this configuration again, under another name: it waits for the same rows.
+        mirror.hand_over(folder.path)
+        for warning in mirror.warnings():
+            print(f"warning: {warning}", file=sys.stderr)
     answer(folder.path)
     return ExitCode.FINISHED
 

@@ -16,6 +16,7 @@ from algd.budget import Budget
 from algd.config.messages import validated
 from algd.config.schema import check
 from algd.errors import UsageError
+from algd.logging.console import answer
 from algd.storage.run_folder import RunFolder
 from launchers.grid import compose_members
 from launchers.launch import SETTINGS, in_wandb, launch
@@ -24,7 +25,7 @@ from launchers.search.loop import STOPPED, run
 from launchers.search.settings import SearchSettings
 from launchers.search.space import Space, parse
 from launchers.search.study import Study, locked
-from launchers.search.summary import describe, write_summary
+from launchers.search.summary import SUMMARY, describe, write_summary
 from launchers.settings import Settings, checked
 from launchers.states import read_state
 from launchers.sweeps import SWEEPS, Member, begin_sweep, load_sweep
@@ -68,6 +69,7 @@ def search(kind: str, given: Mapping[str, Any], given_search: Mapping[str, Any],
         code = run(study, runs)
         runs.note()
         say(describe(study))
+    answer(runs_dir / SWEEPS / f"{name}.json")
     return code
 
 
@@ -174,7 +176,7 @@ class Runs:
 
     def note(self) -> None:
         """Write what there is to know so far."""
-        write_summary(self.study, self.members, self._runs_dir / SWEEPS / f"{self._name}.search.json")
+        write_summary(self.study, self.members, self._runs_dir / SWEEPS / self._name / SUMMARY)
 
 
 def up_to(member: Member, step: int) -> Member:

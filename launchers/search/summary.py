@@ -15,6 +15,7 @@ from launchers.search.study import Study
 from launchers.states import read_state
 from launchers.sweeps import Member
 
+SUMMARY = "search.json"  # in the sweep's folder
 FEWEST = 8  # finished trials from which on importances are told
 
 
@@ -76,6 +77,7 @@ def as_data(study: Study, members: Mapping[int, Sequence[Member]]) -> dict[str, 
 
 def write_summary(study: Study, members: Mapping[int, Sequence[Member]], file: Path) -> None:
     """Write the search as JSON."""
+    file.parent.mkdir(exist_ok=True)
     write_atomically(file, (json.dumps(as_data(study, members), indent=1) + "\n").encode())
 
 

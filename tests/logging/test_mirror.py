@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from algd.logging.sent import Sent
 from algd.logging.tensorboard import TensorBoard
 from algd.logging.wandb import Wandb, run_id
+from tests.support.command import TINY, run
 from tests.support.wandb_server import StoredRun, WandbServer
 
 KEY = "0123456789abcdef" * 2 + "01234567"
@@ -383,6 +385,45 @@ def test_run_id_is_safe_stable_and_new_after_a_fresh_start(training: Training) -
     assert run_id(Training(training.folder.parents[2]).folder) == first + "-fresh1"
     long = training.folder.parent / ("x" * 200 + "=1a2b3c4d")
     assert len(run_id(long)) <= 128 and run_id(long).endswith("-1a2b3c4d")
+
+
+def test_the_same_command_under_another_id_hands_the_rows_over(tmp_path: Path, server: WandbServer) -> None:
+    """What an agent of a W&B sweep does that repeats a point of its grid: it must not end with an empty trial."""
+    trained = [*TINY, "env=toy", "agent=gaussian", "initial_steps=20", "total_steps=60", "log_every=20",
+               "eval.every=60", "eval.episodes=1", "logger=wandb", "logger.mode=online", "logger.start_seconds=120",
+               "logger.finish_seconds=60", f"runs_dir={tmp_path / 'runs'}"]
+    said = {name: run(*trained, WANDB_RUN_ID=name) for name in ("first", "second")}
+    assert "already finished" not in said["first"] and "already finished" in said["second"]
+    assert "warning: W&B" not in said["first"] + said["second"]
+    first, second = server.runs["first"], server.runs["second"]
+    assert list(server.runs) == ["first", "second"] and (first.exit_code, second.exit_code) == (0, 0)
+    assert [step for step, _ in first.rows("train/lam")] == [20, 40, 60]
+    assert {name: first.rows(name) for name in ("train/lam", "episode/return", "eval/deterministic/return")} == {
+        name: second.rows(name) for name in ("train/lam", "episode/return", "eval/deterministic/return")}
+    # Each has what there is: neither name is sent anything again, and without one the newest goes on.
+    for name in ("first", "second", ""):
+        run(*trained, WANDB_RUN_ID=name)
+    assert [len(server.runs[name].rows("train/lam")) for name in ("first", "second")] == [3, 3]
+    assert list(server.runs) == ["first", "second"]
+
+
+def test_journals_of_several_destinations_are_kept_apart(tmp_path: Path) -> None:
+    """Also by a kill after the first of two renames, which leaves no journal.jsonl."""
+    file = tmp_path / "journal.jsonl"
+    for name, steps in (("a/b", (10, 20)), ("second", (10,))):
+        sent = Sent(file)
+        sent.turn_to(name)
+        assert sent.records == []
+        for step in steps:
+            sent.add("metrics.csv", step)
+        sent.save()
+    sent.turn_to("a/b")
+    assert sent.last_step("metrics.csv") == 20
+    sent.save()
+    file.rename(sent.journal_of("a/b"))
+    for name, last in (("second", 10), ("a/b", 20)):
+        (sent := Sent(file)).turn_to(name)
+        assert (sent.last_step("metrics.csv"), Sent(file).identity) == (last, name)
 
 
 def tensorboard_scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:

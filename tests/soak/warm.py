@@ -7,6 +7,7 @@ import torch
 
 from algd.run import train as runs  # noqa: F401
 from algd.run.build import build_agent, build_task
+from launchers.search import driver  # noqa: F401
 from tests.support.command import TINY, compose
 
 torch.set_num_threads(1)
