@@ -129,8 +129,8 @@ class Mirror:
         self._listen(child)
         child.part()
         if code == ExitCode.LATE:
-            self._warnings.append(f"{self.title} did not take everything within {self.finish_seconds + more_seconds:g} s; "
-                                  f"the run itself is complete{self._remedy()}")
+            self._warnings.append(f"{self.title} did not take everything within {self.finish_seconds + more_seconds:g} "
+                                  f"s; the run itself is complete{self._remedy()}")
         elif code != 0:
             self._warnings.append(f"the mirror to {self.title} failed at the end of the run; the run itself is "
                                   f"complete (see {self._log()}{self._remedy()})")

@@ -24,10 +24,12 @@ from analysis.report.grids import (
     trouble_grid,
 )
 from analysis.report.pictures import Picture, curvatures, landscapes, printed_curves, videos
+from analysis.report.search import Search, search_of
 from analysis.results.cells import COLUMNS, ROWS, SAFE_SHARE
 from analysis.results.table import Table, tables
 from analysis.runs.gather import Gathered
 from analysis.statistics.estimators import Method
+from launchers.search.record import read_record
 
 QUANTITIES = ("return", "cost", "training_cost", "lam", "constraint")
 
@@ -87,6 +89,7 @@ class Content:
     states: list[tuple[str, int]]
     total: int
     sweep: Mapping[str, Any]
+    search: Search | None
     runs: Grid
     trouble: Grid
     tables: list[Table]
@@ -101,7 +104,8 @@ class Content:
 
     @property
     def figures(self) -> list[Figure]:
-        return [figure for family in self.families for _, figures in family.tasks for figure in figures]
+        searched = [self.search.figure] if self.search and self.search.figure else []
+        return searched + [figure for family in self.families for _, figures in family.tasks for figure in figures]
 
 
 def assemble(title: str, gathered: Gathered, options: Options, link: Link, sweep: Mapping[str, Any] | None = None,
@@ -113,20 +117,23 @@ def assemble(title: str, gathered: Gathered, options: Options, link: Link, sweep
         gathered: the runs, and what became of others.
         options: how tables and figures are made.
         link: the address of a run's folder, as the page links to it.
-        sweep: the content of the sweep's file, if the runs are one's.
+        sweep: of `analysis.runs.find.sweep_content`, if the runs are one sweep's.
         refusal: why there are no runs, where that is known.
-        live: whether the page is made again and again: then there are no pictures for print, landscapes and videos,
-            and runs that cannot stand in one table leave a sentence instead of it.
+        live: whether the page is made again and again: then there are no pictures for print, landscapes and videos.
+
+    Runs that cannot stand in one table leave a sentence instead of it on a live page, and on that of a search, whose
+    trials have a table of their own.
 
     Raises:
-        UsageError: as `analysis.results.table.tables`, unless live.
+        UsageError: as `analysis.results.table.tables`, unless a sentence is left.
     """
     found: list[Table] = []
+    search = _search(sweep, link)
     try:
         found = tables(gathered.runs, options.sampler, options.rows, options.columns, options.pool, options.method,
                        options.bootstrap_seed, gathered.remarks, options.at_step, options.safe_share)
     except UsageError as error:
-        if not live:
+        if not live and search is None:
             raise
         refusal = str(error)
     runs = sorted((shown(run) for run in gathered.runs), key=lambda member: (rank(member.state), member.run.folder))
@@ -139,10 +146,17 @@ def assemble(title: str, gathered: Gathered, options: Options, link: Link, sweep
     return Content(
         title, datetime.now(UTC).isoformat(timespec="seconds"), live,
         [(state, counts[state]) for state in sorted(counts, key=rank) if counts[state]], counts.total(), sweep or {},
+        search,
         runs_grid(runs, gathered.absent, gathered.unreadable, link), trouble_grid(runs, gathered.unreadable, link),
         found, refusal, [_family(table, options, numbers, live) for table in found],
         [] if live else list(landscapes(found, options.landscapes)), [] if live else list(videos(gathered.runs)),
         configurations_grid(gathered.runs), time_constants_grid(gathered.runs), provenance, commands)
+
+
+def _search(sweep: Mapping[str, Any] | None, link: Link) -> Search | None:
+    file = sweep["file"] if sweep else None
+    record = read_record(file.with_suffix("")) if file else None
+    return search_of(record, file.parent.parent, link) if file and record else None
 
 
 def _family(table: Table, options: Options, numbers: Mapping[Path, int], live: bool) -> Family:

@@ -128,7 +128,7 @@ def curve_figure(family: str, row: tuple[str, ...], cells: Sequence[Cell], colum
         f"{family}/{task}/{quantity}", f"{family}/{task}", f"{label}: {mean}, {band}{smoothing}",
         f"{label} against environment steps on {task}{smoothing}. At the end of each line, the {mean} over seeds: "
         + "; ".join(last) + limit_said + ".",
-        data, _layout("environment steps", label, [_line_at("y", limit, "limit") for limit in limits]))
+        data, plain_layout("environment steps", label, [line_at("y", limit, "limit") for limit in limits]))
 
 
 def trade_off_figure(family: str, row: tuple[str, ...], cells: Sequence[Cell],
@@ -160,7 +160,7 @@ def trade_off_figure(family: str, row: tuple[str, ...], cells: Sequence[Cell],
     return Figure(
         f"{family}/{task}/trade-off", "", f"return against cost at step {at}",
         f"Return against cost of each seed's evaluation at step {at} on {task}. " + "; ".join(said) + ".", data,
-        _layout("cost (hollow: not safe)", "return", [_line_at("x", limit, "limit") for limit in limits]))
+        plain_layout("cost (hollow: not safe)", "return", [line_at("x", limit, "limit") for limit in limits]))
 
 
 def thinned(series: Series, most: int) -> Series:
@@ -240,7 +240,7 @@ def _transparent(color: str, share: float) -> str:
     return f"rgba({red},{green},{blue},{share})"
 
 
-def _line_at(axis: str, value: float, name: str) -> dict[str, Any]:
+def line_at(axis: str, value: float, name: str) -> dict[str, Any]:
     """A straight line across the plot at a value of one axis, over the data, with its name."""
     other = "x" if axis == "y" else "y"
     return {"type": "line", f"{axis}0": value, f"{axis}1": value, f"{other}0": 0, f"{other}1": 1,
@@ -248,7 +248,8 @@ def _line_at(axis: str, value: float, name: str) -> dict[str, Any]:
             "label": {"text": f"{name} {value:g}", "textposition": "end", "font": {"size": 11, "color": GREY}}}
 
 
-def _layout(x: str, y: str, shapes: list[dict[str, Any]]) -> dict[str, Any]:
+def plain_layout(x: str, y: str, shapes: list[dict[str, Any]]) -> dict[str, Any]:
+    """The layout of a figure with these axes."""
     axis = {"gridcolor": "#e6e6e6", "zeroline": False, "linecolor": "#888", "ticks": "outside", "automargin": True}
     return {"height": 290, "margin": {"l": 56, "r": 14, "t": 26, "b": 44}, "showlegend": False, "hovermode": "closest",
             "paper_bgcolor": "#fff", "plot_bgcolor": "#fff", "font": {"size": 12, "color": "#1a1a1a"},

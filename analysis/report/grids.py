@@ -26,11 +26,12 @@ MEANING = {
     "interrupted": "It was stopped on request, at a checkpoint. The same command goes on from there.",
     "unknown": "Its status.json is missing or damaged.",
     UNREADABLE: "The folder cannot be read as a run; it is in no table and no figure.",
+    "pruned": "A search gave it up at a rung, where others were better. The same settings as a plain run finish it.",
     "starting": "It is being built, or takes its initial steps.",
     "running": "It trains.",
     WAITING: "A sweep lists it, and it has not started.",
 }
-ORDER = ("running", "starting", "failed", "lost", UNREADABLE, "interrupted", "unknown", WAITING, "finished")
+ORDER = ("running", "starting", "failed", "lost", UNREADABLE, "interrupted", "unknown", WAITING, "pruned", "finished")
 Link = Callable[[Path], str]
 
 
@@ -194,7 +195,7 @@ def trouble_grid(runs: Sequence[Shown], unreadable: Mapping[Path, str], link: Li
     """What did not finish and why, what is damaged, and what has warnings."""
     lines = []
     for item in runs:
-        if item.state in ("finished", "running", "starting") and not item.warnings:
+        if item.state in ("finished", "pruned", "running", "starting") and not item.warnings:
             continue
         reason = item.run.reason or ("" if item.state in ("finished", "running", "starting", LOST) else "not recorded")
         why = "\n".join([*([reason] if reason else []), *(f"warning: {warning}" for warning in item.warnings)])

@@ -139,9 +139,9 @@
   const ranges = new Map(); // by group: where its horizontal axis is zoomed to
 
   function traces(plot) {
-    const form = plot.closest(".family").querySelector("form");
+    const form = plot.closest(".family")?.querySelector("form");  // a search's figure has no switches
     const off = (name, value) => {
-      const box = [...form.elements].find((input) => input.name === name && input.value === String(value));
+      const box = [...form?.elements ?? []].find((input) => input.name === name && input.value === String(value));
       return box !== undefined && !box.checked;
     };
     return figures.get(plot.dataset.figure).data.map((trace) => {

@@ -27,8 +27,8 @@ from analysis.report.grids import MEANING
 from analysis.results.table import DETAILS, Table, details, grid
 from analysis.runs.gather import Gathered
 
-PARTS = ("overview", "trouble", "runs", "tables", "comparisons", "curves", "landscapes", "videos", "configurations",
-         "provenance", "methods")
+PARTS = ("overview", "trouble", "search", "runs", "tables", "comparisons", "curves", "landscapes", "videos",
+         "configurations", "provenance", "methods")
 
 
 def render(content: Content, refresh_seconds: float | None = None) -> str:

@@ -86,11 +86,11 @@ def sweep_members(file: Path) -> list[Path]:
 
 
 def sweep_content(names: Sequence[str], runs_dir: Path = Path("runs")) -> dict[str, Any] | None:
-    """What the sweep's file says, if a sweep is all that the names stand for."""
+    """What the sweep's file says, and as "file" where it is, if a sweep is all that the names stand for."""
     if len(names) != 1:
         return None
     file = Path(names[0]) if Path(names[0]).is_file() else _sweep_called(names[0], runs_dir)
-    return None if file is None or Path(names[0]).is_dir() else json.loads(file.read_bytes())
+    return None if file is None or Path(names[0]).is_dir() else json.loads(file.read_bytes()) | {"file": file}
 
 
 def _sweep_called(name: str, runs_dir: Path) -> Path | None:

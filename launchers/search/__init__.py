@@ -13,5 +13,6 @@ any kill, without losing a trial or doing one twice:
     halving   which trials go on at a rung
     loop      propose, train, record, rung by rung
     driver    trials as runs, through the launchers
-    summary   what the report and people read
+    summary   what has been found, in words and as a record
+    record    search.json, which programs and the report read
 """

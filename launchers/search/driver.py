@@ -25,7 +25,7 @@ from launchers.search.loop import STOPPED, run
 from launchers.search.settings import SearchSettings
 from launchers.search.space import Space, parse
 from launchers.search.study import Study, locked
-from launchers.search.summary import SUMMARY, describe, write_summary
+from launchers.search.summary import describe, record
 from launchers.settings import Settings, checked
 from launchers.states import read_state
 from launchers.sweeps import SWEEPS, Member, begin_sweep, load_sweep
@@ -176,7 +176,7 @@ class Runs:
 
     def note(self) -> None:
         """Write what there is to know so far."""
-        write_summary(self.study, self.members, self._runs_dir / SWEEPS / self._name / SUMMARY)
+        record(self.study, self.members).write(self._runs_dir / SWEEPS / self._name)
 
 
 def up_to(member: Member, step: int) -> Member:

@@ -1,21 +1,22 @@
 """What a search has found, for people and for the report: best trials, history, importances."""
 
-import json
+import math
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from algd.storage.files import write_atomically
+from launchers.search.record import SearchRecord, TrialRecord
 from launchers.search.study import Study
 from launchers.states import read_state
 from launchers.sweeps import Member
 
-SUMMARY = "search.json"  # in the sweep's folder
+STATES: dict[TrialState, Literal["complete", "pruned", "failed", "running"]] = {
+    TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running"}
 FEWEST = 8  # finished trials from which on importances are told
 
 
@@ -56,37 +57,31 @@ def _quantities(trial: FrozenTrial) -> tuple[float, float]:
     return gain, cost - limit
 
 
-def as_data(study: Study, members: Mapping[int, Sequence[Member]]) -> dict[str, Any]:
-    """The search as plain values."""
+def record(study: Study, members: Mapping[int, Sequence[Member]]) -> SearchRecord:
+    """The search as it stands, for its file.
+
+    Args:
+        study: the search.
+        members: the runs of each trial, by its number.
+    """
     trials = []
     for trial in study.trials:
-        last = last_result(trial)
-        runs = members.get(trial.number, ())
-        trials.append({
-            "number": trial.number, "state": trial.state.name.lower(), "params": trial.params,
-            "step": last[0] if last else None, "return": last[1][0] if last else None,
-            "cost": last[1][1] if last else None, "limit": last[1][2] if last else None,
-            "feasible": last[1][1] <= last[1][2] if last else None,
-            "runs": ["/".join(member.folder.parts[-3:]) for member in runs]})
+        step, result = last_result(trial) or (None, [math.nan] * 3)
+        trials.append(TrialRecord.model_validate({
+            "number": trial.number, "state": STATES[trial.state], "params": trial.params, "step": step,
+            **dict(zip(("return", "cost", "limit"), result, strict=True)),
+            "runs": ["/".join(member.folder.parts[-3:]) for member in members.get(trial.number, ())]}))
     steps = sum(max(read_state(folder).step, 0) for folder in {m.folder for runs in members.values() for m in runs})
-    return {"name": study.study.study_name, "objectives": study.settings.objectives,
-            "judged_by": study.settings.judged_by, "sampler": study.settings.sampler,
-            "n_trials": study.settings.n_trials, "best": [trial.number for trial in study.best()],
-            "importances": importances(study), "steps": steps, "trials": trials}
-
-
-def write_summary(study: Study, members: Mapping[int, Sequence[Member]], file: Path) -> None:
-    """Write the search as JSON."""
-    file.parent.mkdir(exist_ok=True)
-    write_atomically(file, (json.dumps(as_data(study, members), indent=1) + "\n").encode())
+    settings = study.settings
+    return SearchRecord(name=study.study.study_name, objectives=settings.objectives, judged_by=settings.judged_by,
+                        sampler=settings.sampler, n_trials=settings.n_trials, steps=steps,
+                        best=[trial.number for trial in study.best()], importances=importances(study), trials=trials)
 
 
 def describe(study: Study) -> str:
     """The search in a few lines."""
     states = [trial.state for trial in study.trials]
-    counts = ", ".join(f"{states.count(state)} {name}" for state, name in (
-        (TrialState.COMPLETE, "complete"), (TrialState.PRUNED, "pruned"), (TrialState.FAIL, "failed"),
-        (TrialState.RUNNING, "open")) if state in states)
+    counts = ", ".join(f"{states.count(state)} {name}" for state, name in STATES.items() if state in states)
     lines = [f"{study.study.study_name}: {len(states)} of {study.settings.n_trials} trials: {counts or 'none'}"]
     for trial in study.best():
         _, (gain, cost, limit) = last_result(trial) or (0, [float("nan")] * 3)

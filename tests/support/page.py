@@ -5,7 +5,7 @@ import json
 
 
 class Page(html.parser.HTMLParser):
-    """The tags, addresses, scripts and text of a page."""
+    """The tags, addresses, scripts, text and tables of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -14,6 +14,9 @@ class Page(html.parser.HTMLParser):
         self.links: list[str] = []
         self.scripts: list[tuple[dict[str, str | None], str]] = []
         self.text = ""
+        self.tables: dict[str, list[list[str]]] = {}  # the lines of each body, by the table's name
+        self._lines: list[list[str]] = []
+        self._in_cell = False
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -23,6 +26,19 @@ class Page(html.parser.HTMLParser):
         assert not [name for name, _ in attrs if name.startswith("on")]
         if tag == "script":
             self.scripts.append((dict(attrs), ""))
+        elif tag == "table":
+            self._lines = self.tables[dict(attrs).get("aria-label") or ""] = []
+        elif tag == "tr":
+            self._lines.append([])
+        elif tag == "td":
+            self._lines[-1].append("")
+            self._in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "td":
+            self._in_cell = False
+        elif tag == "thead":
+            self._lines.clear()
 
     def handle_data(self, data: str) -> None:
         if self.cdata_elem == "script":
@@ -30,6 +46,8 @@ class Page(html.parser.HTMLParser):
             self.scripts.append((attributes, before + data))
         else:
             self.text += data + "\n"
+            if self._in_cell:
+                self._lines[-1][-1] += data
 
     @property
     def data(self) -> dict:
