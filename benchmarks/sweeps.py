@@ -18,7 +18,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
 
 from algd.cli.compose import CONF
-from algd.config.schema import resolve
+from algd.config.schema import admitted
 from algd.storage.run_folder import run_path
 from launchers.compose import Composer
 from launchers.processes import freeze
@@ -52,11 +52,11 @@ def milliseconds_each(runs_dir: Path, count: int) -> tuple[float, float, float]:
     loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
     master = loader.load_configuration("config", ["env=toy"], RunMode.MULTIRUN)
     composer = Composer(loader, master)
-    resolve(composer.compose(["env=toy"]))  # The first imports what the configuration names.
+    admitted(composer.compose(["env=toy"]))  # The first imports what the configuration names.
     clock = [time.perf_counter()]
     composed = [composer.compose(["env=toy", f"seed={seed}", f"runs_dir={runs_dir}"]) for seed in range(count)]
     clock.append(time.perf_counter())
-    checked = [resolve(config) for config in composed]
+    checked = [admitted(config) for config in composed]
     clock.append(time.perf_counter())
     for config in checked:
         freeze(run_path(config), config)

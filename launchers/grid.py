@@ -10,7 +10,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from algd.cli.hydra_messages import explain
-from algd.config.schema import resolve
+from algd.config.schema import admitted
 from algd.errors import ExitCode, UsageError
 from algd.logging.console import answer
 from algd.run.build import resolve_device
@@ -85,7 +85,7 @@ def compose_members(context: HydraContext, master: DictConfig, grid: Sequence[Se
     for overrides in grid:
         own = tuple(override for override in overrides if override not in common)
         try:
-            config = resolve(composer.compose(overrides))
+            config = admitted(composer.compose(overrides))
             if config["mode"] != "train":
                 raise UsageError(f"mode={config['mode']}: a sweep is over runs that train (mode=train)")
         except (UsageError, HydraException) as error:

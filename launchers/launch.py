@@ -8,17 +8,17 @@ from pathlib import Path
 from algd.errors import ExitCode
 from algd.storage.provenance import code_version
 from algd.storage.run_folder import RunFolder
-from launchers.devices import default_jobs, visible_gpus
+from launchers.estimate import estimate
 from launchers.local import run_here
-from launchers.members import Plan, is_done, triage
+from launchers.members import is_done, steps_left, triage
 from launchers.settings import LocalSettings, Settings, SlurmSettings
 from launchers.slurm.launcher import check, submit_sweep, wait_for_sweep
 from launchers.slurm.status import active_tasks, named
 from launchers.slurm.submission import submission_lock
 from launchers.snapshot import own_packages, take_snapshot
-from launchers.states import Speeds, read_state
+from launchers.states import read_state
 from launchers.sweeps import Member, Sweep, load_sweep
-from launchers.table import duration, say, shown_path
+from launchers.table import say, shown_path
 
 SETTINGS: dict[str, type[Settings]] = {"local": LocalSettings, "slurm": SlurmSettings}
 
@@ -79,33 +79,18 @@ def warn_of_other_code(members: Sequence[Member], commit: str | None) -> None:
 
 
 def list_members(sweep: Sweep, members: Sequence[Member], settings: Settings) -> None:
-    """Print every member with its state, what is done with it, its folder and its overrides; and an estimate."""
+    """Print every member with its state, what there is to do with it, its folder and its overrides; and an estimate."""
     tasks = {folder: named(element) for folder, element in active_tasks(sweep.folders, sweep.runs_dir).items()} \
         if isinstance(settings, SlurmSettings) else {}
     planned = triage(members, settings.retry_failed, tasks)
-    rest: dict[Path, int] = {}
+    print(f"{'state':<11} {'to do':<6} {'steps':>17}  run")
     for each in planned:
         config, state = each.member.config, each.state
-        if each.plan.runs or each.plan is Plan.AWAITED:
-            rest[each.folder] = config["total_steps"] - (0 if config["fresh"] else max(state.step, 0))
-        print(f"{state.state:<11} {each.plan:<8} {max(state.step, 0):>8}/{config['total_steps']:<8} "
-              f"{shown_path(each.folder)}  {' '.join(each.member.overrides)}"
-              + (f"  ({state.reason})" if state.state == "failed" else ""))
-    speeds = Speeds()
-    speeds.learn_neighbours(member.folder for member in members)
-    at_once = simultaneous(settings, members, len(rest))
-    seconds = speeds.seconds_left(rest, at_once)
-    counts = ", ".join(f"{count} {plan}" for plan, count in Counter(each.plan for each in planned).items())
+        steps = f"{max(state.step, 0)}/{config['total_steps']}"
+        print(f"{state.state:<11} {each.plan:<6} {steps:>17}  {shown_path(each.folder)}  "
+              f"{' '.join(each.member.overrides)}" + (f"  ({state.reason})" if state.state == "failed" else ""))
+    counts = ", ".join(f"{count} to {plan}" for plan, count in Counter(each.plan for each in planned).items())
     print(f"{len(members)} run{'s' * (len(members) != 1)}: {counts}; list of members: {shown_path(sweep.file)}")
-    if rest:
-        guess = "unknown: no run of each kind has any steps behind it yet" if seconds is None else duration(seconds)
-        print(f"time left, {at_once} at once: {guess}")
-    print("dry run: nothing was started")
-
-
-def simultaneous(settings: Settings, members: Sequence[Member], count: int) -> int:
-    """How many runs there are at once, at most."""
-    if isinstance(settings, SlurmSettings):
-        return min(count, (settings.max_running or count) * settings.runs_per_task)
-    assert isinstance(settings, LocalSettings)
-    return min(count, settings.jobs or default_jobs([member.config for member in members], visible_gpus()))
+    if rest := steps_left(planned):
+        print(estimate(members, rest, settings))
+    print("dry run: nothing was started or written")

@@ -16,10 +16,11 @@ from types import FrameType
 
 from algd.errors import ExitCode
 from launchers.devices import Gpus, default_jobs, environment, visible_gpus
+from launchers.estimate import Speeds
 from launchers.members import Plan, begin_afresh, plan_of, refuse_fresh, triage
 from launchers.processes import LOG, freeze, how_it_ended, start_process, tail
 from launchers.settings import LocalSettings
-from launchers.states import RunState, Speeds, is_held, read_state
+from launchers.states import RunState, is_held, read_state
 from launchers.sweeps import Member, Sweep
 from launchers.table import Board, Line, say, shown_path, summarise
 
@@ -96,8 +97,8 @@ def run_here(sweep: Sweep, members: Sequence[Member], settings: LocalSettings, c
     say(f"{sweep.name}: {len(members)} runs, {skipped} finished before, {at_once} at once{share}; "
         f"list of members: {shown_path(sweep.file)}")
     with StopRequests().listening() as stop, Board(sweep.name) as board:
-        speeds = Speeds()
-        speeds.learn_neighbours(sweep.folders)
+        speeds = Speeds(members)
+        speeds.learn_neighbours()
         told = 0
         while pool.running or (not stop.received and (pool.todo or pool.elsewhere)):
             if len(stop.received) > told:

@@ -13,16 +13,16 @@ from launchers.table import say, shown_path
 
 
 class Plan(StrEnum):
-    """What is done with a member of a sweep."""
+    """What there is to do with a member of a sweep."""
 
-    SKIPPED = "skipped"    # finished, and asked for no more
-    LEFT = "left"          # failed before, and retry_failed=false
-    AWAITED = "awaited"    # in SLURM's queue, or another process trains it
-    REFUSED = "refused"    # the same, and fresh=true
-    STARTED = "started"    # from its beginning
-    EXTENDED = "extended"  # finished, and total_steps is larger now
-    RESUMED = "resumed"    # from its last checkpoint
-    RETRIED = "retried"    # the same, after a failure
+    SKIPPED = "skip"     # finished, and asked for no more
+    LEFT = "leave"       # failed before, and retry_failed=false
+    AWAITED = "wait"     # in SLURM's queue, or another process trains it
+    REFUSED = "refuse"   # the same, and fresh=true
+    STARTED = "start"    # from its beginning
+    EXTENDED = "extend"  # finished, and total_steps is larger now
+    RESUMED = "resume"   # from its last checkpoint
+    RETRIED = "retry"    # the same, after a failure
 
     @property
     def runs(self) -> bool:
@@ -100,6 +100,13 @@ def triage(members: Iterable[Member], retry_failed: bool, tasks: Mapping[Path, s
         state, task = read_state(member.folder), tasks.get(member.folder)
         planned.append(Planned(member, state, task, plan_of(member, state, retry_failed, task)))
     return planned
+
+
+def steps_left(planned: Iterable[Planned]) -> dict[Path, int]:
+    """The environment steps that members still take, by their folders; those that take none are not in it."""
+    return {each.folder: each.member.config["total_steps"] - (
+                0 if each.member.config["fresh"] else max(each.state.step, 0))
+            for each in planned if each.plan.runs or each.plan is Plan.AWAITED}
 
 
 def refuse_fresh(planned: Iterable[Planned]) -> None:

@@ -1,7 +1,6 @@
 """What a run's folder says about the run."""
 
-import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ class RunState:
         state: "new", "starting", "running", "interrupted", "finished", "failed" or "lost".
         held: whether a process holds the folder's lock, which is to say trains it right now.
         step, total_steps: environment steps taken and wanted; step is at most 0 while the initial steps last.
+        updates: gradient updates made.
         updates_per_second: gradient updates a second; None before the first.
         seconds: time spent, summed over restarts.
         reason: why it failed.
@@ -33,6 +33,7 @@ class RunState:
     held: bool = False
     step: int = 0
     total_steps: int | None = None
+    updates: int = 0
     updates_per_second: float | None = None
     seconds: float = 0.0
     reason: str | None = None
@@ -61,7 +62,8 @@ def read_state(folder: Path) -> RunState:
         state = LOST
     reason = status.get("reason")
     return RunState(state, held, int(_number(status, "step") or 0), _whole(_number(status, "total_steps")),
-                    _number(status, "updates_per_second"), _number(status, "seconds") or 0.0,
+                    int(_number(status, "updates") or 0), _number(status, "updates_per_second"),
+                    _number(status, "seconds") or 0.0,
                     None if reason is None else "".join(sign if sign.isprintable() else " " for sign in str(reason)))
 
 
@@ -90,52 +92,3 @@ def progress(folder: Path) -> tuple[int, int]:
     if state is None:
         return (-1, 0)
     return (state["step"] * 10**9 - state["warm_up_left"], state["tables"]["evals"]["size"])
-
-
-def kind_of(folder: Path) -> tuple[str, str]:
-    """What runs of about the same speed share: (environment, agent and guidance), from the folder's name."""
-    return folder.parts[-3], folder.parts[-2]
-
-
-class Speeds:
-    """Seconds for an environment step, learned from runs that have some behind them."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[str, ...], dict[Path, float]] = {}
-
-    def learn(self, folder: Path, state: RunState) -> None:
-        """Take in what one run shows; it counts once, with what it showed last."""
-        if (seconds := state.seconds_per_step) is not None:
-            environment, method = kind_of(folder)
-            for key in ((environment, method), (environment,)):
-                self._known.setdefault(key, {})[folder] = seconds
-
-    def learn_neighbours(self, folders: Iterable[Path]) -> None:
-        """Take in the runs that are there beside these: same environment, agent and guidance."""
-        for parent in {folder.parent for folder in folders}:
-            for status in parent.glob("*/status.json"):
-                self.learn(status.parent, read_state(status.parent))
-
-    def seconds_per_step(self, folder: Path) -> float | None:
-        """The median over runs of the same kind, else of the same environment, else None."""
-        environment, method = kind_of(folder)
-        known = self._known.get((environment, method)) or self._known.get((environment,))
-        return statistics.median(known.values()) if known else None
-
-    def seconds_left(self, rest: Mapping[Path, int], at_once: int) -> float | None:
-        """How long it takes until all are done.
-
-        Args:
-            rest: environment steps that each run has left.
-            at_once: how many run at once.
-
-        Returns:
-            Seconds; None if nothing is known about one of them.
-        """
-        each = []
-        for folder, steps in rest.items():
-            seconds = self.seconds_per_step(folder)
-            if seconds is None:
-                return None
-            each.append(seconds * max(steps, 0))
-        return max(sum(each) / max(at_once, 1), max(each)) if each else 0.0

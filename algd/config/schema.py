@@ -94,6 +94,11 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     Raises:
         UsageError: the first thing that is wrong, with its key, its value and what is allowed.
     """
+    return admitted(plain_values(config))
+
+
+def plain_values(config: DictConfig) -> dict[str, Any]:
+    """The values of a composed configuration, not checked yet. Raises UsageError for one that is missing."""
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -101,7 +106,11 @@ def resolve(config: DictConfig) -> dict[str, Any]:
             raise UsageError(f"{lacking[1]} has no value, and needs one: {lacking[1]}=...") from error
         raise UsageError(f"{error.full_key or 'the configuration'}: {str(error).splitlines()[0]}") from error
     assert isinstance(plain, dict)
-    values = {str(key): value for key, value in plain.items()}
+    return {str(key): value for key, value in plain.items()}
+
+
+def admitted(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values, checked and normalised; what they list as trusted is from now on. Raises UsageError."""
     if isinstance(listed := values.get("trusted", []), list) and all(isinstance(name, str) for name in listed):
         trust(listed)
         # Where the command was typed is looked at last, as Python does for a script that lies there.

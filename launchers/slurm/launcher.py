@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import IO
 
 from algd.errors import ExitCode, UsageError
-from launchers.members import Plan, begin_afresh, refuse_fresh, triage
+from launchers.estimate import Speeds, estimate
+from launchers.members import Plan, begin_afresh, refuse_fresh, steps_left, triage
 from launchers.processes import LOG
 from launchers.settings import SlurmSettings
 from launchers.slurm.queue import Queue, largest_array
 from launchers.slurm.status import Elements, Readings, active_tasks, lines_of, named, output_of, submitted_tasks, tell
 from launchers.slurm.submission import adopt, submit
-from launchers.states import Speeds
 from launchers.sweeps import Member, Sweep, sweeps_of
 from launchers.table import Board, Line, say, shown_path, summarise
 
@@ -56,7 +56,9 @@ def submit_sweep(sweep: Sweep, members: Sequence[Member], settings: SlurmSetting
     skipped = sum(each.plan is Plan.SKIPPED for each in planned)
     if todo:
         queued = Counter(job for job, _ in set(active.values()))
+        estimated = estimate(members, steps_left(each for each in planned if each.plan.runs), settings)
         submit(sweep, todo, settings, code, limit, dict(queued), lock)
+        say(estimated)
     else:
         say(f"{sweep.name}: nothing to submit")
     say(f"{sweep.name}: {len(members)} runs, {skipped} finished before, {len(todo)} submitted; list of members: "
@@ -99,7 +101,7 @@ def wait_for_sweep(sweep: Sweep, members: Sequence[Member], elements: Elements, 
 def wait(sweep: Sweep, members: Sequence[Member], elements: Elements, settings: SlurmSettings, skipped: int) -> int:
     """Show the sweep until none of its tasks will do anything more. Returns the exit code."""
     queue = Queue(elements.values(), settings.poll_seconds)
-    speeds = Speeds()
+    speeds = Speeds(members)
     told: set[Path] = set()
     folders, read = [member.folder for member in members], Readings()
     with Board(sweep.name) as board:

@@ -46,7 +46,7 @@ def test_an_experiment_chooses_its_launcher_unless_one_is_typed(call: Call, type
     code, output, errors = call("-m", "--config-dir", "mine", "experiment=quick", "seed=0", *typed,
                                 f"hydra.launcher.{key}", "hydra.launcher.dry_run=true")
     assert code == 0, errors
-    assert "1 run: 1 started" in output and "/line/" in output
+    assert "1 run: 1 to start" in output and "/line/" in output
 
 
 def test_a_launcher_without_a_sweep_is_told(call: Call, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from launchers.slurm.queue import Task, elements, listed_of, read_accounting, re
 from launchers.slurm.status import end_of, joined
 from launchers.slurm.submission import chunks, lanes_of, sbatch_reason
 from launchers.snapshot import code_files, take_snapshot
-from launchers.states import RunState, Speeds, is_held, read_state
+from launchers.states import RunState, is_held, read_state
 from launchers.sweeps import Sweep, load_sweep, named_runs
 from tests.support.command import ROOT, TINY, run, start, status
 from tests.support.wandb_server import WandbServer
@@ -116,21 +116,6 @@ def test_states_of_folders(tmp_path: Path) -> None:
     assert [(Path(line["run"]), line["state"], line["step"]) for line in shown] == [
         (new, "new", 0), (dead, "lost", 50), (done, "finished", 100)]
     assert "there are no runs" in launchers("status", tmp_path / "toy" / "nothing", code=2)
-
-
-def test_time_left() -> None:
-    """Medians of the same kind, else of the same environment; several at once share the work, but not one run."""
-    speeds = Speeds()
-    a, b, c, d, e = (Path("runs") / run for run in ("toy/x-y/seed=0-1", "toy/x-z/seed=0-1", "ring/x-y/seed=0-1",
-                                                    "toy/x-y/seed=1-1", "toy/x-y/seed=2-1"))
-    speeds.learn(a, RunState("running", step=10, seconds=20.0))
-    speeds.learn(d, RunState("running", step=10, seconds=40.0))
-    speeds.learn(e, RunState("running", step=10, seconds=10.0))
-    speeds.learn(e, RunState("running", step=10, seconds=90.0))
-    assert speeds.seconds_per_step(a) == 4 and speeds.seconds_per_step(b) == 4 and speeds.seconds_per_step(c) is None
-    assert speeds.seconds_left({a: 100, b: 50}, 2) == 400
-    assert speeds.seconds_left({a: 100, b: 100}, 1) == 800
-    assert speeds.seconds_left({a: 100, c: 1}, 2) is None and speeds.seconds_left({}, 2) == 0
 
 
 def test_runs_are_named_by_folders_and_lists(tmp_path: Path) -> None:

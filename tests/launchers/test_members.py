@@ -14,18 +14,18 @@ DONE, SHORT = RunState("finished", step=100), RunState("finished", step=50)
 HELD, INTERRUPTED = RunState("running", held=True, step=5), RunState("interrupted", step=5)
 # (what the folder says, SLURM's task) ↦ (as it is asked for, with fresh=true, with retry_failed=false, with both)
 TABLE = {
-    (NEW, None): ("started", "started", "started", "started"),
-    (INTERRUPTED, None): ("resumed", "started", "resumed", "started"),
-    (LOST, None): ("resumed", "started", "resumed", "started"),
-    (RunState("unknown"), None): ("resumed", "started", "resumed", "started"),
-    (FAILED, None): ("retried", "started", "left", "started"),
-    (SHORT, None): ("extended", "started", "extended", "started"),
-    (DONE, None): ("skipped", "started", "skipped", "started"),
-    (HELD, None): ("awaited", "refused", "awaited", "refused"),
-    (NEW, "12_3"): ("awaited", "refused", "awaited", "refused"),
-    (FAILED, "12_3"): ("awaited", "refused", "awaited", "refused"),
-    (HELD, "12_3"): ("awaited", "refused", "awaited", "refused"),
-    (DONE, "12_3"): ("skipped", "refused", "skipped", "refused"),
+    (NEW, None): ("start", "start", "start", "start"),
+    (INTERRUPTED, None): ("resume", "start", "resume", "start"),
+    (LOST, None): ("resume", "start", "resume", "start"),
+    (RunState("unknown"), None): ("resume", "start", "resume", "start"),
+    (FAILED, None): ("retry", "start", "leave", "start"),
+    (SHORT, None): ("extend", "start", "extend", "start"),
+    (DONE, None): ("skip", "start", "skip", "start"),
+    (HELD, None): ("wait", "refuse", "wait", "refuse"),
+    (NEW, "12_3"): ("wait", "refuse", "wait", "refuse"),
+    (FAILED, "12_3"): ("wait", "refuse", "wait", "refuse"),
+    (HELD, "12_3"): ("wait", "refuse", "wait", "refuse"),
+    (DONE, "12_3"): ("skip", "refuse", "skip", "refuse"),
 }
 
 

@@ -1,0 +1,180 @@
+"""What a sweep will cost, by runs of the same kind that are there: time, core-hours and GPU-hours."""
+
+import heapq
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launchers.devices import default_jobs, threads_of, visible_gpus, wants_gpu
+from launchers.settings import LocalSettings, Settings, SlurmSettings
+from launchers.slurm.submission import arrays_of
+from launchers.states import RunState, read_state
+from launchers.sweeps import Member
+from launchers.table import duration
+
+HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What runs of about the same speed share.
+
+    Attributes:
+        env: the environment's name.
+        method: the agent's and the guidance's, as folders have them.
+        updates: gradient updates for each environment step.
+    """
+
+    env: str
+    method: str
+    updates: int
+
+    def __str__(self) -> str:
+        return f"{self.env}/{self.method} with {self.updates} update{'s' * (self.updates != 1)} a step"
+
+
+def kind_of(folder: Path, updates: int) -> Kind:
+    """The kind of a run, by its folder and its updates for each step."""
+    return Kind(folder.parts[-3], folder.parts[-2], updates)
+
+
+class Speeds:
+    """Seconds for an environment step, learned from runs that have some behind them.
+
+    Args:
+        members: the runs whose speeds will be asked for.
+    """
+
+    def __init__(self, members: Iterable[Member]):
+        self._kinds = {member.folder: kind_of(member.folder, member.config["updates_per_step"]) for member in members}
+        self._known: dict[Kind, dict[Path, RunState]] = {}
+
+    def learn(self, folder: Path, state: RunState) -> None:
+        """Take in what one run shows; it counts once, with what it showed last."""
+        if state.seconds_per_step is not None:
+            self._known.setdefault(kind_of(folder, round(state.updates / state.step)), {})[folder] = state
+
+    def learn_neighbours(self) -> None:
+        """Take in the runs that are there beside those that will be asked for."""
+        for parent in {folder.parent for folder in self._kinds}:
+            for status in parent.glob("*/status.json"):
+                self.learn(status.parent, read_state(status.parent))
+
+    def kind(self, folder: Path) -> Kind:
+        """The kind of a run that is asked for."""
+        return self._kinds[folder]
+
+    def measured(self, folder: Path) -> dict[Path, RunState]:
+        """The runs that say how fast this one is: finished ones of its kind, or others of it where none is finished."""
+        known = self._known.get(self.kind(folder), {})
+        return {path: state for path, state in known.items() if state.state == "finished"} or known
+
+    def seconds_per_step(self, folder: Path) -> float | None:
+        """The median over runs of the same kind; None without any."""
+        found = [state.seconds_per_step for state in self.measured(folder).values()]
+        return statistics.median(seconds for seconds in found if seconds is not None) if found else None
+
+    def seconds(self, rest: Mapping[Path, int]) -> dict[Path, float] | None:
+        """How long each run takes for the environment steps that it has left; None if one of them is not known."""
+        each = {}
+        for folder, steps in rest.items():
+            seconds = self.seconds_per_step(folder)
+            if seconds is None:
+                return None
+            each[folder] = seconds * max(steps, 0)
+        return each
+
+    def seconds_left(self, rest: Mapping[Path, int], at_once: int) -> float | None:
+        """How long it takes until all are done.
+
+        Args:
+            rest: environment steps that each run has left.
+            at_once: how many run at once.
+
+        Returns:
+            Seconds; None if nothing is known about one of them.
+        """
+        each = self.seconds(rest)
+        return None if each is None else makespan(each.values(), at_once)
+
+
+def makespan(seconds: Iterable[float], at_once: int) -> float:
+    """When the last run ends, if each begins in its turn as soon as fewer than `at_once` others run."""
+    ends = [0.0] * max(at_once, 1)
+    for each in seconds:
+        heapq.heapreplace(ends, ends[0] + each)
+    return max(ends)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What runs take of a machine, in hours of one core and of one GPU."""
+
+    core_hours: float
+    gpu_hours: float
+
+    def __str__(self) -> str:
+        return f"{amount(self.core_hours)} core-hours" + \
+            (f", {amount(self.gpu_hours)} GPU-hours" if self.gpu_hours else "")
+
+
+def amount(value: float) -> str:
+    """A number of hours, no more exact than it is known."""
+    return "less than 0.1" if value < 0.05 else f"{value:.1f}" if value < 9.95 else f"{value:,.0f}"
+
+
+def cost(members: Sequence[Member], seconds: Mapping[Path, float], settings: Settings, at_once: int,
+         gpus: int = 0) -> Cost:
+    """What runs take: all that a task of SLURM's asks for until its longest run ends; here, their threads.
+
+    Args:
+        members: the runs.
+        seconds: how long each takes.
+        settings: the launcher's keys.
+        at_once: how many run at once, on this machine.
+        gpus: how many GPUs they share, on this machine.
+    """
+    cores = cards = 0.0
+    if isinstance(settings, SlurmSettings):
+        for array in arrays_of(members, settings, len(members)):
+            for task in array.tasks:
+                longest = max(seconds[member.folder] for member in task)
+                cores += array.cpus * longest
+                cards += array.settings.gpus * longest
+    else:
+        for member in members:
+            cores += threads_of(member.config) * seconds[member.folder]
+            if gpus and wants_gpu(member.config):
+                cards += seconds[member.folder] * min(1.0, gpus / at_once)
+    return Cost(cores / HOUR, cards / HOUR)
+
+
+def estimate(members: Sequence[Member], rest: Mapping[Path, int], settings: Settings) -> str:
+    """In words, how long runs will take and what they will cost.
+
+    Args:
+        members: those of a sweep.
+        rest: environment steps that runs have left; those that have none are not in it.
+        settings: the launcher's keys.
+    """
+    speeds = Speeds(members)
+    speeds.learn_neighbours()
+    gpus = len(visible_gpus()) if isinstance(settings, LocalSettings) else 0
+    at_once = simultaneous(settings, members, len(rest))
+    each = speeds.seconds(rest)
+    if each is None:
+        unknown = next(folder for folder in rest if speeds.seconds_per_step(folder) is None)
+        return f"estimate: none, as there is no run of {speeds.kind(unknown)} to go by"
+    runs = len({path for folder in rest for path in speeds.measured(folder)})
+    wanted = [member for member in members if member.folder in rest]
+    return (f"estimate, {at_once} at once: {duration(makespan(each.values(), at_once))}, "
+            f"{cost(wanted, each, settings, at_once, gpus)} (by {runs} run{'s' * (runs != 1)} of the same kind)")
+
+
+def simultaneous(settings: Settings, members: Sequence[Member], count: int) -> int:
+    """How many of `count` runs there are at once, at most."""
+    if isinstance(settings, SlurmSettings):
+        return min(count, (settings.max_running or count) * settings.runs_per_task)
+    assert isinstance(settings, LocalSettings)
+    return min(count, settings.jobs or default_jobs([member.config for member in members], visible_gpus()))
