@@ -42,6 +42,7 @@ demo: setup
 	$(BIN)/python -m analysis compare $(RUNS)/throttle --first guidance=augmented --second guidance=plain
 	$(BIN)/python -m analysis curves $(RUNS)/throttle --quantities return,cost,lam --raw --out $(RUNS)/figures
 	$(BIN)/python run.py runs_dir=$(RUNS) experiment=throttle study.runs=[$(RUNS)/throttle]
+	@cat $(RUNS)/studies/throttle/throttle_cells.md
 	$(BIN)/python -m analysis report $(RUNS) --out $(RUNS)/report.html
 	@echo
 	@echo "Everything on one page: $(RUNS)/report.html"

@@ -9,7 +9,10 @@ import torch
 from algd.algorithm import lagrangian
 from algd.envs.throttle import GAIN
 from algd.errors import UsageError
-from analysis.studies.throttle import closed_loop, minimiser, run, swing
+from analysis.runs.model import Evaluation, Run
+from analysis.studies.throttle.measured import Examined
+from analysis.studies.throttle.study import run, slopes
+from analysis.studies.throttle.theory import closed_loop, minimiser, noisy_minimiser, swing
 from tests.support.command import TINY, train_here
 
 SPEEDS = torch.linspace(0, 1, 2001, dtype=torch.float64)
@@ -30,6 +33,32 @@ def test_an_error_of_the_multiplier_is_one_of_the_cost_over_rho() -> None:
         assert minimiser(GAIN + 0.1, 0.4, rho) == pytest.approx(0.4 - 0.1 / rho)
 
 
+@pytest.mark.parametrize("rho", [1.0, 5.0, 20.0])
+def test_without_noise_the_noisy_minimiser_is_the_minimiser(rho: float) -> None:
+    for lam in (0.3, 0.6, 0.8):
+        found = noisy_minimiser(lam, 0.4, rho, 1e-4)
+        assert found == pytest.approx((float(minimiser(lam, 0.4, rho)),) * 2, abs=0.006)  # the latents' grid
+
+
+@pytest.mark.parametrize(("lam", "rho", "spread"), [(0.3, 1.0, 1.0), (0.02, 5.0, 0.9), (0.3, 5.0, 0.5)])
+def test_the_noisy_minimiser_feels_the_shadow_price(lam: float, rho: float, spread: float) -> None:
+    """Where it stands, the constraint's weight is λ* on average over its actions, by how much each moves; and its mean
+    speed is that of draws."""
+    deterministic, mean = noisy_minimiser(lam, 0.4, rho, spread)
+    normals = torch.randn(200_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    tanh = torch.tanh(np.arctanh(2 * deterministic - 1) + spread * normals)
+    speeds, moves = (1 + tanh) / 2, 1 - tanh**2
+    felt = lagrangian.constraint_weight(speeds, torch.tensor(lam, dtype=torch.float64), 0.4, rho)
+    assert float((moves * felt).sum() / moves.sum()) == pytest.approx(GAIN, abs=0.02)
+    assert float(speeds.mean()) == pytest.approx(mean, abs=0.005)
+
+
+def test_noise_holds_the_loop_where_the_penalty_alone_does() -> None:
+    """With the noise that VE-SDE has, ρ = 5 keeps the speed below the limit at a λ that sinks, and nothing swings."""
+    speeds, lams = closed_loop(0.4, 5.0, 1500, 300, 0.6931, 1e-2, spread=0.92)
+    assert swing(speeds) < 0.1 and speeds[-1] < 0.4 and lams[-1] < 0.2
+
+
 def test_the_loop_swings_less_with_a_larger_rho() -> None:
     """From end to end without augmentation, and the less the larger ρ is."""
     swings = [swing(closed_loop(0.4, rho, 1500, 300, 0.6931, 1e-2)[0]) for rho in (0.0, 1.0, 5.0)]
@@ -41,16 +70,37 @@ def test_the_swing_is_that_of_the_second_half() -> None:
 
 
 def test_tables_and_figures_of_runs(tmp_path: Path) -> None:
+    fixed = [["guidance=augmented", "guidance.rho=5", "guidance/dual=fixed", f"guidance.dual.multiplier={lam}"]
+             for lam in (0.3, 0.5, 0.7)]
     for guidance in (["guidance=plain"], ["guidance=augmented", "guidance.rho=5"],
-                     ["guidance=augmented", "guidance.dual.signal=policy"]):
+                     ["guidance=augmented", "guidance.dual.signal=policy"], ["guidance=pid"], *fixed):
         train_here(*TINY, *guidance, "env=throttle", "initial_steps=20", "total_steps=40", "eval.every=20",
-                   "eval.episodes=2", "log_every=10", f"runs_dir={tmp_path / 'runs'}")
+                   "eval.episodes=2", "log_every=10", "snapshots=2", f"runs_dir={tmp_path / 'runs'}")
     run(tmp_path / "out", [str(tmp_path / "runs")])
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {"throttle_runs.csv", "throttle_runs.md", "throttle_cells.csv", "throttle_cells.md",
-                       "throttle_training.png", "throttle_law.png", "throttle_landscape.png"}
+    tables = {f"throttle_{name}.{kind}" for name in ("runs", "cells", "slopes") for kind in ("csv", "md")}
+    assert written == tables | {"throttle_training.png", "throttle_law.png", "throttle_landscape.png"}
     rows = (tmp_path / "out" / "throttle_runs.csv").read_text().splitlines()
-    assert len(rows) == 3, "the run whose multiplier hears another signal is none of this study"
+    assert len(rows) == 4, "a run whose multiplier does not ascend is none of this table"
+    assert len((tmp_path / "out" / "throttle_slopes.csv").read_text().splitlines()) == 2
+
+
+def fixed_run(lam: float, cost: float) -> Examined:
+    """A run with ρ = 5 that held λ and settled at this cost."""
+    config = {"agent.name": "gaussian", "env.limit": 0.4, "guidance.rho": 5.0}
+    evaluations = [Evaluation(step, 0.0, cost, 0.0, None, None, 1, 1) for step in (0, 100)]
+    one = Run(Path("run"), config, "finished", None, 100, evaluations, {}, None, None, None)
+    return Examined(one, 5.0, "fixed", np.zeros(1), np.array([lam]))
+
+
+def test_the_slope_of_a_held_multiplier_by_hand() -> None:
+    """On v(λ) the slope is −1/ρ and nothing is away from the line; 0.03 above at one λ is found as the distance."""
+    (on_the_line,) = slopes([fixed_run(lam, 0.4 + (GAIN - lam) / 5) for lam in (0.3, 0.5, 0.7)])
+    assert on_the_line["slope"] == pytest.approx(-0.2) == on_the_line["predicted"]
+    assert on_the_line["greatest_distance"] == pytest.approx(0, abs=1e-12)
+    (above,) = slopes([fixed_run(0.3, 0.46), fixed_run(0.5, 0.42 + 0.03), fixed_run(0.7, 0.38)])
+    assert above["slope"] == pytest.approx(-0.2) and above["greatest_distance"] == pytest.approx(0.03)
+    assert above["standard_error"] > 0.01
 
 
 def test_without_runs_it_says_what_makes_them(tmp_path: Path) -> None:

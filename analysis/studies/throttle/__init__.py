@@ -1,0 +1,1 @@
+"""Plain against augmented guidance on throttle: what is predicted (theory), what runs did (study), figures."""

@@ -1,0 +1,122 @@
+"""What is read of a run on throttle: how λ moved, and what its policies did at it."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import algd
+from analysis.runs.model import Run
+from analysis.studies.throttle.theory import Floats, closed_loop, noisy_minimiser
+
+ACTIONS = 2000  # of which a policy's noise is measured
+EDGE = 1 - 1e-6  # from where on an action has no latent in single precision
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A policy in training, and the λ that it had.
+
+    Attributes:
+        lam: λ.
+        spread: standard deviation of its first latent action, atanh a_0.
+        speed: its mean speed, with noise.
+        predicted: the mean speed of the policy of this spread that has the least energy at this λ.
+    """
+
+    lam: float
+    spread: float
+    speed: float
+    predicted: float
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A run on throttle.
+
+    Attributes:
+        run: as it was read.
+        rho: ρ; 0 of the plain Lagrangian.
+        rule: what moves λ: "fixed", or the signal of the ascent.
+        lam_steps, lams: λ over steps; of a fixed λ one value.
+        snapshots: of the second half; none of a fixed λ.
+    """
+
+    run: Run
+    rho: float
+    rule: str
+    lam_steps: Floats
+    lams: Floats
+    snapshots: tuple[Snapshot, ...] = ()
+
+    @property
+    def agent(self) -> str:
+        return str(self.run.config["agent.name"])
+
+    @property
+    def cell(self) -> tuple[str, float, str]:
+        return self.agent, self.rho, self.rule
+
+    @property
+    def settled(self) -> float:
+        """The mean cost of the second half's evaluations, of the policy without noise."""
+        return float(self.run.costs[len(self.run.costs) // 2:].mean())
+
+    @property
+    def spread(self) -> float:
+        """Of the latent action, the mean over the snapshots; 0 without any."""
+        return float(np.mean([each.spread for each in self.snapshots])) if self.snapshots else 0.0
+
+    def predicted(self, with_noise: bool = False) -> tuple[Floats, Floats]:
+        """`closed_loop` with the run's settings; with its noise, to a tenth, or without."""
+        config = self.run.config
+        return closed_loop(self.run.limit, self.rho, int(config["total_steps"]) * int(config["updates_per_step"]),
+                           int(config["initial_steps"]), float(config["guidance.dual.initial_multiplier"]),
+                           float(config["guidance.dual.learning_rate"]), self.rule,  # type: ignore[arg-type]
+                           round(self.spread, 1) if with_noise else 0.0)
+
+
+def examined(one: Run) -> Examined | None:
+    """What the study wants to know of a run; None of one that is none of its own."""
+    config = one.config
+    rule = config.get("guidance.dual.name")
+    if one.env != "throttle" or len(one.evaluations) < 2 or rule not in ("ascent", "fixed"):
+        return None
+    if config["guidance.name"] not in ("plain", "augmented") or config.get("guidance.level") == "batch":
+        return None
+    rho = float(config.get("guidance.rho", 0.0))
+    if rule == "fixed":
+        return Examined(one, rho, "fixed", np.zeros(1), np.array([float(config["guidance.dual.multiplier"])]))
+    if config.get("guidance.dual.hold"):
+        return None
+    lam_steps, lams = _multipliers(one)
+    return Examined(one, rho, str(config.get("guidance.dual.signal", "replay")), lam_steps, lams,
+                    tuple(_snapshots(one, rho)))
+
+
+def _multipliers(one: Run) -> tuple[Floats, Floats]:
+    """Steps and λ of a run's metrics."""
+    with (one.folder / "metrics.csv").open(newline="") as file:
+        values = np.array([(float(row["step"]), float(row["lam"])) for row in csv.DictReader(file)])
+    values = values[values[:, 0] <= int(one.config["total_steps"])]
+    return values[:, 0], values[:, 1]
+
+
+def _snapshots(one: Run, rho: float) -> list[Snapshot]:
+    """Of the second half of the run."""
+    last = one.evaluations[-1].step
+    found = []
+    for path in sorted((one.folder / "snapshots").glob("step=*.safetensors")):
+        if last / 2 < int(path.stem.removeprefix("step=")) <= last:
+            found.append(_snapshot(path, one.limit, rho))
+    return found
+
+
+def _snapshot(path: Path, limit: float, rho: float) -> Snapshot:
+    loaded = algd.load(path)
+    contexts = np.random.default_rng(0).uniform(-1, 1, (ACTIONS, 2))
+    speeds = (np.asarray(loaded.act(contexts, noise=0), dtype=float)[:, 0] + 1) / 2
+    spread = float(np.arctanh(np.clip(2 * speeds - 1, -EDGE, EDGE)).std())
+    return Snapshot(loaded.multiplier, spread, float(speeds.mean()),
+                    noisy_minimiser(loaded.multiplier, limit, rho, spread)[1])

@@ -1,0 +1,86 @@
+"""What the algebra of throttle predicts (docs/throttle.md): minimisers over the speed, and the loop that λ makes.
+
+With Q = GAIN·v − … and Qc = v for a speed v in [0, 1], the minimisers over v are
+
+    L    1 for λ < λ*, 0 for λ > λ*, anything at λ = λ* = GAIN
+    L_A  v(λ) = h + (λ* − λ)/ρ, cut to [0, 1]
+
+A stochastic policy v = (1 + tanh(x + σε))/2 cannot put all its actions there; what it can choose is x, and the x of the
+least mean energy is where the slope of the energy, weighted by how much an action moves with x, is 0 on average:
+E[(1 − tanh²) ([λ + ρ(v − h)]₊ − λ*)] = 0. With σ = 0 that is v(λ). Nothing here is fitted to a run.
+"""
+
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from algd.algorithm.dual import LogAscent, Signal, Signals
+from algd.envs.throttle import GAIN
+
+Floats = NDArray[np.float64]
+LATENTS = np.linspace(-5, 5, 1001)[:, None]
+LEVELS = np.geomspace(1e-4, 1e4, 161)  # of λ, between which the loop interpolates
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)  # for means over a normal ε
+
+
+def minimiser(lam: Floats | float, limit: float, rho: float) -> Floats:
+    """The speed of least L (rho = 0) or L_A at λ."""
+    lam = np.asarray(lam, dtype=float)
+    if rho == 0:
+        return np.where(lam < GAIN, 1.0, 0.0)
+    return np.clip(limit + (GAIN - lam) / rho, 0, 1)
+
+
+def noisy_minimiser(lam: float, limit: float, rho: float, spread: float) -> tuple[float, float]:
+    """The policy of least mean L (rho = 0) or L_A at λ: its speed without noise, and its mean speed.
+
+    Args:
+        spread: σ, the standard deviation of the first latent action x + σε.
+    """
+    speeds = (1 + np.tanh(LATENTS + spread * _NODES)) / 2
+    if rho == 0:
+        energies = (lam - GAIN) * speeds
+    else:
+        energies = (np.maximum(lam + rho * (speeds - limit), 0)**2 - lam**2) / (2 * rho) - GAIN * speeds
+    best = (energies @ _WEIGHTS).argmin()
+    return float((1 + np.tanh(LATENTS[best, 0])) / 2), float(speeds[best] @ _WEIGHTS / _WEIGHTS.sum())
+
+
+@cache
+def closed_loop(limit: float, rho: float, updates: int, initial_steps: int, initial_multiplier: float,
+                learning_rate: float, signal: Signal = "replay", spread: float = 0.0,
+                start: float = 0.5) -> tuple[Floats, Floats]:
+    """Speeds without noise and λ, each (updates,), of a policy that always is the one of least energy.
+
+    Args:
+        limit: h.
+        rho: ρ; 0: the plain Lagrangian.
+        updates: one after every step, from a replay that keeps everything.
+        initial_steps: steps before them, at the mean speed `start` of an untrained policy.
+        initial_multiplier, learning_rate, signal: of the ascent. "replay": it hears the mean of all speeds so far;
+            "policy" and "episodes": that of the policy.
+        spread: σ of the policy; 0: it is deterministic.
+    """
+    rule = LogAscent(initial_multiplier, learning_rate, "replay", threshold=limit)
+    table = np.array([noisy_minimiser(lam, limit, rho, spread) for lam in LEVELS]) if spread else None
+    total, speeds, lams = initial_steps * start, np.empty(updates), np.empty(updates)
+    nothing = torch.zeros(1, 1)
+    for update in range(updates):
+        lams[update] = lam = rule.multiplier().item()
+        if table is None:
+            speeds[update] = mean = float(minimiser(lam, limit, rho))
+        else:
+            speeds[update], mean = (np.interp(np.log(lam), np.log(LEVELS), column) for column in table.T)
+        total += mean
+        heard = total / (initial_steps + update + 1) if signal == "replay" else mean
+        cost = torch.tensor([heard], dtype=torch.float64)
+        rule.observe_batch(Signals(nothing, cost, cost))
+    return speeds, lams
+
+
+def swing(values: Floats) -> float:
+    """Greatest minus least value over the second half."""
+    half = values[len(values) // 2:]
+    return float(half.max() - half.min())
