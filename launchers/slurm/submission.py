@@ -278,10 +278,12 @@ def adopt(sweep: Sweep) -> bool:
 
 def jobs_of(sweep: Sweep, opened: Sequence[dict[str, Any]]) -> dict[str, str] | None:
     """The jobs of submissions that have none written down, by their tokens; None if SLURM does not answer."""
-    queued = ask(["squeue", "-h", "-a", "-t", "all", "-u", getpass.getuser(), "-o", "%F|%k"])
+    queued = ask(["squeue", "-h", "-a", "-t", "all", "-u", getpass.getuser(), "-o", "%F|%r|%k"])
     if queued is None:
         return None
-    listed = {token: job for job, _, token in (line.partition("|") for line in queued.splitlines())}
+    # SLURM keeps a record of what it refused for want of such a node, too: failed, for this reason.
+    listed = {token: job for job, reason, token in (line.split("|", 2) for line in queued.splitlines())
+              if reason != "BadConstraints"}
     found = {}
     for record in opened:
         left = job_file(sweep.directory / record["file"])

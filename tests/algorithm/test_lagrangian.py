@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from algd.algorithm.dual import Signals
 from algd.algorithm.energy import Energy
 from algd.algorithm.lagrangian import augmented, constraint_weight, plain
 from algd.algorithm.networks import CriticEnsemble
@@ -65,6 +66,7 @@ def test_a_guidances_weight_is_the_slope_of_its_lagrangian(arguments: list[str])
     torch.manual_seed(0)
     guidance = build(compose(*TINY, "env=toy", *arguments)["guidance"], threshold=0.3, limit=1.0)
     guidance.observe_batch(torch.tensor([0.1, 0.7]))
+    guidance.update(Signals(torch.zeros(2, 1), torch.tensor([0.1, 0.7]), torch.tensor([0.1, 0.7])))
     guidance.observe_episode(3.0)
     q, qc = torch.randn(50).double().requires_grad_(), (3 * torch.randn(50)).double().requires_grad_()
     by_q, by_qc = torch.autograd.grad(guidance.lagrangian(q, qc).sum(), (q, qc), materialize_grads=True)

@@ -44,7 +44,8 @@ def runs_in(folder: Path) -> list[Path]:
 def jobs_of(runs: Path) -> list[str]:
     """The job arrays of the sweep, in the order of their submission."""
     file = runs / "sweeps" / "s.json"
-    return [entry["job"] for entry in json.loads(file.read_text())["submissions"]] if file.exists() else []
+    submissions = json.loads(file.read_text())["submissions"] if file.exists() else []
+    return [entry["job"] for entry in submissions if entry["job"]]
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
