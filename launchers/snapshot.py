@@ -10,7 +10,6 @@ is frozen in the run's own folder.
 """
 
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from algd.storage.files import write_atomically
-from algd.storage.provenance import code_version
+from algd.storage.provenance import code_version, package_places
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("algd", "analysis", "launchers")
@@ -32,11 +31,7 @@ def code_files(root: Path = ROOT) -> list[Path]:
 
 def own_packages(trusted: Iterable[str]) -> list[Path]:
     """The packages, and single files, that trusted modules are in; not those that pip has installed."""
-    found = set()
-    for module in trusted:
-        spec = importlib.util.find_spec(module.partition(".")[0])
-        places = list(spec.submodule_search_locations or [spec.origin or ""]) if spec else []
-        found |= {Path(place) for place in places if place}
+    found = {place for module in trusted for place in package_places(module)}
     return sorted(path for path in found if not {"site-packages", "dist-packages"} & set(path.parts))
 
 

@@ -128,8 +128,9 @@ def _slope(guidance: Guidance) -> str:
     weight = _weight(guidance, qc.detach()).detach().double()
     worst = int((of_qc - weight).abs().argmax())
     error = float((of_qc - weight).abs().max() / of_qc.abs().max().clamp_min(1))
-    _require(error <= TOLERANCE, f"constraint_weight is {float(weight[worst]):.6g} at Qc = {float(qc[worst]):.6g}, "
-             f"where the Lagrangian's slope is {float(of_qc[worst]):.6g}")
+    at = float(qc.detach()[worst])
+    _require(error <= TOLERANCE, f"constraint_weight is {float(weight[worst]):.6g} at Qc = {at:.6g}, where the "
+             f"Lagrangian's slope is {float(of_qc[worst]):.6g}")
     return f"constraint_weight is the Lagrangian's slope, to {error:.1e}"
 
 

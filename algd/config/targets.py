@@ -7,7 +7,7 @@ the user trusts (`trusted=[my_lab.lagrangians]`); nothing else is ever imported 
 import importlib
 import inspect
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from typing import Any, get_origin, get_type_hints
 
@@ -141,11 +141,22 @@ def require_trust(node: Mapping[str, Any], whose: str) -> None:
     Raises:
         UsageError: it names such code.
     """
-    module = str(node.get("_target_", "")).rpartition(".")[0]
-    if module and not is_within(module, ("algd", "analysis")) and not is_trusted(module):
-        raise UsageError(f"{whose} names code of {module}, which is not this project's; if you trust it, say so: "
-                         f"trusted=[{module}] on the command line, algd.load(..., trusted=['{module}']) in Python, "
-                         f"--import {module} for python -m analysis")
+    foreign = [module for module in _named_modules(node) if not is_within(module, ("algd", "analysis"))
+               and not is_trusted(module)]
+    if foreign:
+        # By the names that the configuration itself lists, where it does.
+        listed = node.get("trusted", ())
+        names = list(dict.fromkeys(next((name for name in listed if is_within(module, [name])), module)
+                                   for module in foreign))
+        raise UsageError(f"{whose} names code of {foreign[0]}, which is not this project's; if you trust it, say so: "
+                         f"trusted=[{','.join(names)}] on the command line, algd.load(..., trusted={names!r}) in "
+                         f"Python, {' '.join(f'--import {name}' for name in names)} for python -m analysis")
+
+
+def _named_modules(node: Mapping[str, Any]) -> Iterator[str]:
+    """The modules that a group of keys, and those in it, name code of."""
+    if module := str(node.get("_target_", "")).rpartition(".")[0]:
+        yield module
     for value in node.values():
         if isinstance(value, Mapping):
-            require_trust(value, whose)
+            yield from _named_modules(value)

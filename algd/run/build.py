@@ -1,5 +1,6 @@
 """From a checked configuration to the objects that it describes."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from algd.algorithm.agent import Agent
 from algd.algorithm.dual import EStep
 from algd.algorithm.normalisation import Normaliser
 from algd.algorithm.policies import ImprovingPolicy
-from algd.config.targets import require_trust
+from algd.config.targets import locate, require_trust
 from algd.envs.task import Task
 from algd.errors import UsageError
 
@@ -87,8 +88,8 @@ def build_agent(config: Mapping[str, Any], task: Task) -> Agent:
         raise UsageError(f"agent.cost_backup={backup}: guidance={config['guidance']['name']} needs "
                          f"agent.cost_backup={config['guidance']['cost_backup']}")
     threshold = 0.0 if backup == "reach" else task.budget.threshold(agent["cost_discount"])
-    guidance = build(config["guidance"], threshold=threshold, limit=task.budget.limit,
-                     observation_size=observation_size)
+    guidance = build(config["guidance"], **_taken(config["guidance"], threshold=threshold, limit=task.budget.limit,
+                                                  observation_size=observation_size))
     normalise = config["normalise"]
     normaliser = Normaliser(observation_size, normalise["observation"], normalise["reward"], agent["discount"])
     made: Agent = build(agent, observation_size=observation_size, action_low=task.action_space.low.tolist(),
@@ -97,6 +98,13 @@ def build_agent(config: Mapping[str, Any], task: Task) -> Agent:
         raise UsageError(f"guidance/dual=estep: λ comes from a policy's E-step, and agent={agent['name']} has none; "
                          "it is for agent=cvpo")
     return made
+
+
+def _taken(node: Mapping[str, Any], **offered: Any) -> dict[str, Any]:
+    """What a node's target takes of the arguments that the code has to offer: one of the user's need not want all."""
+    parameters = inspect.signature(locate(node["_target_"], "guidance")).parameters
+    everything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return {name: value for name, value in offered.items() if everything or name in parameters}
 
 
 def resolve_device(name: str) -> torch.device:

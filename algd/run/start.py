@@ -12,7 +12,7 @@ from algd.execution.native.library import worthwhile
 from algd.execution.step import Execution
 from algd.storage.checkpoint import Checkpoints
 from algd.storage.files import free_name
-from algd.storage.provenance import gpu_driver, start_record
+from algd.storage.provenance import gpu_driver, package_hashes, start_record
 from algd.storage.run_folder import RunFolder
 
 SAME_DIFF = "as at the start before"  # in place of a diff: meta.json would grow with every start otherwise
@@ -90,6 +90,10 @@ def inexactness(record: Mapping[str, Any], earlier: Earlier) -> list[str]:
     if starts[-1].get("commit") != record["commit"]:
         notes.append(f"the code was commit {starts[-1].get('commit')} at the last start and is commit "
                      f"{record['commit']} now: the run goes on, but perhaps not bit for bit as it would have")
+    earlier_code = starts[-1].get("trusted", {})
+    notes += [f"the code of {package} was {earlier_code[package]} at the last start and is {now} now (hashes): the run "
+              "goes on, but perhaps not bit for bit as it would have"
+              for package, now in record.get("trusted", {}).items() if earlier_code.get(package, now) != now]
     if not notes and not all(start.get("exact", True) for start in starts[earlier.begun:]):
         notes.append("the run goes on as it was begun, but an earlier start did not (meta.json): as a whole it is not "
                      "bit for bit what it would have been")
@@ -131,6 +135,8 @@ def record_start(folder: RunFolder, config: Mapping[str, Any], device: torch.dev
     threads, execution = choose(config, str(device), execution, earlier, worthwhile)
     record = start_record(threads, str(device)) | compute_record(device) | {
         "execution": execution, "goes_on": earlier.goes_on}
+    if config["trusted"]:
+        record["trusted"] = package_hashes(config["trusted"])
     notes = inexactness(record, earlier)
     record = without_repeated_diff(record | {"exact": not notes}, earlier.starts)
     if folder.meta_file.exists() and not meta:

@@ -1,5 +1,7 @@
 """Where a run's results come from: the code, the machine, the process and the command."""
 
+import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -7,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -41,6 +44,26 @@ def code_version() -> dict[str, str | None]:
     commit = git("rev-parse", "HEAD") if (root / ".git").exists() else None
     diff = git("diff", "HEAD", "--no-color", "--no-ext-diff") if commit else None
     return {"commit": commit.strip() if commit else None, "diff": redacted(diff) if diff else None}
+
+
+def package_places(module: str) -> list[Path]:
+    """The folder, or the single file, of the top-level package that a module is in; nothing is imported."""
+    spec = importlib.util.find_spec(module.partition(".")[0])
+    places = list(spec.submodule_search_locations or [spec.origin or ""]) if spec else []
+    return [Path(place) for place in places if Path(place).exists()]
+
+
+def package_hashes(modules: Iterable[str]) -> dict[str, str]:
+    """A hash of the Python files of each top-level package that one of these modules is in."""
+    hashes = {}
+    for package in sorted({module.partition(".")[0] for module in modules}):
+        digest = hashlib.sha256()
+        for place in package_places(package):
+            for file in [place] if place.is_file() else sorted(place.rglob("*.py")):
+                content = file.read_bytes()
+                digest.update(f"\0{file.relative_to(place.parent)}\0{len(content)}\0".encode() + content)
+        hashes[package] = digest.hexdigest()[:12]
+    return hashes
 
 
 def process_record(pid: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import math
 
-from pydantic import FiniteFloat, NonNegativeFloat
+from pydantic import FiniteFloat, NonNegativeFloat, PositiveInt
 from torch import Tensor
 from torch.nn.functional import softplus as log_one_plus_exp
 
@@ -36,6 +36,8 @@ class Softplus(Guidance):
         return 2 * lam * (self.sharpness * (qc - self.threshold)).sigmoid()
 
 
-def softplus(name: str, rho: Positive, dual: Dual, *, threshold: FiniteFloat, limit: NonNegativeFloat) -> Guidance:
+def softplus(name: str, rho: Positive, dual: Dual, *, threshold: FiniteFloat, limit: NonNegativeFloat,
+             observation_size: PositiveInt) -> Guidance:
     """What guidance=softplus names. The arguments after the star come from the task; the others are its YAML's keys."""
-    return Softplus(dual(threshold=threshold, limit=limit), threshold, rho)
+    rule = dual(threshold=threshold, limit=limit, observation_size=observation_size)
+    return Softplus(rule, threshold, rho)

@@ -152,6 +152,7 @@ def campaign(kills: int, seed: int, where: Path, tell: Callable[[str], object]) 
                 break
             places[place] += 1
             tell(f"kill {places.total()}: {place}")
+        life.wait()
         output = (life.folder / "output.txt").read_text()
         if life.code != 0 or "Traceback" in life.said:
             problems.append(f"search {search} ended with {life.code}: {life.said}")

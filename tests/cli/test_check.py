@@ -1,0 +1,72 @@
+"""python -m algd check: each line fails for the fault that it is for, and for no other."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from algd.cli import main as cli
+from tests.support.command import TINY
+
+MODULE = '''
+import torch
+from algd.algorithm.guidance import Dual, Guidance
+
+
+class Own(Guidance):
+    """E = −Q + w λ (Qc − h)², where w grows with the updates."""
+
+    def __init__(self, dual, threshold):
+        super().__init__("plain", dual, threshold)
+        self.register_buffer("updates", torch.zeros(()))
+
+    def strength(self, qc):
+        return self.multiplier.to(qc.dtype) * (1 + self.updates)
+
+    def lagrangian(self, q, qc, lam=None):
+        return self.strength(qc) * (qc - self.threshold)**2 - q
+
+    def constraint_weight(self, qc, lam=None):
+        return 2 * self.strength(qc) * (qc - self.threshold)
+
+    def update(self, signals):
+        self.updates += 1
+        return super().update(signals)
+
+
+def own(name: str, dual: Dual, *, threshold: float) -> Guidance:
+    return Own(dual(threshold=threshold, limit=5.0, observation_size=1), threshold)
+'''
+YAML = "defaults: [{dual: ascent}, _self_]\n_target_: MODULE.own\nname: mine\n"
+ENERGY = "self.strength(qc) * (qc - self.threshold)**2 - q"
+FAULTS = {
+    "": ("", ""),
+    "dtype": (ENERGY, "self.multiplier * (1 + self.updates) * (qc > -1e9) * (qc - self.threshold)**2 - q"),
+    "shape": (ENERGY, f"({ENERGY}).squeeze(-1)"),
+    "slope": ("return 2 * self.strength", "return self.strength"),
+    "extremes": (ENERGY, f"{ENERGY} + 0 * qc.clamp_max(100).exp()"),
+    "resume": ('self.register_buffer("updates", torch.zeros(()))', "self.updates = torch.zeros(())"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_fails_its_line(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                   capsys: pytest.CaptureFixture[str]) -> None:
+    sound, wrong = FAULTS[fault]
+    assert sound in MODULE
+    name = f"own_{fault or 'sound'}"
+    (tmp_path / f"{name}.py").write_text(MODULE.replace(sound, wrong) if fault else MODULE)
+    (tmp_path / "conf" / "guidance").mkdir(parents=True)
+    (tmp_path / "conf" / "guidance" / "mine.yaml").write_text(YAML.replace("MODULE", name))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["algd", "check", "--config-dir", "conf", f"trusted=[{name}]", "guidance=mine",
+                                      "env=toy", "agent=gaussian", *TINY])
+    code = cli.main()
+    output, errors = capsys.readouterr()
+    assert errors == ""
+    lines = [line.split() for line in output.splitlines()[1:]]
+    assert [line[0] for line in lines] == ["environment", "dtype", "shape", "slope", "extremes", "policy", "resume",
+                                           "speed"]
+    failed = [line[0] for line in lines if line[1] != "ok"]
+    assert (failed, code) == (([fault], 1) if fault else ([], 0)), output
