@@ -1,5 +1,6 @@
 """The study of throttle: its formulas against the Lagrangians themselves, its loop, and what it writes of runs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from algd.errors import UsageError
 from analysis.runs.model import Evaluation, Run
 from analysis.studies.throttle.measured import Examined
 from analysis.studies.throttle.study import run, slopes
-from analysis.studies.throttle.theory import closed_loop, minimiser, noisy_minimiser, swing
+from analysis.studies.throttle.theory import LAG, closed_loop, minimiser, noisy_minimiser, swing
 from tests.support.command import TINY, train_here
 
 SPEEDS = torch.linspace(0, 1, 2001, dtype=torch.float64)
@@ -59,6 +60,13 @@ def test_noise_holds_the_loop_where_the_penalty_alone_does() -> None:
     assert swing(speeds) < 0.1 and speeds[-1] < 0.4 and lams[-1] < 0.2
 
 
+def test_a_lag_makes_plain_guidance_swing_and_not_augmented() -> None:
+    """Where λ hears the policy itself: a policy that follows at once is held, one that is late swings over and over."""
+    for rho, lag, expected in ((0.0, 0, 0.0), (0.0, LAG, 1.0), (5.0, LAG, 0.0)):
+        speeds, _ = closed_loop(0.4, rho, 1500, 300, 0.6931, 1e-2, "policy", 0.9, lag)
+        assert swing(speeds) == pytest.approx(expected, abs=0.05)
+
+
 def test_the_loop_swings_less_with_a_larger_rho() -> None:
     """From end to end without augmentation, and the less the larger ρ is."""
     swings = [swing(closed_loop(0.4, rho, 1500, 300, 0.6931, 1e-2)[0]) for rho in (0.0, 1.0, 5.0)]
@@ -79,7 +87,7 @@ def test_tables_and_figures_of_runs(tmp_path: Path) -> None:
     run(tmp_path / "out", [str(tmp_path / "runs")])
     written = {path.name for path in (tmp_path / "out").iterdir()}
     tables = {f"throttle_{name}.{kind}" for name in ("runs", "cells", "slopes") for kind in ("csv", "md")}
-    assert written == tables | {"throttle_training.png", "throttle_law.png", "throttle_landscape.png"}
+    assert written == tables | {f"throttle_{name}.png" for name in ("training", "training_replay", "law", "landscape")}
     rows = (tmp_path / "out" / "throttle_runs.csv").read_text().splitlines()
     assert len(rows) == 4, "a run whose multiplier does not ascend is none of this table"
     assert len((tmp_path / "out" / "throttle_slopes.csv").read_text().splitlines()) == 2
@@ -101,6 +109,17 @@ def test_the_slope_of_a_held_multiplier_by_hand() -> None:
     (above,) = slopes([fixed_run(0.3, 0.46), fixed_run(0.5, 0.42 + 0.03), fixed_run(0.7, 0.38)])
     assert above["slope"] == pytest.approx(-0.2) and above["greatest_distance"] == pytest.approx(0.03)
     assert above["standard_error"] > 0.01
+
+
+def test_the_lag_of_a_policy_by_hand(tmp_path: Path) -> None:
+    """λ rises through λ* at step 1,050 and falls through it at 1,550; the speed follows 40 and 70 steps later."""
+    (tmp_path / "episodes.csv").write_text("step,cost\n" + "".join(
+        f"{step},{0.0 if 1090 <= step < 1620 else 1.0}\n" for step in range(1, 2001)))
+    lam_steps = np.arange(0.0, 2001, 100)
+    lams = np.where((lam_steps > 1050) & (lam_steps < 1550), 2 * GAIN, GAIN / 2)
+    one = replace(fixed_run(0.3, 0.4).run, folder=tmp_path, config={"total_steps": 2000})
+    assert Examined(one, 0.0, "policy", lam_steps, lams).lags() == pytest.approx([40, 70], abs=1)
+    assert Examined(one, 0.0, "policy", lam_steps, lams / 4).lags() == []
 
 
 def test_without_runs_it_says_what_makes_them(tmp_path: Path) -> None:

@@ -21,22 +21,22 @@ MARKERS = {"vesde": "o", "ddpm": "s", "gaussian": "^"}
 AT_PLAIN = 3.0  # where plain stands on an axis of 1/ρ
 
 
-def _name(rho: float, rule: str = "replay") -> str:
-    return ("plain" if rho == 0 else f"ρ = {rho:g}") + ("" if rule in ("replay", "fixed") else f", {rule}")
+def _name(rho: float) -> str:
+    return "plain" if rho == 0 else f"ρ = {rho:g}"
 
 
 def training_figure(runs: Sequence[Examined]) -> Figure | None:
-    """Cost, λ and return over steps, a column for plain and for each ρ and signal; one line a run. Predicted: dashed
-    without the policy's noise, dash-dotted with it. Dotted: the limit, λ* and the best feasible return."""
+    """Cost, λ and return over steps, a column for plain and for each ρ; one line a run. Predicted: dashed
+    without the policy's noise and lag, dash-dotted with them. Dotted: the limit, λ* and the best feasible return."""
     agent = "vesde" if any(one.agent == "vesde" for one in runs) else runs[0].agent
     shown = [one for one in runs if one.agent == agent]
-    cells = sorted({(one.rule != "replay", one.rho, one.rule) for one in shown})
-    figure, axes = plt.subplots(3, len(cells), figsize=(max(2 * WIDTH, 1.35 * len(cells)), 3.6), sharex=True,
-                                sharey="row", squeeze=False, layout="constrained")
-    for column, (_, rho, rule) in zip(axes.T, cells, strict=True):
-        here = [one for one in shown if (one.rho, one.rule) == (rho, rule)]
-        for style, with_noise in (("--", False), ("-.", True)):
-            for axis, values in zip(column, here[0].predicted(with_noise), strict=False):
+    rhos = sorted({one.rho for one in shown})
+    figure, axes = plt.subplots(3, len(rhos), figsize=(2 * WIDTH, 3.6), sharex=True, sharey="row", squeeze=False,
+                                layout="constrained")
+    for column, rho in zip(axes.T, rhos, strict=True):
+        here = [one for one in shown if one.rho == rho]
+        for style, as_measured in (("--", False), ("-.", True)):
+            for axis, values in zip(column, here[0].predicted(as_measured), strict=False):
                 axis.plot(np.arange(1, len(values) + 1), values, color=BLACK, linestyle=style, linewidth=0.7)
         for one in here:
             look = {"color": COLOURS.get(rho, GREY), "alpha": 0.75, "linewidth": 0.9}
@@ -47,7 +47,7 @@ def training_figure(runs: Sequence[Examined]) -> Figure | None:
         column[1].axhline(GAIN, color=GREY, linestyle=":")
         column[1].set_yscale("log")
         column[2].axhline(optimum(here[0].run.limit, int(here[0].run.config["env.horizon"])), color=GREY, linestyle=":")
-        column[0].set_title(_name(rho, rule))
+        column[0].set_title(_name(rho))
         column[2].set_xlabel("environment steps")
     for axis, label in zip(axes[:, 0], ("cost", "λ", "return"), strict=True):
         axis.set_ylabel(label)
@@ -91,22 +91,21 @@ def _at_snapshots(axis: Axes, moving: Sequence[Examined]) -> None:
 
 
 def _swings(axis: Axes, moving: Sequence[Examined]) -> None:
+    """Filled: λ hears the replay, with what is predicted for that; open: another signal."""
     def place(rho: float) -> float:
         return 1 / rho if rho else AT_PLAIN
 
-    heard = [one for one in moving if one.rule == "replay"] or list(moving)
-    rhos = sorted({one.rho for one in heard}, key=place)
-    for agent in sorted({one.agent for one in heard}):
-        for rho in rhos:
-            here = [one for one in heard if (one.agent, one.rho) == (agent, rho)]
-            values = [swing(one.run.costs) for one in here]
-            axis.plot([place(rho)] * len(values), values, MARKERS.get(agent, "^"), color=COLOURS.get(rho, GREY),
-                      alpha=0.7)
-            noisy = [swing(one.predicted(with_noise=True)[0]) for one in here if one.snapshots]
-            axis.plot([place(rho)] * len(noisy), noisy, "_", color=BLACK, markersize=9)
-    axis.plot([place(rho) for rho in rhos], [swing(next(one for one in heard if one.rho == rho).predicted()[0])
-                                             for rho in rhos], color=BLACK, linestyle="--", linewidth=0.8)
-    axis.plot([], [], color=BLACK, linestyle="--", linewidth=0.8, label="predicted, no noise")
+    rhos = sorted({one.rho for one in moving}, key=place)
+    for one in moving:
+        colour, heard = COLOURS.get(one.rho, GREY), one.rule == "replay"
+        axis.plot(place(one.rho) * (1 if heard else 1.12), swing(one.run.costs), MARKERS.get(one.agent, "^"),
+                  color=colour, markerfacecolor=colour if heard else "none", alpha=0.7)
+        if heard and one.snapshots:
+            axis.plot(place(one.rho), swing(one.predicted(as_measured=True)[0]), "_", color=BLACK, markersize=9)
+    firsts = [next((one for one in moving if one.rho == rho and one.rule == "replay"), None) for rho in rhos]
+    line = [(place(one.rho), swing(one.predicted()[0])) for one in firsts if one]
+    axis.plot(*zip(*line, strict=True) if line else ([], []), color=BLACK, linestyle="--", linewidth=0.8,
+              label="predicted, no noise")
     axis.plot([], [], "_", color=BLACK, markersize=9, label="with the run's noise")
     axis.set_xscale("log")
     axis.set_xticks([place(rho) for rho in rhos], ["plain" if rho == 0 else f"1/{rho:g}" for rho in rhos])

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 
 import algd
+from algd.envs.throttle import GAIN
 from analysis.runs.model import Run
-from analysis.studies.throttle.theory import Floats, closed_loop, noisy_minimiser
+from analysis.studies.throttle.theory import LAG, Floats, closed_loop, noisy_minimiser
 
 ACTIONS = 2000  # of which a policy's noise is measured
+WINDOW = 25  # training episodes in a mean speed
 EDGE = 1 - 1e-6  # from where on an action has no latent in single precision
 
 
@@ -68,13 +70,32 @@ class Examined:
         """Of the latent action, the mean over the snapshots; 0 without any."""
         return float(np.mean([each.spread for each in self.snapshots])) if self.snapshots else 0.0
 
-    def predicted(self, with_noise: bool = False) -> tuple[Floats, Floats]:
-        """`closed_loop` with the run's settings; with its noise, to a tenth, or without."""
+    def predicted(self, as_measured: bool = False) -> tuple[Floats, Floats]:
+        """`closed_loop` with the run's settings, of a policy without noise and lag; or with the run's noise, to a
+        tenth, and, where λ hears the policy itself, `LAG`: beside the replay's memory it is short, and left out."""
         config = self.run.config
         return closed_loop(self.run.limit, self.rho, int(config["total_steps"]) * int(config["updates_per_step"]),
                            int(config["initial_steps"]), float(config["guidance.dual.initial_multiplier"]),
                            float(config["guidance.dual.learning_rate"]), self.rule,  # type: ignore[arg-type]
-                           round(self.spread, 1) if with_noise else 0.0)
+                           round(self.spread, 1) if as_measured else 0.0,
+                           LAG if as_measured and self.rule != "replay" else 0)
+
+    def lags(self) -> list[float]:
+        """Steps from λ crossing λ* until the speed of training, a mean over `WINDOW` episodes, is across 1/2: of each
+        crossing in the second half that the speed follows before the next. Only where episodes are one step long."""
+        steps, costs = _episodes(self.run)
+        mean = np.convolve(costs, np.ones(WINDOW) / WINDOW, "same")
+        above = np.log(self.lams / GAIN)
+        found = []
+        turns = np.flatnonzero((above[1:] * above[:-1] < 0) & (self.lam_steps[:-1] >= self.lam_steps[-1] / 2))
+        rise = above[turns] / (above[turns] - above[turns + 1])
+        times = self.lam_steps[turns] + rise * (self.lam_steps[turns + 1] - self.lam_steps[turns])
+        for place, (start, end) in enumerate(zip(times, [*times[1:], np.inf][:len(times)], strict=True)):
+            down = above[turns[place] + 1] > 0
+            across = steps[(steps > start) & (steps < end) & ((mean < 0.5) if down else (mean > 0.5))]
+            if len(across):
+                found.append(float(across[0]) - start)
+        return found
 
 
 def examined(one: Run) -> Examined | None:
@@ -100,6 +121,14 @@ def _multipliers(one: Run) -> tuple[Floats, Floats]:
     with (one.folder / "metrics.csv").open(newline="") as file:
         values = np.array([(float(row["step"]), float(row["lam"])) for row in csv.DictReader(file)])
     values = values[values[:, 0] <= int(one.config["total_steps"])]
+    return values[:, 0], values[:, 1]
+
+
+def _episodes(one: Run) -> tuple[Floats, Floats]:
+    """Steps and costs of a run's training episodes after the initial steps."""
+    with (one.folder / "episodes.csv").open(newline="") as file:
+        values = np.array([(float(row["step"]), float(row["cost"])) for row in csv.DictReader(file)])
+    values = values[(values[:, 0] > 0) & (values[:, 0] <= int(one.config["total_steps"]))]
     return values[:, 0], values[:, 1]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,11 @@ def run(folder: Path, runs: list[str], steps: PositiveInt | None = None, seed_sh
     rows = [_row(one, swing_floor) for one in moving]
     folder.mkdir(parents=True, exist_ok=True)
     write_tables(folder, {"throttle_runs": rows, "throttle_cells": _cells(rows), "throttle_slopes": slopes(fixed)})
-    write(folder, {"throttle_training": lambda: training_figure(moving),
-                   "throttle_law": lambda: law_figure(moving, fixed),
+    for signal in sorted({one.rule for one in moving}):
+        heard = [one for one in moving if one.rule == signal]
+        name = "throttle_training" + ("" if signal == "policy" else f"_{signal}")
+        write(folder, {name: partial(training_figure, heard)})
+    write(folder, {"throttle_law": lambda: law_figure(moving, fixed),
                    "throttle_landscape": lambda: landscape_figure(moving, seed_shown, states)})
 
 
@@ -61,11 +65,12 @@ def _until(one: Run, steps: int | None) -> Run:
 
 def _row(one: Examined, floor: float) -> Row:
     last, best = one.run.evaluations[-1], optimum(one.run.limit, int(one.run.config["env.horizon"]))
+    lags = [] if one.rho else one.lags()
     return {"agent": one.agent, "rho": one.rho, "signal": one.rule, "seed": one.run.seed, "step": last.step,
             "return": last.mean_return, "share": last.mean_return / best, "cost": last.mean_cost,
             "feasible": last.mean_cost <= one.run.limit, "mean_late_cost": one.settled, "swing": swing(one.run.costs),
-            "swings": swing(one.run.costs) >= floor, "noise": one.spread,
-            "predicted_swing": swing(one.predicted()[0]), "with_noise": swing(one.predicted(with_noise=True)[0]),
+            "swings": swing(one.run.costs) >= floor, "noise": one.spread, "lag": float(np.median(lags)) if lags else "",
+            "predicted_swing": swing(one.predicted()[0]), "as_measured": swing(one.predicted(as_measured=True)[0]),
             "last_lambda": float(one.lams[-1]), "largest_lambda": float(one.lams.max())}
 
 
@@ -77,7 +82,7 @@ def _cells(rows: list[Row]) -> list[Row]:
     for agent, rho, signal in sorted({_cell(row) for row in rows}):
         here = sorted((row for row in rows if _cell(row) == (agent, rho, signal)), key=lambda row: row["seed"])
         mean = {key: float(np.mean([row[key] for row in here])) for key in
-                ("share", "swing", "noise", "predicted_swing", "with_noise")}
+                ("share", "swing", "noise", "predicted_swing", "as_measured")}
         count = {key: f"{sum(row[key] for row in here)}/{len(here)}" for key in ("feasible", "swings")}
         pairs = [plain[agent, signal, row["seed"]] - row["swing"] for row in here
                  if rho and (agent, signal, row["seed"]) in plain]
@@ -85,7 +90,7 @@ def _cells(rows: list[Row]) -> list[Row]:
         cells.append({"agent": agent, "rho": f"{rho:g}" if rho else "plain", "signal": signal,
                       "feasible": count["feasible"], "cost by seed": ", ".join(f"{row['cost']:.3f}" for row in here),
                       "of the best": f"{mean['share']:.0%}", "swing": f"{mean['swing']:.2f}",
-                      "predicted": f"{mean['predicted_swing']:.2f}", "with noise": f"{mean['with_noise']:.2f}",
+                      "predicted": f"{mean['predicted_swing']:.2f}", "with noise and lag": f"{mean['as_measured']:.2f}",
                       "noise": f"{mean['noise']:.2f}", "swinging": count["swings"],
                       "p": "" if p is None else f"{p:.4g}"})
     return cells

@@ -21,6 +21,8 @@ from algd.envs.throttle import GAIN
 
 Floats = NDArray[np.float64]
 LATENTS = np.linspace(-5, 5, 1001)[:, None]
+LAG = 40
+"""Updates by which a policy is late, as measured on plain guidance with signal=policy (`lags` in measured.py)."""
 LEVELS = np.geomspace(1e-4, 1e4, 161)  # of λ, between which the loop interpolates
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)  # for means over a normal ε
 
@@ -50,9 +52,9 @@ def noisy_minimiser(lam: float, limit: float, rho: float, spread: float) -> tupl
 
 @cache
 def closed_loop(limit: float, rho: float, updates: int, initial_steps: int, initial_multiplier: float,
-                learning_rate: float, signal: Signal = "replay", spread: float = 0.0,
+                learning_rate: float, signal: Signal = "replay", spread: float = 0.0, lag: int = 0,
                 start: float = 0.5) -> tuple[Floats, Floats]:
-    """Speeds without noise and λ, each (updates,), of a policy that always is the one of least energy.
+    """Speeds without noise and λ, each (updates,), of a policy that always is the one of least energy at its λ.
 
     Args:
         limit: h.
@@ -62,13 +64,15 @@ def closed_loop(limit: float, rho: float, updates: int, initial_steps: int, init
         initial_multiplier, learning_rate, signal: of the ascent. "replay": it hears the mean of all speeds so far;
             "policy" and "episodes": that of the policy.
         spread: σ of the policy; 0: it is deterministic.
+        lag: updates by which the policy is late: it is the one of least energy at the λ of so long ago.
     """
     rule = LogAscent(initial_multiplier, learning_rate, "replay", threshold=limit)
     table = np.array([noisy_minimiser(lam, limit, rho, spread) for lam in LEVELS]) if spread else None
     total, speeds, lams = initial_steps * start, np.empty(updates), np.empty(updates)
     nothing = torch.zeros(1, 1)
     for update in range(updates):
-        lams[update] = lam = rule.multiplier().item()
+        lams[update] = rule.multiplier().item()
+        lam = lams[max(update - lag, 0)]
         if table is None:
             speeds[update] = mean = float(minimiser(lam, limit, rho))
         else:
