@@ -2,7 +2,7 @@
 
 import sys
 
-from algd.cli.main import main
+from algd.__main__ import main
 
 if __name__ == "__main__":
     sys.exit(main())

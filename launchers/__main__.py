@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                                 help="a module whose code the runs' configurations may name; can be repeated")
     where["retry"].add_argument("--exclude", action="append", default=[], metavar="NODE",
                                 help="a node of SLURM's to keep away from; may be given again")
+    where["retry"].add_argument("--on-end", metavar="COMMAND",
+                                help="run with the summary when all have ended, as hydra.launcher.on_end")
     log = commands.add_parser("logs", help="what a run has said")
     log.add_argument("run", type=Path, help="the run's folder")
     log.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
@@ -47,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.command == "status":
             return status(given.where, given.watch, given.json)
         if given.command == "retry":
-            return retry(given.where, given.trust, [node for listed in given.exclude for node in listed.split(",")])
+            exclude = [node for listed in given.exclude for node in listed.split(",")]
+            return retry(given.where, given.trust, exclude, given.on_end)
         if given.command == "logs":
             return logs(given.run, given.follow, given.lines)
         return {"cancel": cancel, "sync": sync}[given.command](given.where)

@@ -93,14 +93,15 @@ def status(where: Sequence[Path], watch: bool, as_json: bool) -> int:
         time.sleep(WATCH_SECONDS)
 
 
-def retry(where: Sequence[Path], trusted: Sequence[str] = (), exclude: Sequence[str] = ()) -> int:
+def retry(where: Sequence[Path], trusted: Sequence[str] = (), exclude: Sequence[str] = (), on_end: str | None = None
+          ) -> int:
     """Run again what failed or stopped, with the launcher and the settings of the sweep that it was last part of.
 
     Args:
         where: the runs.
         trusted: modules whose code their configurations may name; nothing else that is not this project's is run.
-        where: the runs.
         exclude: nodes of SLURM's that the runs are to keep away from, beside those that the sweep left out.
+        on_end: `hydra.launcher.on_end`, which a sweep's file does not keep.
     """
     trust(trusted)
     inquiry = Inquiry(where)
@@ -121,14 +122,14 @@ def retry(where: Sequence[Path], trusted: Sequence[str] = (), exclude: Sequence[
             if kind != "slurm":
                 raise UsageError(f"--exclude {exclude[0]}: {shown_path(folders[0])} was not run by SLURM, but here")
             given["exclude"] = list(dict.fromkeys([*given.get("exclude", ()), *exclude]))
-        settings = checked(SETTINGS[kind], given | {"retry_failed": True, "dry_run": False})
+        settings = checked(SETTINGS[kind], given | {"retry_failed": True, "dry_run": False, "on_end": on_end})
         members = [Member(folder, RunFolder(folder).config() | {"fresh": False}) for folder in folders]
         for member in members:
             require_trust(member.config, shown_path(member.folder))
         name = f"{earlier.name}-retry" if earlier and not earlier.name.endswith("-retry") else \
             earlier.name if earlier else None
         sweep = begin_sweep(folders[0].parents[2], name, earlier.experiment if earlier else None, members,
-                            {"kind": kind, **settings.model_dump()})
+                            {"kind": kind, **settings.kept()})
         codes.append(launch(sweep, [in_wandb(member, sweep) for member in members], settings))
         answer(sweep.file)
     return max(codes)

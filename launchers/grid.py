@@ -46,7 +46,7 @@ def launch_grid(kind: str, given: Mapping[str, Any], context: HydraContext, mast
         raise UsageError(f"runs_dir={','.join(sorted(runs_dirs))}: the runs of one sweep share one runs_dir")
     experiment = members[0].config["experiment"] if len(experiments) == 1 else None
     sweep = begin_sweep(Path(members[0].config["runs_dir"]).absolute(), settings.name, experiment, members,
-                        {"kind": kind, **settings.model_dump()})
+                        {"kind": kind, **settings.kept()})
     if settings.dry_run:
         list_members(sweep, members, settings)
         return ExitCode.FINISHED

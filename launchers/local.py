@@ -16,13 +16,14 @@ from types import FrameType
 
 from algd.errors import ExitCode
 from launchers.devices import Gpus, default_jobs, environment, visible_gpus
+from launchers.ending import tell_end
 from launchers.estimate import Speeds
 from launchers.members import Plan, begin_afresh, plan_of, refuse_fresh, triage
 from launchers.processes import LOG, freeze, how_it_ended, start_process, tail
 from launchers.settings import LocalSettings
 from launchers.states import RunState, is_held, read_state
 from launchers.sweeps import Member, Sweep
-from launchers.table import Board, Line, say, shown_path, summarise
+from launchers.table import Board, Line, say, shown_path, summary
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_SECONDS = 0.1
@@ -114,10 +115,13 @@ def run_here(sweep: Sweep, members: Sequence[Member], settings: LocalSettings, c
     for member in (*pool.todo, *pool.elsewhere):
         pool.states[member.folder] = read_state(member.folder).state
     states = {member.folder: pool.states[member.folder] for member in members}
-    summarise(sweep.name, states, {folder: read_state(folder).reason for folder in states}, skipped, LOG)
+    text = summary(sweep.name, states, {folder: read_state(folder).reason for folder in states}, skipped, LOG)
+    say(text)
     if stop.received:
         say("stopped; the same command goes on from here")
         return 128 + stop.received[0]
+    if settings.on_end:
+        tell_end(settings.on_end, sweep.file, text)
     return ExitCode.FINISHED if set(states.values()) <= {"finished"} else ExitCode.FAILED
 
 

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from algd.config.messages import validated
-from algd.config.values import name
+from algd.config.values import name, refuse_secrets
 from algd.errors import UsageError
 
 
@@ -60,6 +60,11 @@ class Settings(BaseModel):
     dry_run: bool = False
     retry_failed: bool = True
     tail: NonNegativeInt = 15
+    on_end: ShellLine | None = None
+
+    def kept(self) -> dict[str, Any]:
+        """What the sweep's file keeps for `retry`: not on_end, since the file of somebody else is to run nothing."""
+        return self.model_dump(exclude={"on_end"})
 
 
 class LocalSettings(Settings):
@@ -106,6 +111,7 @@ def checked(model: type[Settings], given: Mapping[str, Any]) -> Any:
     plain = OmegaConf.to_container(OmegaConf.create(dict(given)), resolve=True)
     assert isinstance(plain, dict)
     found = validated(model, {str(key): value for key, value in plain.items()}, "hydra.launcher")
+    refuse_secrets({"hydra.launcher.on_end": found["on_end"]})
     if tasks := found.get("tasks"):
         if found["per"] is None:
             raise UsageError("hydra.launcher.tasks is for tasks that differ, and needs hydra.launcher.per=env, "

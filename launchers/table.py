@@ -156,14 +156,15 @@ def terminal_rows() -> int:
         return 24
 
 
-def summarise(title: str, states: Mapping[Path, str], reasons: Mapping[Path, str | None], skipped: int,
-              log: str) -> None:
+def summary(title: str, states: Mapping[Path, str], reasons: Mapping[Path, str | None], skipped: int,
+            log: str) -> str:
     """The end of a sweep: how many of what, and why what failed did."""
     count = counted(list(states.values()))
     before = f" ({skipped} were finished before)" if skipped else ""
-    say(f"{title}: {len(states)} run{'s' * (len(states) != 1)}: {count}{before}")
+    lines = [f"{title}: {len(states)} run{'s' * (len(states) != 1)}: {count}{before}"]
     for folder, state in states.items():
         if state not in ("finished", "queued"):
-            say(f"  {state}: {shown_path(folder)}" + (f": {reasons[folder]}" if reasons.get(folder) else ""))
+            lines.append(f"  {state}: {shown_path(folder)}" + (f": {reasons[folder]}" if reasons.get(folder) else ""))
             if state in ("failed", "lost"):
-                say(f"    log: {shown_path(folder / log)}")
+                lines.append(f"    log: {shown_path(folder / log)}")
+    return "\n".join(lines)

@@ -18,6 +18,7 @@ from algd.config.schema import check
 from algd.errors import UsageError
 from algd.logging.console import answer
 from algd.storage.run_folder import RunFolder
+from launchers.ending import tell_end
 from launchers.grid import compose_members
 from launchers.launch import SETTINGS, in_wandb, launch
 from launchers.search.halving import Result
@@ -65,10 +66,14 @@ def search(kind: str, given: Mapping[str, Any], given_search: Mapping[str, Any],
         return 0
     with locked(journal):
         study = Study(journal, space, options)
-        runs = Runs(study, compose, settings, {"kind": kind, **settings.model_dump()}, first[0], name)
+        # The search's end is told, not that of each of its batches.
+        quiet = settings.model_copy(update={"on_end": None})
+        runs = Runs(study, compose, quiet, {"kind": kind, **settings.kept()}, first[0], name)
         code = run(study, runs)
         runs.note()
-        say(describe(study))
+        say(found := describe(study))
+        if settings.on_end and code < STOPPED:
+            tell_end(settings.on_end, journal.with_suffix(".json"), found)
     answer(runs_dir / SWEEPS / f"{name}.json")
     return code
 

@@ -18,9 +18,9 @@ from launchers.processes import LOG
 from launchers.settings import SlurmSettings
 from launchers.slurm.queue import Queue, largest_array
 from launchers.slurm.status import Elements, Readings, active_tasks, lines_of, named, output_of, submitted_tasks, tell
-from launchers.slurm.submission import adopt, submit
+from launchers.slurm.submission import adopt, submit, submit_end
 from launchers.sweeps import Member, Sweep, sweeps_of
-from launchers.table import Board, Line, say, shown_path, summarise
+from launchers.table import Board, Line, say, shown_path, summary
 
 
 def submit_sweep(sweep: Sweep, members: Sequence[Member], settings: SlurmSettings, code: Path, lock: IO[str]
@@ -61,10 +61,13 @@ def submit_sweep(sweep: Sweep, members: Sequence[Member], settings: SlurmSetting
         say(estimated)
     else:
         say(f"{sweep.name}: nothing to submit")
+    elements = active | {folder: element for folder, element in submitted_tasks([sweep]).items()
+                         if folder in {member.folder for member in todo}}
+    if settings.on_end and elements:
+        submit_end(sweep, settings, code, sorted({job for job, _ in elements.values()}), lock)
     say(f"{sweep.name}: {len(members)} runs, {skipped} finished before, {len(todo)} submitted; list of members: "
         f"{shown_path(sweep.file)}\n  python -m launchers status {shown_path(sweep.file)} shows how they are")
-    return active | {folder: element for folder, element in submitted_tasks([sweep]).items()
-                     if folder in {member.folder for member in todo}}, skipped
+    return elements, skipped
 
 
 def check(settings: SlurmSettings) -> int:
@@ -122,7 +125,7 @@ def wait(sweep: Sweep, members: Sequence[Member], elements: Elements, settings: 
             time.sleep(min(1.0, settings.poll_seconds))
     states = {line.folder: line.state for line in lines}
     reasons = {line.folder: line.folder_state.reason or line.note for line in lines}
-    summarise(sweep.name, states, reasons, skipped, LOG)
+    say(summary(sweep.name, states, reasons, skipped, LOG))
     return ExitCode.FINISHED if set(states.values()) <= {"finished"} else ExitCode.FAILED
 
 

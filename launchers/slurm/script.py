@@ -65,7 +65,7 @@ class Script(submitit.SlurmExecutor):
         return str(self._make_submission_file_text(command, "0"))
 
 
-def script_of(settings: SlurmSettings, folder: Path, tasks_file: Path, code: Path, count: int,
+def script_of(settings: SlurmSettings, folder: Path, tasks_file: Path, code: Path, module: str, count: int,
               options: dict[str, Any]) -> str:
     """The sbatch file of an array.
 
@@ -74,6 +74,7 @@ def script_of(settings: SlurmSettings, folder: Path, tasks_file: Path, code: Pat
         folder: where the tasks' output goes, absolute.
         tasks_file: what each task runs (`launchers.slurm.task`).
         code: the snapshot that it runs.
+        module: what it executes, with the tasks' file.
         count: tasks.
         options: submitit's parameters (`options_of`).
     """
@@ -81,7 +82,7 @@ def script_of(settings: SlurmSettings, folder: Path, tasks_file: Path, code: Pat
     executor = Script(folder, python=shlex.quote(sys.executable))
     executor.update_parameters(**options, setup=preamble(settings, folder, tasks_file, python))
     # Between here and the task's own handler the signal is ignored instead of deadly.
-    command = f"trap '' USR2; exec {shlex.join(python)} -P -u -m launchers.slurm.task {shlex.quote(str(tasks_file))}"
+    command = f"trap '' USR2; exec {shlex.join(python)} -P -u -m {module} {shlex.quote(str(tasks_file))}"
     return executor.text(shlex.join(["bash", "-c", command]), count)
 
 

@@ -33,6 +33,7 @@ from launchers.table import say
 LOCK = "submission.lock"
 # How long after its submitter's death an sbatch may be on its way through the controller.
 SETTLE_SECONDS = 2.0
+END_MINUTES = 15  # what the job may take that tells a sweep's end
 
 
 @contextlib.contextmanager
@@ -69,15 +70,23 @@ class Array:
     Attributes:
         settings: the launcher's keys, those of this array.
         tasks: the members of each task.
+        module: what tasks execute.
     """
 
     settings: SlurmSettings
     tasks: list[list[Member]]
+    module: str = "launchers.slurm.task"
 
     @property
     def cpus(self) -> int:
         """Cores of a task: as asked for, else one for every thread of its runs."""
         return self.settings.cpus or max(sum(threads_of(member.config) for member in task) for task in self.tasks)
+
+    @property
+    def names(self) -> list[str]:
+        """What each task is called once it has begun."""
+        return ["/".join(task[0].folder.parts[-3:]) + f" and {len(task) - 1} more" * (len(task) > 1)
+                if task else "the end" for task in self.tasks]
 
 
 def arrays_of(members: Sequence[Member], settings: SlurmSettings, limit: int) -> list[Array]:
@@ -191,11 +200,11 @@ def submit_array(sweep: Sweep, array: Array, code: Path, at_once: int | None, co
     runs = [[str(member.folder.relative_to(sweep.runs_dir)) for member in task] for task in array.tasks]
     file = sweep.directory / f"tasks-{token.removeprefix('algd-')}.json"
     write_atomically(file, json.dumps({"runs_dir": str(sweep.runs_dir), "code": str(code), "tasks": runs,
-                                       "time": array.settings.time}, indent=1).encode())
-    names = [task[0].removeprefix("./") + f" and {len(task) - 1} more" * (len(task) > 1) for task in runs]
-    write_atomically(names_file(file), "".join(f"{name}\n" for name in names).encode())
+                                       "time": array.settings.time, "sweep": str(sweep.file),
+                                       "on_end": array.settings.on_end}, indent=1).encode())
+    write_atomically(names_file(file), "".join(f"{name}\n" for name in array.names).encode())
     script = sweep.directory / "slurm" / f"{file.stem}.sh"
-    write_atomically(script, script_of(array.settings, sweep.directory / "slurm", file, code, len(runs),
+    write_atomically(script, script_of(array.settings, sweep.directory / "slurm", file, code, array.module, len(runs),
                                        options_of(array.settings, sweep.name, token, array.cpus, at_once, conditions),
                                        ).encode())
     record = {"job": None, "token": token, "tasks": runs, "code": sweep.code, "commit": sweep.commit,
@@ -214,6 +223,31 @@ def submit_array(sweep: Sweep, array: Array, code: Path, at_once: int | None, co
             raise
     sweep.save()
     return str(record["job"])
+
+
+def submit_end(sweep: Sweep, settings: SlurmSettings, code: Path, jobs: Sequence[str], lock: IO[str]) -> None:
+    """Submit the job that tells the sweep's end (`launchers.slurm.end`) after these have ended, in the place of others.
+
+    Args:
+        jobs: the arrays of its runs.
+        lock: held (`submission_lock`).
+    """
+    ends = [record for record in sweep.submissions if not any(record["tasks"])]
+    tasks = Queue((str(record["job"]), 0) for record in ends).refresh(patience=1)
+    waiting = [record for record in ends if tasks[str(record["job"]), 0].active]
+    if any(set(jobs) <= set(record["after"]) for record in waiting):
+        return
+    # What is for runs alone: it is small, and who lets held runs go does not think of it.
+    options = {name: value for name, value in settings.sbatch.items() if name not in ("hold", "dependency")}
+    own = settings.model_copy(update={"cpus": 1, "gpus": 0, "memory_gb": None, "time": END_MINUTES, "sbatch": options,
+                                      "signal_seconds": 60})
+    try:
+        submit_array(sweep, Array(own, [[]], "launchers.slurm.end"), code, None, chain(jobs), jobs, lock)
+    except UsageError as error:
+        say(f"warning: hydra.launcher.on_end will not be run: {error}")
+        return
+    if waiting:
+        ask(["scancel", *(str(record["job"]) for record in waiting)])
 
 
 def sbatch(script: Path, lock: IO[str]) -> str:

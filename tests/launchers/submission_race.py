@@ -1,8 +1,9 @@
 """Two submitters at once, and submitters that are killed: python -m tests.launchers.submission_race --tries 200
 
 Each try submits one sweep of two held runs from two processes at once, or kills a submitter at some moment of its
-submission and submits again. Whatever SLURM has in its queue then must be known to the sweep's file, and each run must
-be there once. It needs a SLURM, which it starts (`tests.support.slurm_cluster`).
+submission and submits again. Then a submitter is killed before each single operation on files, locks and processes
+while it submits an array. Whatever SLURM has in its queue then must be known to the sweep's file, and each run must be
+there once. It needs a SLURM, which it starts (`tests.support.slurm_cluster`).
 """
 
 import argparse
@@ -32,16 +33,47 @@ def members_of(runs_dir: Path) -> list[Member]:
             for seed in (0, 1)]
 
 
-def submit(members: list[Member], runs_dir: Path) -> None:
-    """What the command line does once it has composed its grid, in a process of its own."""
+def submit(members: list[Member], runs_dir: Path, deadly: int | None = None) -> None:
+    """What the command line does once it has composed its grid, in a process of its own.
+
+    Args:
+        deadly: which of its operations (`Operations`) it is killed before; None: it lives.
+    """
     os.setsid()
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    sys.addaudithook(Operations(runs_dir, deadly))
     launch(begin_sweep(runs_dir, "s", None, members, {"kind": "slurm", **HELD.model_dump()}), members, HELD)
 
 
-def begin(members: list[Member], runs_dir: Path) -> Any:
+class Operations:
+    """Counts a process's operations on files, locks and processes, from an array's first file on.
+
+    Args:
+        runs_dir: where their number is left, in a file beside it.
+        deadly: the operation that the process does not come to, since it kills itself; None: there is none.
+    """
+
+    EVENTS = ("open", "os.", "subprocess.", "fcntl.", "time.sleep", "shutil.")
+
+    def __init__(self, runs_dir: Path, deadly: int | None):
+        self.count, self._deadly, self._begun = 0, deadly, False
+        # Opened now: what counts is not to be counted.
+        self._left = os.open(runs_dir.with_suffix(".operations"), os.O_WRONLY | os.O_CREAT, 0o644)
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        self._begun = self._begun or (event == "open" and "tasks-" in str(arguments[0]))
+        if not self._begun or not event.startswith(self.EVENTS):
+            return
+        self.count += 1
+        if self.count == self._deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.pwrite(self._left, b"%d\n" % self.count, 0)
+
+
+def begin(members: list[Member], runs_dir: Path, deadly: int | None = None) -> Any:
     """A submitter that runs."""
-    process = multiprocessing.get_context("fork").Process(target=submit, args=(members, runs_dir))
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    process = multiprocessing.get_context("fork").Process(target=submit, args=(members, runs_dir, deadly))
     process.start()
     return process
 
@@ -79,6 +111,27 @@ def killed(cluster: Cluster, runs_dir: Path, chance: random.Random, whole: float
     return orphans(cluster, runs_dir) + ([f"exit code {second.exitcode}"] if second.exitcode else [])
 
 
+def operations(cluster: Cluster, runs_dir: Path) -> int:
+    """How many operations a submitter makes while it submits an array."""
+    process = begin(members_of(runs_dir), runs_dir)
+    process.join()
+    cluster.ask("scancel", "-u", "root")
+    return int(runs_dir.with_suffix(".operations").read_text())
+
+
+def killed_before(cluster: Cluster, runs_dir: Path, deadly: int) -> list[str]:
+    """One try of a kill before one of these operations."""
+    members = members_of(runs_dir)
+    first = begin(members, runs_dir, deadly)
+    first.join()
+    second = begin(members, runs_dir)
+    second.join()
+    found = orphans(cluster, runs_dir) + ([f"exit code {second.exitcode}"] if second.exitcode else [])
+    cluster.ask("scancel", "-u", "root")
+    return [f"killed before operation {deadly}: {problem}" for problem in
+            found + (["it lived"] if first.exitcode != -signal.SIGKILL else [])]
+
+
 def tries(cluster: Cluster, scratch: Path, count: int, seed: int = 0) -> list[str]:
     """So many tries of each. Returns what was wrong."""
     chance, found = random.Random(seed), []
@@ -101,8 +154,13 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, running_cluster(Path(folder) / "slurm") as cluster:
         os.environ.update(cluster.environment)
-        found = tries(cluster, Path(folder) / "runs", given.tries)
-    print("\n".join(found) or f"{given.tries} races and {given.tries} kills: nothing orphaned, nothing twice")
+        scratch = Path(folder) / "runs"
+        found = tries(cluster, scratch, given.tries)
+        count = operations(cluster, scratch / "counted")
+        for deadly in range(1, count + 1):
+            found += killed_before(cluster, scratch / f"before-{deadly}", deadly)
+    print("\n".join(found) or f"{given.tries} races, {given.tries} kills at random and one before each of {count} "
+          "operations: nothing orphaned, nothing twice")
     sys.exit(bool(found))
 
 

@@ -21,6 +21,19 @@ SMALL = [*TINY, "env=toy", "initial_steps=40", "total_steps=300", "checkpoint.ev
 SHORT = [*SMALL, "total_steps=60"]
 
 
+# Sends itself Ctrl-C when it comes to import a module, or to write such a file.
+INTERRUPTING = """
+import os, signal, sys
+left = [os.environ.get("INTERRUPT_AT")]
+def look(event, arguments):
+    if left[0] and (event == "import" and arguments[0] == left[0]
+                    or event == "open" and left[0] in str(arguments[0]) and "w" in str(arguments[1])):
+        left[0] = None
+        os.kill(os.getpid(), signal.SIGINT)
+sys.addaudithook(look)
+"""
+
+
 def runs_in(folder: Path) -> list[Path]:
     """The run folders of a runs_dir."""
     return sorted(path.parent for path in folder.glob("*/*/*/config.yaml"))
@@ -83,6 +96,24 @@ def test_a_run_that_fails_and_one_that_is_killed(tmp_path: Path) -> None:
     train_here(*SMALL, "seed=0", f"runs_dir={tmp_path / 'twin'}")
     (twin,) = runs_in(tmp_path / "twin")
     assert twin.name == killed.name and outcome(twin) == outcome(killed)
+
+
+def test_a_command_at_the_end(tmp_path: Path) -> None:
+    """It has the summary, and the sweep's name and file; whether it succeeds changes nothing.
+
+    What it prints is not taken for the launcher's answer, and the sweep's file does not keep it.
+    """
+    told, file = tmp_path / "told", tmp_path / "runs" / "sweeps" / "s.json"
+    command = f'tee {told}; echo "$ALGD_SWEEP $ALGD_SWEEP_FILE: $ALGD_SWEEP_ENDED" >> {told}; false'
+    sweep = start("-m", *SHORT, "agent.policy.beta=1.0,1e-38", f"runs_dir={tmp_path / 'runs'}", "hydra.launcher.name=s",
+                  f"hydra.launcher.on_end='{command}'")
+    output, errors = sweep.communicate()
+    assert sweep.returncode == 1 and output == f"{file}\n", (output, errors)
+    first, *others, last = told.read_text().splitlines()
+    assert first == "s: 2 runs: 1 failed, 1 finished" and last == f"s {file}: {first}"
+    assert [line.split(":")[0] for line in others] == ["  failed", "    log"]
+    assert errors.splitlines()[-1].endswith("exit code 1")
+    assert "on_end" not in json.loads(file.read_text())["launcher"]
 
 
 def test_out_of_memory(tmp_path: Path) -> None:
@@ -167,6 +198,19 @@ def test_one_sentence_before_anything_is_started(argument: str, tmp_path: Path) 
     assert errors.startswith("error: ") and errors.count("\n") == 1, errors
     assert WRONG[argument] in errors
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("where", "said"), [
+    ("hydra", "interrupted"), ("launchers.grid", "interrupted; what was submitted"),
+    ("/sweeps/", "interrupted; what was submitted")])
+def test_ctrl_c_before_anything_runs(where: str, said: str, tmp_path: Path) -> None:
+    """While modules are imported, members composed and files written: one sentence, and nothing has been started."""
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTING)
+    sweep = start("-m", *SHORT, "seed=0,1", f"runs_dir={tmp_path / 'runs'}", PYTHONPATH=str(tmp_path),
+                  INTERRUPT_AT=where)
+    _, errors = sweep.communicate()
+    assert sweep.returncode == 128 + signal.SIGINT and errors.startswith(said) and errors.count("\n") == 1, errors
+    assert runs_in(tmp_path / "runs") == []
 
 
 def test_presets_of_seeds_and_studies(tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """Sweeps on a SLURM of three nodes, which lack something or die (`tests.support.virtual_nodes`)."""
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.launchers.submission_race import tries
+from tests.launchers.submission_race import killed_before, operations, tries
 from tests.launchers.test_slurm import (
     LONG,
     SHORT,
@@ -16,6 +18,7 @@ from tests.launchers.test_slurm import (
     runs_in,
     starts,
     submit,
+    twin_of,
     until,
     until_over,
     until_trained,
@@ -87,8 +90,74 @@ def test_a_node_that_dies(nodes: Nodes, tmp_path: Path) -> None:
     assert starts(folder)[1]["host"] != victim and status(folder)["state"] == "finished"
 
 
-def test_the_controller_and_the_database_are_away(nodes: Nodes, tmp_path: Path) -> None:
-    """What waits is shown as waiting, nothing is cancelled that was not, and what was cancelled does not become new."""
+def test_a_slurmd_that_dies_alone(nodes: Nodes, tmp_path: Path) -> None:
+    """The run goes on while SLURM starts its task elsewhere: there it is waited for, and not trained twice at once."""
+    arguments = [*LONG, "seed=0", f"runs_dir={tmp_path / 'runs'}"]
+    nodes.again("n1", mortal=False)
+    try:
+        submit(*arguments, "hydra.launcher.exclude=[n2]")  # the first node that is free is n1
+        (folder,), (job,) = runs_in(tmp_path / "runs"), jobs_of(tmp_path / "runs")
+        until_trained(folder)
+        assert starts(folder)[0]["host"] == "n1"
+        trainer = int(str(starts(folder)[0]["pid"]))
+        os.kill(trainer, signal.SIGSTOP)  # so that it is not over before SLURM has missed its node
+        nodes.kill("n1")
+        until(lambda: "on n3, restarted 1 times" in outputs(tmp_path / "runs"), "the start elsewhere")
+        assert len(starts(folder)) == 1
+        os.kill(trainer, signal.SIGCONT)
+        assert until_over(nodes, job) == {f"{job}_0": "COMPLETED"}
+    finally:
+        nodes.again("n1")
+    assert status(folder)["state"] == "finished"
+    twin_of(folder, tmp_path, *LONG, "seed=0")
+
+
+def test_nodes_that_a_user_leaves_out(nodes: Nodes, tmp_path: Path) -> None:
+    """`exclude`, and `retry --exclude` on top of it."""
+    submit(*SHORT, "agent.policy.beta=1e-38", "seed=0", f"runs_dir={tmp_path}", "hydra.launcher.exclude=[n1]")
+    (folder,), (job,) = runs_in(tmp_path), jobs_of(tmp_path)
+    assert until_over(nodes, job) == {f"{job}_0": "FAILED"}
+    launchers("retry", folder, "--exclude", "n2")
+    again = json.loads((tmp_path / "sweeps" / "s-retry.json").read_text())["submissions"][0]["job"]
+    assert until_over(nodes, again) == {f"{again}_0": "FAILED"}
+    assert [start["host"] for start in starts(folder)] == ["n2", "n3"]
+
+
+def test_tasks_that_differ_and_a_sweep_after_another(nodes: Nodes, tmp_path: Path) -> None:
+    """An array for each agent, with its own time and nodes; the next sweep waits for both, and for a job of its own."""
+    held = [*SHORT, f"runs_dir={tmp_path}", "+hydra.launcher.sbatch.hold=true"]
+    submit(*held, "agent=vesde,ddpm", "seed=0,1", "hydra.launcher.per=agent",
+           "+hydra.launcher.tasks.ddpm={time: 33, exclude: [n3], partition: urgent, runs_per_task: 2}")
+    vesde, ddpm = jobs_of(tmp_path)
+    asked = nodes.ask("squeue", "-h", "-r", "-o", "%F %l %P %x %K", "-j", f"{vesde},{ddpm}")
+    assert sorted(asked.splitlines()) == [f"{vesde} 10:00 day  0", f"{vesde} 10:00 day  1", f"{ddpm} 33:00 urgent n3 0"]
+    submit(*held, "seed=2", "hydra.launcher.name=next", "hydra.launcher.after=[s]",
+           f"+hydra.launcher.sbatch.dependency=afterok:{ddpm}")
+    (later,) = json.loads((tmp_path / "sweeps" / "next.json").read_text())["submissions"]
+    waits = nodes.ask("scontrol", "show", "job", later["job"])
+    assert [part in waits for part in (f"afterany:{vesde}", f"afterany:{ddpm}", f"afterok:{ddpm}")] == [True] * 3, waits
+    launchers("cancel", tmp_path)
+
+
+def test_the_database_is_away(nodes: Nodes, tmp_path: Path) -> None:
+    """What was cancelled stays so; a task that only the database could know is over, and not new."""
+    submit(*SHORT, "seed=0", f"runs_dir={tmp_path}", "+hydra.launcher.sbatch.hold=true")
+    nodes.end("slurmdbd")
+    try:
+        launchers("cancel", tmp_path)
+        (line,) = json.loads(launchers("status", "--json", tmp_path))
+        assert line["state"] == "cancelled"
+        file = tmp_path / "sweeps" / "s.json"
+        file.write_text(file.read_text().replace(jobs_of(tmp_path)[0], "7"))
+        (line,) = json.loads(launchers("status", "--json", tmp_path))
+        assert line["state"] == "lost" and "SLURM's accounting does not answer how it ended" in line["note"]
+    finally:
+        nodes.restart("slurmdbd")
+        until(lambda: nodes.works("sacctmgr", "-n", "list", "cluster"), "the database's return")
+
+
+def test_the_controller_is_away(nodes: Nodes, tmp_path: Path) -> None:
+    """What waits is shown as waiting, and nothing is called cancelled that was not."""
     submit(*SHORT, "seed=0,1", f"runs_dir={tmp_path}", "+hydra.launcher.sbatch.hold=true")
     nodes.end("slurmctld")
     try:
@@ -104,5 +173,9 @@ def test_the_controller_and_the_database_are_away(nodes: Nodes, tmp_path: Path) 
 
 
 def test_nothing_is_submitted_twice_or_orphaned(nodes: Nodes, tmp_path: Path) -> None:
-    """A few tries; `python -m tests.launchers.submission_race` makes hundreds."""
-    assert tries(nodes, tmp_path, 2) == []
+    """A few of the tries that `python -m tests.launchers.submission_race` makes."""
+    assert tries(nodes, tmp_path, 1) == []
+    count = operations(nodes, tmp_path / "counted")
+    assert count > 10
+    for part in range(4):
+        assert killed_before(nodes, tmp_path / f"before-{part}", 1 + part * (count - 1) // 3) == []

@@ -42,10 +42,10 @@ def runs_in(folder: Path) -> list[Path]:
 
 
 def jobs_of(runs: Path) -> list[str]:
-    """The job arrays of the sweep, in the order of their submission."""
+    """The job arrays of the sweep's runs, in the order of their submission."""
     file = runs / "sweeps" / "s.json"
     submissions = json.loads(file.read_text())["submissions"] if file.exists() else []
-    return [entry["job"] for entry in submissions if entry["job"]]
+    return [entry["job"] for entry in submissions if any(entry["tasks"]) and entry["job"]]
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
@@ -94,7 +94,9 @@ def twin_of(folder: Path, tmp_path: Path, *arguments: str) -> None:
 
 
 def test_an_array_with_two_at_once_typed_twice(cluster: Cluster, tmp_path: Path) -> None:
-    arguments = ["-m", *SLURM, *SHORT, "seed=0,1,2,3,4,5", f"runs_dir={tmp_path}", "hydra.launcher.max_running=2"]
+    told = tmp_path / "told"
+    arguments = ["-m", *SLURM, *SHORT, "seed=0,1,2,3,4,5", f"runs_dir={tmp_path}", "hydra.launcher.max_running=2",
+                 f"hydra.launcher.on_end='cat >> {told}; date >> {told}'"]
     sweep = start(*arguments)
     until(lambda: bool(jobs_of(tmp_path)), "the submission")
     again = run(*arguments, "hydra.launcher.detach=true")
@@ -112,6 +114,9 @@ def test_an_array_with_two_at_once_typed_twice(cluster: Cluster, tmp_path: Path)
     assert "nothing to submit" in submit(*SHORT, "seed=0,1,2,3,4,5", f"runs_dir={tmp_path}")
     table = json.loads(launchers("status", "--json", tmp_path / "sweeps" / "s.json"))
     assert [line["state"] for line in table] == ["finished"] * 6
+    # Once, however often the command was typed.
+    until(lambda: told.exists() and told.read_text().count("\n") == 2, "the command at the end")
+    assert told.read_text().startswith("s: 6 runs: 6 finished\n")
 
 
 def test_packed_failed_and_killed(cluster: Cluster, tmp_path: Path) -> None:

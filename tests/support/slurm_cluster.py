@@ -235,11 +235,15 @@ PidFile={root}/slurmdbd.pid
         self.configure(user_signal)
         self.ask("scontrol", "reconfigure")
 
-    def stop(self) -> None:
-        """End every job and every process that was started here, newest first."""
+    def end_jobs(self) -> None:
+        """End every job, as far as SLURM answers."""
         if self.works("scancel", "-u", "root"):
             with contextlib.suppress(TimeoutError, subprocess.SubprocessError):
                 wait_for(lambda: not self.ask("squeue", "-h"), 30, "the jobs' end")
+
+    def stop(self) -> None:
+        """End every job and every process that was started here, newest first."""
+        self.end_jobs()
         for process in reversed(self._started):
             process.terminate()
             try:

@@ -90,6 +90,12 @@ class Nodes(Cluster):
         self.up(name, **lack)  # type: ignore[arg-type]
         self.works("scontrol", "update", f"NodeName={name}", "State=RESUME")
 
+    def stop(self) -> None:
+        self.end_jobs()
+        for name in self._nodes:
+            self.kill(name)  # the first process of a node's own answers no SIGTERM
+        super().stop()
+
     def state_of(self, name: str) -> str:
         """What SLURM says of a node: idle, mixed, allocated, down, ..."""
         return self.ask("sinfo", "-h", "-N", "-n", name, "-o", "%T").split("\n")[0] if self.works("sinfo") else ""

@@ -28,10 +28,10 @@ class Local(Launcher):
         self.context, self.master = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from launchers.grid import launch_grid
-
         # Runs return nothing to this process. How they ended is the exit code.
         try:
+            from launchers.grid import launch_grid
+
             raise SystemExit(launch_grid(self.kind, self.settings, self.context, self.master, job_overrides))
         except KeyboardInterrupt:
             print("interrupted; what was submitted or finished stays so, and the same command goes on from there",
