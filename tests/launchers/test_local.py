@@ -14,24 +14,11 @@ from pathlib import Path
 import pytest
 
 from launchers.states import is_held
-from tests.support.command import ROOT, TINY, outcome, run, start, status, train_here
+from tests.support.command import ROOT, TINY, interrupted_at, outcome, run, start, status, train_here
 
 SMALL = [*TINY, "env=toy", "initial_steps=40", "total_steps=300", "checkpoint.every=150", "eval.every=150",
          "eval.episodes=1", "log_every=50", "threads=1"]
 SHORT = [*SMALL, "total_steps=60"]
-
-
-# Sends itself Ctrl-C when it comes to import a module, or to write such a file.
-INTERRUPTING = """
-import os, signal, sys
-left = [os.environ.get("INTERRUPT_AT")]
-def look(event, arguments):
-    if left[0] and (event == "import" and arguments[0] == left[0]
-                    or event == "open" and left[0] in str(arguments[0]) and "w" in str(arguments[1])):
-        left[0] = None
-        os.kill(os.getpid(), signal.SIGINT)
-sys.addaudithook(look)
-"""
 
 
 def runs_in(folder: Path) -> list[Path]:
@@ -205,9 +192,7 @@ def test_one_sentence_before_anything_is_started(argument: str, tmp_path: Path) 
     ("/sweeps/", "interrupted; what was submitted")])
 def test_ctrl_c_before_anything_runs(where: str, said: str, tmp_path: Path) -> None:
     """While modules are imported, members composed and files written: one sentence, and nothing has been started."""
-    (tmp_path / "sitecustomize.py").write_text(INTERRUPTING)
-    sweep = start("-m", *SHORT, "seed=0,1", f"runs_dir={tmp_path / 'runs'}", PYTHONPATH=str(tmp_path),
-                  INTERRUPT_AT=where)
+    sweep = start("-m", *SHORT, "seed=0,1", f"runs_dir={tmp_path / 'runs'}", **interrupted_at(where))
     _, errors = sweep.communicate()
     assert sweep.returncode == 128 + signal.SIGINT and errors.startswith(said) and errors.count("\n") == 1, errors
     assert runs_in(tmp_path / "runs") == []

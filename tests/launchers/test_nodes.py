@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.launchers.submission_race import killed_before, operations, tries
+from algd.errors import ExitCode
+from tests.launchers.submission_race import killed_before, operations, orphans, tries
 from tests.launchers.test_slurm import (
     LONG,
     SHORT,
+    SLURM,
     jobs_of,
     launchers,
     runs_in,
@@ -23,7 +25,7 @@ from tests.launchers.test_slurm import (
     until_over,
     until_trained,
 )
-from tests.support.command import status
+from tests.support.command import interrupted_at, run, status
 from tests.support.virtual_nodes import Nodes
 
 pytestmark = pytest.mark.needs("nodes")
@@ -170,6 +172,17 @@ def test_the_controller_is_away(nodes: Nodes, tmp_path: Path) -> None:
     until(lambda: nodes.works("squeue"), "the controller's return")
     launchers("cancel", tmp_path)
     assert [line["state"] for line in json.loads(launchers("status", "--json", tmp_path))] == ["cancelled"] * 2
+
+
+def test_ctrl_c_while_it_is_submitted(nodes: Nodes, tmp_path: Path) -> None:
+    """One sentence, and the same command submits what SLURM does not have."""
+    arguments = ["-m", *SLURM, *SHORT, "seed=0,1", f"runs_dir={tmp_path}", "hydra.launcher.detach=true",
+                 "+hydra.launcher.sbatch.hold=true"]
+    errors = run(*arguments, code=ExitCode.INTERRUPTED, **interrupted_at("sbatch"))
+    assert errors.startswith("interrupted; what was submitted") and errors.count("\n") == 1, errors
+    run(*arguments)
+    assert orphans(nodes, tmp_path) == []
+    launchers("cancel", tmp_path)
 
 
 def test_nothing_is_submitted_twice_or_orphaned(nodes: Nodes, tmp_path: Path) -> None:

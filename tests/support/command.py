@@ -39,6 +39,11 @@ def run(*arguments: str, code: int = 0, **environment: str) -> str:
     return errors
 
 
+def interrupted_at(place: str) -> dict[str, str]:
+    """The environment in which a command gets Ctrl-C at a place (`tests/support/interrupted/sitecustomize.py`)."""
+    return {"PYTHONPATH": str(ROOT / "tests" / "support" / "interrupted"), "INTERRUPT_AT": place}
+
+
 def compose(*arguments: str) -> dict[str, Any]:
     """The checked configuration of these arguments."""
     with COMPOSING, hydra.initialize_config_dir(str(CONF), version_base="1.3"):
