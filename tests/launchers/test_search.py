@@ -17,6 +17,7 @@ from launchers.search.loop import run
 from launchers.search.settings import SearchSettings
 from launchers.search.space import Space, parse
 from launchers.search.study import Study, locked
+from tests.soak.search import campaign
 
 RHO, RATE = "guidance.rho", "guidance.dual.learning_rate"
 TYPED = [f"{RHO}=tag(log, interval(0.01, 100))", f"{RATE}=tag(log, interval(1e-5, 1e-1))", "env=toy", "seed=3,4"]
@@ -211,3 +212,13 @@ def test_it_finds_more_than_random_search_with_fewer_updates(tmp_path: Path) -> 
         steps[kind] += trainer.steps
     assert steps["tpe"] < 0.6 * steps["random"]
     assert sorted(gains["tpe"])[4] > sorted(gains["random"])[4]
+
+
+# --- real processes ------------------------------------------------------------------------------------------------
+
+
+def test_kills_of_a_real_search_change_nothing(tmp_path: Path) -> None:
+    """The search's process alone, or with its runs; `python -m tests.soak.search` does it 50 times."""
+    told: list[str] = []
+    places, problems = campaign(3, 2, tmp_path, told.append, trials=4)
+    assert problems == [] and places.total() == 3, told

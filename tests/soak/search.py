@@ -28,17 +28,18 @@ from tests.soak.lives import Life, server, start
 from tests.support.command import outcome
 
 TRIALS = 12
-SEARCH = ["-m", "hydra/sweeper=optuna", f"hydra.sweeper.n_trials={TRIALS}", "hydra.sweeper.batch=3",
-          "hydra.sweeper.n_startup_trials=4", "hydra.sweeper.rungs=[12]", "hydra.launcher.jobs=2",
-          "hydra.launcher.name=search", *SMALL, "guidance.rho=tag(log, interval(0.1, 10))",
+SEARCH = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.batch=3", "hydra.sweeper.n_startup_trials=4",
+          "hydra.sweeper.rungs=[12]", "hydra.launcher.jobs=2", "hydra.launcher.name=search", *SMALL,
+          "guidance.rho=tag(log, interval(0.1, 10))",
           "guidance.dual.learning_rate=tag(log, interval(1e-4, 1e-2))"]
 LONGEST_WAIT = 6.0  # seconds from a life's first sign to its kill, at most
 
 
-def begin(runs: Path, scratch: Path) -> Life:
+def begin(runs: Path, scratch: Path, trials: int) -> Life:
     """The search's command, as a process forked from one that has imported everything; its runs are not."""
     scratch.mkdir(parents=True)
-    process: BaseProcess = server().Process(target=_search, args=([*SEARCH, f"runs_dir={runs}"], str(scratch)))
+    process: BaseProcess = server().Process(target=_search, args=(
+        [*SEARCH, f"hydra.sweeper.n_trials={trials}", f"runs_dir={runs}"], str(scratch)))
     start(process)
     return Life(process, scratch)
 
@@ -124,19 +125,27 @@ def problems_of(runs: Path, twin: Path) -> list[str]:
     problems += [f"{name}: another {file}" for name in mine.keys() & theirs.keys()
                  for file in mine[name].keys() | theirs[name].keys() if mine[name].get(file) != theirs[name].get(file)]
     members = json.loads((runs / "sweeps" / "search.json").read_bytes())["runs"]
-    if sorted(members) != sorted(theirs) or len(members) != TRIALS:
+    if sorted(members) != sorted(theirs) or len(members) != len(expected):
         problems.append(f"the sweep's file lists {len(members)} runs")
     return problems
 
 
-def campaign(kills: int, seed: int, where: Path, tell: Callable[[str], object]) -> tuple[Counter[str], list[str]]:
+def campaign(kills: int, seed: int, where: Path, tell: Callable[[str], object],
+             trials: int = TRIALS) -> tuple[Counter[str], list[str]]:
     """Kill searches until there were so many kills, and hold each to a twin that nobody disturbed.
+
+    Args:
+        kills: in all.
+        seed: of the moments.
+        where: a folder for the searches.
+        tell: gets a line for each kill and search.
+        trials: of a search.
 
     Returns:
         The kills by where they were, and the problems.
     """
     twin, chance = where / "twin", random.Random(seed)
-    undisturbed = begin(twin, where / "lives" / "twin")
+    undisturbed = begin(twin, where / "lives" / "twin", trials)
     assert undisturbed.code == 0, undisturbed.said
     places: Counter[str] = Counter()
     problems: list[str] = []
@@ -146,7 +155,7 @@ def campaign(kills: int, seed: int, where: Path, tell: Callable[[str], object]) 
         runs, lives = where / f"search{search}", 0
         while True:
             lives += 1
-            life = begin(runs, where / "lives" / f"{search}-{lives}")
+            life = begin(runs, where / "lives" / f"{search}-{lives}", trials)
             place = kill(life, runs, chance) if places.total() < kills else None
             if place is None:
                 break

@@ -1,0 +1,133 @@
+"""The search against random search on throttle: python -m benchmarks.search [--seeds 10] [--trials 30]
+
+Both look for ρ and λ's learning rate. A trial is throttle's loop (docs/throttle.md): the project's own rule for λ, and
+a policy that always is at the Lagrangian's minimiser, which takes a tenth of a second where networks take minutes. What
+is compared is therefore the search: how many updates it spends, and how near it comes to the best return within the
+limit. Seeds are those of the proposals.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from optuna.trial import FrozenTrial, TrialState
+
+from algd.envs.throttle import GAIN, optimum
+from analysis.studies.throttle.theory import closed_loop
+from launchers.search.halving import Result
+from launchers.search.loop import run
+from launchers.search.settings import SearchSettings
+from launchers.search.space import parse
+from launchers.search.study import Study, locked
+
+RHO, RATE = "guidance.rho", "guidance.dual.learning_rate"
+SPACE = [f"{RHO}=tag(log, interval(0.01, 10))", f"{RATE}=tag(log, interval(1e-4, 1e-1))"]
+LIMIT, INITIAL_STEPS, INITIAL_MULTIPLIER = 0.4, 300, 0.1
+NEAR = 0.95  # of the greatest return within the limit
+KINDS: dict[str, dict[str, object]] = {"tpe with halving": {"sampler": "tpe", "rungs": True},
+                                       "tpe": {"sampler": "tpe"}, "random": {"sampler": "random"}}
+
+
+class Loops:
+    """Trials that are throttle's loop.
+
+    Args:
+        updates: of a whole trial.
+
+    Attributes:
+        spent: updates so far.
+        near_after: updates after which a whole trial had been within the limit and near the optimum; None: not yet.
+    """
+
+    def __init__(self, updates: int):
+        self.total_steps = updates
+        self.spent = 0
+        self.near_after: int | None = None
+        self._done: dict[int, int] = {}
+
+    def prepare(self, trials: Sequence[FrozenTrial]) -> None:
+        """There is nothing to prepare."""
+
+    def train(self, trials: Sequence[FrozenTrial], step: int) -> int:
+        """Count what training to this step would take."""
+        for trial in trials:
+            self.spent += step - self._done.get(trial.number, 0)
+            self._done[trial.number] = step
+        return 0
+
+    def result(self, trial: FrozenTrial, step: int) -> Result | None:
+        """Return and cost of the policy at this update."""
+        speeds, _ = closed_loop(LIMIT, trial.params[RHO], self.total_steps, INITIAL_STEPS, INITIAL_MULTIPLIER,
+                                trial.params[RATE])
+        result = Result(GAIN * float(speeds[step - 1]), float(speeds[step - 1]), LIMIT)
+        near = result.violation <= 0 and result.gain >= NEAR * optimum(LIMIT, 1)
+        if step == self.total_steps and near and self.near_after is None:
+            self.near_after = self.spent
+        return result
+
+    def prune(self, trial: FrozenTrial, step: int) -> None:
+        """There is nothing to mark."""
+
+    def note(self) -> None:
+        """There is nothing to write."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one search came to.
+
+    Attributes:
+        spent: updates in all.
+        near_after: updates after which a trial was near the optimum; None: none was.
+        share: best return within the limit, as a share of the greatest; 0: none was within it.
+    """
+
+    spent: int
+    near_after: int | None
+    share: float
+
+
+def search(kind: str, seed: int, trials: int, updates: int, folder: Path) -> Outcome:
+    """One search."""
+    keys = dict(KINDS[kind])
+    rungs = [updates // 9, updates // 3] if keys.pop("rungs", False) else []
+    settings = SearchSettings.model_validate({"n_trials": trials, "batch": 5, "n_startup_trials": 8, "seed": seed,
+                                              "rungs": rungs, **keys})
+    journal, loops = folder / f"{kind.replace(' ', '-')}-{seed}.journal", Loops(updates)
+    with locked(journal):
+        study = Study(journal, parse(OverridesParser.create().parse_overrides(SPACE)), settings)
+        run(study, loops)
+    best = max((trial.values[0] for trial in study.trials
+                if trial.state == TrialState.COMPLETE and trial.constraints["cost"] <= 0), default=0.0)
+    return Outcome(loops.spent, loops.near_after, best / optimum(LIMIT, 1))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The measurement as a Markdown table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--updates", type=int, default=1500)
+    given = parser.parse_args(arguments)
+    print(f"| {given.trials} trials, {given.seeds} seeds | updates (median) | until near the optimum (median) | "
+          "found it | share of the optimum (median, least) |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in KINDS:
+            found = [search(kind, seed, given.trials, given.updates, Path(folder)) for seed in range(given.seeds)]
+            near = sorted(one.near_after if one.near_after is not None else sys.maxsize for one in found)
+            middle = near[len(near) // 2]
+            print(f"| {kind} | {median(one.spent for one in found):,.0f} | "
+                  f"{f'{middle:,}' if middle < sys.maxsize else 'not reached'} | "
+                  f"{sum(one.near_after is not None for one in found)} of {len(found)} | "
+                  f"{median(one.share for one in found):.3f}, {min(one.share for one in found):.3f} |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
