@@ -11,7 +11,7 @@ from collections.abc import Callable
 from benchmarks.turns import serve, take_turns
 
 SIZES = [(76, 2), (27, 8), (45, 17)]
-AGENTS, SAMPLERS = ("vesde", "ddpm", "gaussian"), ("stochastic", "deterministic")
+AGENTS, SAMPLERS = ("vesde", "ddpm", "gaussian", "cvpo"), ("stochastic", "deterministic")
 
 
 def prepare(name: str) -> Callable[[], object]:

@@ -13,6 +13,8 @@ from algd.config.schema import resolve
 from algd.execution.step import Execution, resolve_execution
 from algd.run.build import build
 
+RULES = ("estep", "statewise")
+
 
 def configuration(*arguments: str) -> dict[str, Any]:
     """The checked configuration of a command line."""
@@ -21,10 +23,14 @@ def configuration(*arguments: str) -> dict[str, Any]:
 
 
 def default_agent(agent: str, guidance: str, states: int, actions: int) -> tuple[Agent, dict[str, Any]]:
-    """The agent with its default hyper-parameters, for spaces of these sizes, and the configuration that it is of."""
-    config = configuration(f"agent={agent}", f"guidance={guidance}", "env=toy")
+    """The agent with its default hyper-parameters, for spaces of these sizes, and the configuration that it is of.
+
+    Guidance may also be the name of a rule for the multiplier that needs more than its guidance: plain's.
+    """
+    chosen = ["guidance=plain", f"guidance/dual={guidance}"] if guidance in RULES else [f"guidance={guidance}"]
+    config = configuration(f"agent={agent}", *chosen, "env=toy")
     torch.manual_seed(0)
-    rule = build(config["guidance"], threshold=2.455, limit=10.0)
+    rule = build(config["guidance"], threshold=2.455, limit=10.0, observation_size=states)
     built = build(config["agent"], observation_size=states, action_low=[-1.0] * actions, action_high=[1.0] * actions,
                   guidance=rule)
     return built, config

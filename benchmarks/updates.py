@@ -40,6 +40,7 @@ from benchmarks.turns import serve, take_turns
 
 SIZES = ["76x2", "27x8", "45x17"]
 AGENTS, GUIDANCES = ("vesde", "ddpm", "gaussian"), ("augmented", "augmented-active", "plain", "none")
+HARD = ("gaussian/reachability", "gaussian/statewise", "vesde/reachability", "cvpo/estep")  # docs/hard_constraints.md
 ACTIVE_MULTIPLIER = 20.0
 
 
@@ -198,8 +199,7 @@ def report(sizes: str, rounds: int, count: int, compiled: bool, device: str, min
     cells = [f"{agent}/{guidance}/{sizes}" for agent in agents for guidance in guidances]
     references = [f"{agent}/augmented/{sizes}/{how}" for agent in AGENTS[:2]]
     extra = [f"{agent}/{guidance}/{sizes}/eager" for agent in AGENTS[:2] for guidance in GUIDANCES[:2]]
-    if device != "cpu":
-        extra = []
+    extra = [*extra, *(f"{cell}/{sizes}" for cell in HARD)] if device == "cpu" else []
     extra += [f"vesde/{guidance}/{sizes}/compiled" for guidance in ("augmented", "plain")] if compiled else []
     workers = take_turns(__spec__.name, ["products", *references, *cells, *extra], rounds, count, 5,
                          ["--device", device])
