@@ -97,7 +97,8 @@ def _environment(task: Task) -> str:
     first = episode()
     _require(episode() == first, "the same seed and the same actions gave another episode: a run that is resumed "
              "cannot come back to where it was")
-    return f"{len(first) - 1} steps, the same twice; observations {task.observation_space.shape}"
+    count = len(first) - 1
+    return f"{count} step{'s' * (count != 1)}, the same twice; observations {task.observation_space.shape}"
 
 
 def _dtype(guidance: Guidance) -> str:
@@ -124,8 +125,9 @@ def _slope(guidance: Guidance) -> str:
     q, qc = (values.requires_grad_() for values in _points(guidance, torch.float64))
     of_q, of_qc = torch.autograd.grad(guidance.lagrangian(q, qc).sum(), (q, qc), allow_unused=True)
     _require(of_q is not None and bool(torch.allclose(of_q, -torch.ones_like(q))), "∂E/∂Q is not −1")
+    qc = qc.detach()
     of_qc = torch.zeros_like(qc) if of_qc is None else of_qc
-    weight = _weight(guidance, qc.detach()).detach().double()
+    weight = _weight(guidance, qc).detach().double()
     worst = int((of_qc - weight).abs().argmax())
     error = float((of_qc - weight).abs().max() / of_qc.abs().max().clamp_min(1))
     at = float(qc.detach()[worst])

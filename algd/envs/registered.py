@@ -4,6 +4,7 @@ import difflib
 import importlib
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import gymnasium
@@ -87,7 +88,10 @@ def _import(module: str, id: str) -> None:
         try:
             importlib.import_module(module)
         except ImportError as error:
-            raise UsageError(f"env.id={id}: the module {module} cannot be imported ({error})") from error
+            file = Path(*module.split(".")).with_suffix(".py")
+            found = isinstance(error, ModuleNotFoundError) and error.name == module and file.exists()
+            hint = f"; with trusted=[{module}] the file {file} of this folder is found" if found else ""
+            raise UsageError(f"env.id={id}: the module {module} cannot be imported ({error}){hint}") from error
 
 
 def _safety_gymnasium(module: str, id: str) -> set[str]:

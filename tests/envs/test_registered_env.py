@@ -128,6 +128,13 @@ def test_what_cannot_be_trained_is_said_in_a_sentence(id: str, reason: str) -> N
     assert "\n" not in str(caught.value)
 
 
+def test_a_module_that_lies_here_is_found_when_it_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("beside_it.py").write_text("import gymnasium\n")
+    with pytest.raises(UsageError, match=r"trusted=\[beside_it\] the file beside_it\.py of this folder is found"):
+        task_of("beside_it:Corridor-v0")
+
+
 def test_a_missing_id_is_asked_for() -> None:
     with pytest.raises(UsageError, match=r"env\.(id|name)"):
         compose("env=gymnasium", "logger=none")
