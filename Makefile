@@ -50,9 +50,9 @@ demo: setup
 	@echo "Next: . $(VENV)/bin/activate && python run.py agent=vesde guidance=augmented env=point_button1 seed=0"
 
 # The golden numbers, the configurations with their identities, the map of imports, runs that are resumed, and pages.
-CHECKED := tests/docs/test_architecture.py tests/config tests/algorithm/test_golden.py tests/algorithm/test_dual.py \
+CHECKED := tests/config tests/algorithm/test_golden.py tests/algorithm/test_dual.py \
     tests/algorithm/test_lagrangian.py tests/algorithm/test_replay.py tests/cli/test_command_line.py \
-    tests/storage/test_checkpoint.py tests/envs/test_toy.py tests/docs/test_promises.py tests/docs/test_readme.py
+    tests/storage/test_checkpoint.py tests/envs/test_toy.py tests/docs
 check: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(CHECKED)
 

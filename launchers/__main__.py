@@ -21,8 +21,8 @@ from launchers.commands import cancel, logs, retry, status, sync
 from launchers.sweeps import SWEEPS
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns the exit code."""
+def parser() -> Parser:
+    """Of the command line; what it parses has the command's name as `command`."""
     parser = Parser(prog="python -m launchers", description=__doc__,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -44,8 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log.add_argument("run", type=Path, help="the run's folder")
     log.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
     log.add_argument("-n", "--lines", type=int, default=30, help="how many lines from the end")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. Returns the exit code."""
     try:
-        given = parser.parse_args(arguments)
+        given = parser().parse_args(arguments)
         if given.command == "status":
             return status(given.where, given.watch, given.json)
         if given.command == "retry":

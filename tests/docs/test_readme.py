@@ -1,75 +1,105 @@
-"""What the README and the documentation tell people to type is what there is."""
+"""What the README says is so: its choices, numbers, snippets and errors, and that it is short."""
 
+import math
 import re
 import shlex
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
+import torch
+from torch.nn.functional import softplus
 
-from tests.support.command import CONF, ROOT, compose
+from algd.algorithm.dual import Fixed
+from algd.algorithm.guidance import Guidance
+from algd.errors import UsageError
+from tests.support.command import CONF, ROOT, TINY, compose, only_run, train_here
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-README = PAGES[0].read_text()
-
-
-def commands(page: Path) -> list[str]:
-    """The page's command lines that run something, without the program's name."""
-    text = re.sub(r" \\\n +", " ", page.read_text())
-    lines = re.findall(r"^    (?:\$ )?python run\.py (.*)$", text, re.MULTILINE)
-    # What a page shows as wrong is followed by its error.
-    shown_wrong = set(re.findall(r"^    \$ python run\.py (.*)\n    error:", text, re.MULTILINE))
-    # A command of code of one's own, my_lab, is held by the test of its page.
-    return [line.split("  #")[0].strip() for line in lines if line not in shown_wrong and "my_lab" not in line]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RUNNING = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
+LINES = 150
 
 
-def first_of_each(arguments: list[str]) -> list[str]:
-    """The overrides of the first run of a sweep."""
-    overrides = []
-    for override in OverridesParser.create().parse_overrides([a for a in arguments if not a.startswith("-")]):
-        if override.is_interval_sweep():
-            overrides.append(f"{override.key_or_group}={override.value().start}")
-        elif override.is_sweep_override():
-            value = next(iter(override.sweep_string_iterator()))
-            overrides.append(f"{override.key_or_group}={value}")
-        else:
-            overrides.append(override.input_line)
-    return overrides
+def snippet(page: str, start: str) -> str:
+    """The indented code block of a page that starts with this line; blocks apart by one empty line are one."""
+    (block,) = re.findall(rf"^    {re.escape(start)}.*\n(?:(?:    .*)?\n)*(?=\S|\Z)", page, re.MULTILINE)
+    return textwrap.dedent(block)
 
 
-@pytest.mark.parametrize("line", [line for page in PAGES for line in commands(page)])
-def test_commands_compose(line: str) -> None:
-    arguments = [re.sub(r"^run=(.*)$", r"run='\1'", a) for a in shlex.split(line)]
-    arguments = [a for a in first_of_each(arguments) if not a.startswith("hydra")]
-    compose(*(a for a in arguments if a not in ("FOLDER", "...")))
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) <= LINES
 
 
-def test_commands_are_found() -> None:
-    assert len(commands(PAGES[0])) >= 5
-
-
-@pytest.mark.parametrize("group", ["agent", "guidance", "seeds", "logger", "experiment"])
+@pytest.mark.parametrize("group", ["agent", "guidance", "guidance/dual", "seeds", "logger", "experiment"])
 def test_every_choice_is_named(group: str) -> None:
-    (row,) = [line for line in README.splitlines() if line.startswith(f"| `{group}` |")]
+    (row,) = [line for line in RUNNING.splitlines() if line.startswith(f"| `{group}` |")]
     assert {path.stem for path in (CONF / group).glob("*.yaml")} <= set(re.findall(r"`(\w+)`", row))
 
 
 def test_every_task_is_counted() -> None:
     families = [re.search(r"^family: (\w+)", path.read_text(), re.MULTILINE) for path in (CONF / "env").glob("*.yaml")]
     names = [match[1] for match in families if match]
-    assert f"{names.count('paper')} paper tasks, {names.count('stock')} stock tasks" in README
+    paper, stock = names.count("paper"), names.count("stock")
+    assert f"{paper} paper tasks, {stock} stock tasks" in RUNNING
+    assert f"the {paper} tasks of the paper,\n{stock} of Safety-Gymnasium" in README
 
 
-def test_links_lead_somewhere() -> None:
-    for page in PAGES:
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+def test_every_cell_of_the_grid_composes() -> None:
+    """Agent by guidance, with the keys that a cell names."""
+    (grid,) = re.findall(r"^\| \| `guidance=none` .*\n\|.*\n((?:\| `agent=.*\n)+)", README, re.MULTILINE)
+    guidances = ["none", "plain", "augmented", "pid", "reachability"]
+    for row in grid.splitlines():
+        agent, *cells = [cell.strip() for cell in row.strip("|").split("|")]
+        for guidance, cell in zip(guidances, cells, strict=True):
+            compose(agent.strip("`"), f"guidance={guidance}", *re.findall(r"with `([^`]+)`", cell))
+    assert {path.stem for path in (CONF / "agent").glob("*.yaml")} == set(re.findall(r"`agent=(\w+)` \|", grid))
+
+
+def test_numbers_of_throttle_are_those_of_its_page() -> None:
+    page = (ROOT / "docs" / "throttle.md").read_text(encoding="utf-8")
+    for name, rho in (("plain", "plain"), ("augmented, ρ = 5", "5")):
+        (row,) = re.findall(rf"^\| {name} \|(.*)\|$", README, re.MULTILINE)
+        costs, swing = (cell.strip() for cell in row.split("|"))
+        (measured,) = re.findall(rf"^\| vesde \| {rho} \|(.*)\|$", page, re.MULTILINE)
+        cells = [cell.strip() for cell in measured.split("|")]
+        assert (costs, swing) == (cells[2], cells[4])
 
 
 def test_example_errors_are_what_is_said() -> None:
-    """The two examples of wrong input; the messages themselves are held by test_config and test_command_line."""
-    from algd.errors import UsageError
-
+    """The first example of wrong input; the messages themselves are held by tests/cli."""
     with pytest.raises(UsageError) as caught:
         compose("guidance.rho=0")
-    assert f"error: {caught.value}" in README
+    assert f"error: {caught.value}" in RUNNING
+
+
+def test_the_environment_trains(tmp_path: Path) -> None:
+    """The file as it stands in the README, and its command, with fewer steps."""
+    file, _, command = snippet(README, "import gymnasium").partition("\nalgd ")
+    (tmp_path / "slow_pendulum.py").write_text(file)
+    typed = [argument for argument in shlex.split(command) if "steps" not in argument and argument.strip()]
+    done = subprocess.run([sys.executable, "-m", "algd", *typed, "total_steps=20", "initial_steps=20",
+                           "eval.episodes=1", *TINY], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (only_run(tmp_path / "runs") / "result.json").exists()
+
+
+def test_the_lagrangian_has_the_slope_that_it_says() -> None:
+    space: dict[str, type[Guidance]] = {}
+    names = {"Guidance": Guidance, "math": math, "softplus": softplus}
+    exec(snippet(README, "class Softplus(Guidance):"), names, space)
+    guidance = space["Softplus"]("plain", Fixed(0.7), threshold=0.4)
+    q, qc = torch.zeros(9, dtype=torch.float64), torch.linspace(-2, 3, 9, dtype=torch.float64).requires_grad_()
+    (slope,) = torch.autograd.grad(guidance.lagrangian(q, qc).sum(), qc)
+    assert torch.allclose(slope, guidance.constraint_weight(qc.detach()))
+
+
+def test_the_lines_of_python_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of docs/running.md, on a run of its own."""
+    monkeypatch.chdir(tmp_path)
+    train_here("env=toy", "total_steps=20", "initial_steps=20", "eval.episodes=1", *TINY)
+    code = snippet(RUNNING, "import algd")
+    space: dict[str, object] = {}
+    exec(code.replace("runs/toy/vesde-augmented/seed=0-1a2b3c4d", str(only_run(Path("runs")))), space)
+    assert space["action"].shape == (2,)  # type: ignore[attr-defined]
