@@ -1,11 +1,13 @@
 """How long sweeps of many runs take to list: python -m benchmarks.sweeps [--runs 5000] [--composed 100]
 
-Prints the seconds of `python -m launchers status` over a grid of runs that are there, and, for each run of a grid, the
-milliseconds that it takes to compose a configuration, those to check it, and those to freeze it in its folder.
+Prints the seconds of `python -m launchers status` over a grid of runs that are there, those of a dry run of as many
+new ones, and, for each run of a grid, the milliseconds of a core that it takes to compose a configuration, to check it,
+and to freeze it in its folder. Seconds of a core do not depend as much on what else the machine does.
 """
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -40,11 +42,12 @@ def make_grid(runs_dir: Path, count: int) -> None:
     (runs_dir / "sweeps" / "grid.json").write_text(json.dumps({"runs": runs, "overrides": [[]] * count}))
 
 
-def seconds_of_status(runs_dir: Path) -> float:
-    """Wall time of the whole command."""
-    begin = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "launchers", "status", runs_dir], check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - begin
+def seconds_of(*command: str | Path) -> str:
+    """Wall time and processor time of a whole command, in words."""
+    begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+    wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return f"{wall:.1f} s, {after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime:.1f} s of a core"
 
 
 def milliseconds_each(runs_dir: Path, count: int) -> tuple[float, float, float]:
@@ -53,14 +56,14 @@ def milliseconds_each(runs_dir: Path, count: int) -> tuple[float, float, float]:
     master = loader.load_configuration("config", ["env=toy"], RunMode.MULTIRUN)
     composer = Composer(loader, master)
     admitted(composer.compose(["env=toy"]))  # The first imports what the configuration names.
-    clock = [time.perf_counter()]
+    clock = [time.process_time()]
     composed = [composer.compose(["env=toy", f"seed={seed}", f"runs_dir={runs_dir}"]) for seed in range(count)]
-    clock.append(time.perf_counter())
+    clock.append(time.process_time())
     checked = [admitted(config) for config in composed]
-    clock.append(time.perf_counter())
+    clock.append(time.process_time())
     for config in checked:
         freeze(run_path(config), config)
-    clock.append(time.perf_counter())
+    clock.append(time.process_time())
     compose, check, frozen = ((after - before) / count * 1000 for before, after in pairwise(clock))
     return compose, check, frozen
 
@@ -72,9 +75,13 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         make_grid(Path(folder) / "runs", given.runs)
-        print(f"status of {given.runs} runs: {seconds_of_status(Path(folder) / 'runs'):.1f} s")
+        status = seconds_of("-m", "launchers", "status", Path(folder) / "runs")
+        print(f"status of {given.runs} runs: {status}")
+        listed = seconds_of("-m", "algd", "-m", "env=toy", "guidance=plain,augmented", f"seed=range({given.runs // 2})",
+                            f"runs_dir={folder}/new", "hydra.launcher.dry_run=true")
+        print(f"dry run of {given.runs} new runs: {listed}")
         compose, check, frozen = milliseconds_each(Path(folder) / "new", given.composed)
-        print(f"a run of a grid: composed by Hydra in {compose:.0f} ms, checked in {check:.1f} ms, "
+        print(f"a run of a grid: composed in {compose:.1f} ms, checked in {check:.1f} ms, "
               f"frozen in {frozen:.1f} ms")
 
 

@@ -25,7 +25,7 @@ from launchers.slurm.status import Elements, Readings, lines_of, named, output_o
 from launchers.slurm.submission import adopt, submission_lock
 from launchers.states import is_held
 from launchers.sweeps import SWEEPS, Member, Sweep, begin_sweep, load_sweep, named_runs, sweeps_of
-from launchers.table import Line, as_data, as_text, counted, say, shown_path
+from launchers.table import Line, as_data, as_text, counted, many, say, shown_path
 
 WATCH_SECONDS = 5.0
 AGAIN = ("failed", "lost", "interrupted", "cancelled")
@@ -154,7 +154,7 @@ def cancel(where: Sequence[Path]) -> int:
             say(f"in the same task, and stopped with it: {shown_path(folder)}")
         refused = scancel(names)
         if count := len(names) - refused:
-            say(f"cancelled {count} task{'s' * (count != 1)} of SLURM")
+            say(f"cancelled {many(count, 'task')} of SLURM")
     if refused or unsettled:
         what = f"{refused} task{'s were' if refused != 1 else ' was'} not cancelled" if refused else \
             f"what {unsettled[0]} has submitted is not known"

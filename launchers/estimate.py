@@ -11,7 +11,7 @@ from launchers.settings import LocalSettings, Settings, SlurmSettings
 from launchers.slurm.submission import arrays_of
 from launchers.states import RunState, read_state
 from launchers.sweeps import Member
-from launchers.table import duration
+from launchers.table import duration, many
 
 HOUR = 3600.0
 
@@ -31,7 +31,7 @@ class Kind:
     updates: int
 
     def __str__(self) -> str:
-        return f"{self.env}/{self.method} with {self.updates} update{'s' * (self.updates != 1)} a step"
+        return f"{self.env}/{self.method} with {many(self.updates, 'update')} a step"
 
 
 def kind_of(folder: Path, updates: int) -> Kind:
@@ -169,7 +169,7 @@ def estimate(members: Sequence[Member], rest: Mapping[Path, int], settings: Sett
     runs = len({path for folder in rest for path in speeds.measured(folder)})
     wanted = [member for member in members if member.folder in rest]
     return (f"estimate, {at_once} at once: {duration(makespan(each.values(), at_once))}, "
-            f"{cost(wanted, each, settings, at_once, gpus)} (by {runs} run{'s' * (runs != 1)} of the same kind)")
+            f"{cost(wanted, each, settings, at_once, gpus)} (by {many(runs, 'run')} of the same kind)")
 
 
 def simultaneous(settings: Settings, members: Sequence[Member], count: int) -> int:

@@ -18,7 +18,7 @@ from launchers.slurm.submission import submission_lock
 from launchers.snapshot import own_packages, take_snapshot
 from launchers.states import read_state
 from launchers.sweeps import Member, Sweep, load_sweep
-from launchers.table import say, shown_path
+from launchers.table import many, say, shown_path
 
 SETTINGS: dict[str, type[Settings]] = {"local": LocalSettings, "slurm": SlurmSettings}
 
@@ -90,7 +90,7 @@ def list_members(sweep: Sweep, members: Sequence[Member], settings: Settings) ->
         print(f"{state.state:<11} {each.plan:<6} {steps:>17}  {shown_path(each.folder)}  "
               f"{' '.join(each.member.overrides)}" + (f"  ({state.reason})" if state.state == "failed" else ""))
     counts = ", ".join(f"{count} to {plan}" for plan, count in Counter(each.plan for each in planned).items())
-    print(f"{len(members)} run{'s' * (len(members) != 1)}: {counts}; list of members: {shown_path(sweep.file)}")
+    print(f"{many(len(members), 'run')}: {counts}; list of members: {shown_path(sweep.file)}")
     if rest := steps_left(planned):
         print(estimate(members, rest, settings))
     print("dry run: nothing was started or written")

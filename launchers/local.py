@@ -23,7 +23,7 @@ from launchers.processes import LOG, freeze, how_it_ended, start_process, tail
 from launchers.settings import LocalSettings
 from launchers.states import RunState, is_held, read_state
 from launchers.sweeps import Member, Sweep
-from launchers.table import Board, Line, say, shown_path, summary
+from launchers.table import Board, Line, many, say, shown_path, summary
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_SECONDS = 0.1
@@ -94,8 +94,8 @@ def run_here(sweep: Sweep, members: Sequence[Member], settings: LocalSettings, c
     gpus = Gpus(visible_gpus())
     at_once = min(settings.jobs or default_jobs([member.config for member in members], gpus.names),
                   max(len(pool.todo) + len(pool.elsewhere), 1))
-    share = f" on {len(gpus.names)} GPU{'s' * (len(gpus.names) != 1)}" * bool(gpus.names)
-    say(f"{sweep.name}: {len(members)} runs, {skipped} finished before, {at_once} at once{share}; "
+    share = f" on {many(len(gpus.names), 'GPU')}" * bool(gpus.names)
+    say(f"{sweep.name}: {many(len(members), 'run')}, {skipped} finished before, {at_once} at once{share}; "
         f"list of members: {shown_path(sweep.file)}")
     with StopRequests().listening() as stop, Board(sweep.name) as board:
         speeds = Speeds(members)
@@ -200,7 +200,7 @@ def collect(pool: Pool, gpus: Gpus, lines: int) -> None:
 def pass_on(pool: Pool, received: Sequence[int]) -> None:
     """Hand a stop on to the runs: the first asks for a checkpoint, the second does not wait for it."""
     if len(received) == 1:
-        say(f"{signal.Signals(received[0]).name}: {len(pool.running)} runs write a checkpoint and stop "
+        say(f"{signal.Signals(received[0]).name}: {many(len(pool.running), 'run')} to write a checkpoint and stop "
             "(again: they are ended at once)")
     for running in pool.running.values():
         # SIGTERM for all: to a run a second SIGINT would mean more than the first.

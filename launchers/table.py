@@ -80,6 +80,11 @@ def as_data(line: Line) -> dict[str, Any]:
             "note": line.note}
 
 
+def many(count: int, noun: str) -> str:
+    """A number of things: "1 run", "2 runs"."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def counted(states: Sequence[str]) -> str:
     """How many runs are in each state."""
     return ", ".join(f"{count} {state}" for state, count in sorted(Counter(states).items()))
@@ -161,7 +166,7 @@ def summary(title: str, states: Mapping[Path, str], reasons: Mapping[Path, str |
     """The end of a sweep: how many of what, and why what failed did."""
     count = counted(list(states.values()))
     before = f" ({skipped} were finished before)" if skipped else ""
-    lines = [f"{title}: {len(states)} run{'s' * (len(states) != 1)}: {count}{before}"]
+    lines = [f"{title}: {many(len(states), 'run')}: {count}{before}"]
     for folder, state in states.items():
         if state not in ("finished", "queued"):
             lines.append(f"  {state}: {shown_path(folder)}" + (f": {reasons[folder]}" if reasons.get(folder) else ""))

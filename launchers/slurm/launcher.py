@@ -20,7 +20,7 @@ from launchers.slurm.queue import Queue, largest_array
 from launchers.slurm.status import Elements, Readings, active_tasks, lines_of, named, output_of, submitted_tasks, tell
 from launchers.slurm.submission import adopt, submit, submit_end
 from launchers.sweeps import Member, Sweep, sweeps_of
-from launchers.table import Board, Line, say, shown_path, summary
+from launchers.table import Board, Line, many, say, shown_path, summary
 
 
 def submit_sweep(sweep: Sweep, members: Sequence[Member], settings: SlurmSettings, code: Path, lock: IO[str]
@@ -65,8 +65,9 @@ def submit_sweep(sweep: Sweep, members: Sequence[Member], settings: SlurmSetting
                          if folder in {member.folder for member in todo}}
     if settings.on_end and elements:
         submit_end(sweep, settings, code, sorted({job for job, _ in elements.values()}), lock)
-    say(f"{sweep.name}: {len(members)} runs, {skipped} finished before, {len(todo)} submitted; list of members: "
-        f"{shown_path(sweep.file)}\n  python -m launchers status {shown_path(sweep.file)} shows how they are")
+    say(f"{sweep.name}: {many(len(members), 'run')}, {skipped} finished before, {len(todo)} submitted; "
+        f"list of members: {shown_path(sweep.file)}\n"
+        f"  python -m launchers status {shown_path(sweep.file)} shows how they are")
     return elements, skipped
 
 

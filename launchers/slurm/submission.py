@@ -28,7 +28,7 @@ from launchers.slurm.queue import Queue, ask
 from launchers.slurm.script import job_file, names_file, options_of, script_of
 from launchers.slurm.status import submitted_tasks
 from launchers.sweeps import Member, Sweep, load_sweep
-from launchers.table import say
+from launchers.table import many, say
 
 LOCK = "submission.lock"
 # How long after its submitter's death an sbatch may be on its way through the controller.
@@ -150,7 +150,7 @@ def submit(sweep: Sweep, members: Sequence[Member], settings: SlurmSettings, cod
             for run in new - done:
                 remove_frozen(run)
             raise
-        say(f"submitted array {jobs[-1]}: {len(array.tasks)} tasks")
+        say(f"submitted array {jobs[-1]}: {many(len(array.tasks), 'task')}")
 
 
 def in_use(sweep: Sweep, active: dict[str, int]) -> int:
@@ -312,12 +312,12 @@ def adopt(sweep: Sweep) -> bool:
 
 def jobs_of(sweep: Sweep, opened: Sequence[dict[str, Any]]) -> dict[str, str] | None:
     """The jobs of submissions that have none written down, by their tokens; None if SLURM does not answer."""
-    queued = ask(["squeue", "-h", "-a", "-t", "all", "-u", getpass.getuser(), "-o", "%F|%r|%k"])
+    queued = ask(["squeue", "-h", "-a", "-t", "all", "-u", getpass.getuser(), "-o", "%F|%T %r|%k"])
     if queued is None:
         return None
     # SLURM keeps a record of what it refused for want of such a node, too: failed, for this reason.
-    listed = {token: job for job, reason, token in (line.split("|", 2) for line in queued.splitlines())
-              if reason != "BadConstraints"}
+    listed = {token: job for job, said, token in (line.split("|", 2) for line in queued.splitlines())
+              if said != "FAILED BadConstraints"}
     found = {}
     for record in opened:
         left = job_file(sweep.directory / record["file"])

@@ -70,8 +70,9 @@ def test_cancel_retry_and_logs(tmp_path: Path) -> None:
     config = (folder / "config.yaml").read_text()
     reached = max(status(folder)["step"], 1)
     (folder / "config.yaml").write_text(config.replace("total_steps: 100000", f"total_steps: {reached}"))
-    said = launchers("retry", tmp_path)
-    assert "1 runs, 0 finished before, 1 at once" in said and status(folder)["state"] == "finished"
+    said = launchers("retry", tmp_path, "--on-end", f"cat > {tmp_path / 'told'}")
+    assert "1 run, 0 finished before, 1 at once" in said and status(folder)["state"] == "finished"
+    assert (tmp_path / "told").read_text() == "s-retry: 1 run: 1 finished\n"
     assert "nothing failed or was stopped" in launchers("retry", folder)
 
 

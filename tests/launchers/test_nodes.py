@@ -79,6 +79,32 @@ def test_a_setup_that_fails_everywhere(nodes: Nodes, tmp_path: Path) -> None:
     assert "No such file or directory" in launchers("logs", folder)
 
 
+def test_a_setup_that_leaves_no_time(nodes: Nodes, tmp_path: Path) -> None:
+    """The task ends before any run, and says what it lacked."""
+    submit(*SHORT, "seed=0", f"runs_dir={tmp_path}", "hydra.launcher.setup=['sleep 3']", "hydra.launcher.time=1",
+           "hydra.launcher.signal_seconds=58")
+    (job,), (folder,) = jobs_of(tmp_path), runs_in(tmp_path)
+    assert until_over(nodes, job) == {f"{job}_0": "FAILED"}
+    (line,) = json.loads(launchers("status", "--json", folder))
+    assert line["state"] == "lost" and "after 2 s the task is asked to stop already" in line["note"], line
+
+
+def test_one_folder_of_a_task_that_cannot_be_written(nodes: Nodes, tmp_path: Path) -> None:
+    """That run fails, the others of its task go on."""
+    submit(*SHORT, "seed=0,1,2", f"runs_dir={tmp_path}", "hydra.launcher.runs_per_task=3",
+           "hydra.launcher.cpus=2", "hydra.launcher.exclude=[n2,n3]", "+hydra.launcher.sbatch.hold=true")
+    folders, (job,) = runs_in(tmp_path), jobs_of(tmp_path)
+    nodes.again("n1", read_only=folders[1])
+    try:
+        nodes.ask("scontrol", "release", job)
+        assert until_over(nodes, job) == {f"{job}_0": "FAILED"}
+    finally:
+        nodes.again("n1")
+    states = [line["state"] for line in json.loads(launchers("status", "--json", tmp_path))]
+    assert [states[0], states[2]] == ["finished"] * 2 and states[1] == "lost"
+    assert f"failed: {folders[1]}" in outputs(tmp_path) and "Read-only" in outputs(tmp_path)
+
+
 def test_a_node_that_dies(nodes: Nodes, tmp_path: Path) -> None:
     """SLURM requeues its task, which goes on elsewhere."""
     submit(*LONG, "checkpoint.every=100", "total_steps=600", "seed=0", f"runs_dir={tmp_path}")

@@ -1,0 +1,55 @@
+"""What a task of SLURM's makes of its earlier starts: why a run gets nowhere, and how many tasks a sweep has in use."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from launchers.slurm.submission import in_use
+from launchers.slurm.task import REQUEUES, remember_stop, why_stuck
+from launchers.sweeps import Sweep
+
+
+@pytest.fixture
+def task(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The environment of the task 12_3 on node n1."""
+    for name, value in {"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3", "SLURMD_NODENAME": "n1"}.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+def test_stopped_twice_before_it_was_any_further(task: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The first requeue is no reason yet; an orderly stop is for want of time."""
+    for restarts in (0, 1):
+        assert why_stuck(tmp_path, restarts, 50) is None
+        remember_stop(tmp_path, restarts)
+    reason = why_stuck(tmp_path, 2, 50)
+    assert reason is not None and reason.endswith("checkpoint at step 50; give it more time or checkpoint more often")
+
+
+def test_vanished_twice_with_its_nodes(task: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Who was not stopped in an orderly way went with its node: more time would not help."""
+    assert why_stuck(tmp_path, 0, 50) is None
+    task.setenv("SLURMD_NODENAME", "n2")
+    assert why_stuck(tmp_path, 1, 50) is None
+    task.setenv("SLURMD_NODENAME", "n3")
+    reason = why_stuck(tmp_path, 2, 50)
+    assert reason is not None and "vanished on n1 and then on n2" in reason and "more time" not in reason
+
+
+def test_another_job_begins_anew(task: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for restarts in (0, 1):
+        assert why_stuck(tmp_path, restarts, 50) is None
+    task.setenv("SLURM_ARRAY_JOB_ID", "13")
+    assert why_stuck(tmp_path, 2, 50) is None
+    assert json.loads((tmp_path / REQUEUES).read_text())["job"] == "13_3"
+
+
+def test_what_a_sweep_has_in_use(tmp_path: Path) -> None:
+    """Arrays that run at once count with their own limits; those that wait for one of them do not."""
+    records = [{"job": "1", "at_once": 2}, {"job": "2", "at_once": None}, {"job": "3", "at_once": 2, "after": ["1"]},
+               {"job": "4", "at_once": 5, "after": ["0"]}]
+    sweep = Sweep(tmp_path / "s.json", [], [], submissions=records)
+    assert in_use(sweep, {"1": 7, "3": 7, "4": 1}) == 2 + 1
+    assert in_use(sweep, {"2": 6, "3": 7}) == 6 + 2
+    assert in_use(sweep, {}) == 0
