@@ -83,7 +83,7 @@ def check_value(key: str, value: Any) -> None:
     if not isinstance(value, str):
         return
     if UNPRINTABLE.search(value):
-        raise UsageError(f"{key}={value!r}: line ends, other control characters and bytes that are no text "
+        raise UsageError(f"{key}={value!r}: line ends, other control characters and bytes that are not text "
                          "are not allowed in a value")
     if "${" in value:
         raise UsageError(f"{key}={value!r}: only values are allowed here, nothing that is looked up with ${{...}}")

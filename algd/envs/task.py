@@ -98,7 +98,7 @@ class Task(gymnasium.Wrapper):
         """Whether the cost's return does at an episode's end what the threshold was computed for."""
         claimed = f"env.cost_return={self.budget.cost_return}"
         if self.budget.cost_return == "ends" and not ended:
-            raise UsageError(f"{claimed}: env={self.name} truncated an episode at step {self._steps}, behind which the "
+            raise UsageError(f"{claimed}: env={self.name} truncated an episode at step {self._steps}, after which the "
                              "cost's return goes on; env.cost_return=bootstraps is right for it, or an environment "
                              "that terminates there")
         if self.budget.cost_return == "bootstraps" and len(self._ended_at) < EPISODES:

@@ -151,7 +151,7 @@ class LoadedAgent:
         try:
             rows = given if isinstance(given, Tensor) else torch.from_numpy(np.asarray(given, np.float32))
         except (TypeError, ValueError) as error:
-            raise UsageError(f"the {what} is no array of numbers ({str(error).splitlines()[0]})") from error
+            raise UsageError(f"the {what} is not an array of numbers ({str(error).splitlines()[0]})") from error
         if rows.dim() not in (1, 2) or rows.shape[-1] != size:
             raise UsageError(f"the {what} has shape {tuple(rows.shape)}; of env={self.task.name} one is ({size},), and "
                              f"a batch of B is (B, {size})")

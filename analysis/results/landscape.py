@@ -92,7 +92,7 @@ def pictures(run: Path, states: int = 2, at: Sequence[int] | None = None, step: 
         UsageError: a run, snapshot, state or dimension that is not there; runs of different tasks.
     """
     if strip and (step is not None or against is not None):
-        raise UsageError("--strip shows all steps of one run: it goes neither with --step nor with --against")
+        raise UsageError("--strip shows all steps of one run: it cannot be combined with --step or --against")
     loaded = at_step(run, step)
     chosen = _dimensions(loaded, axes)
     others = [load(path) for path in spread(list(snapshots(run).values()), STRIP)] if strip else \

@@ -98,8 +98,8 @@ def test_the_stochastic_policy_takes_a_seed(agent: algd.LoadedAgent, states: np.
     (lambda agent: agent.act(np.zeros(4)), r"observation has shape \(4,\); of env=toy one is \(3,\), and a batch of B"),
     (lambda agent: agent.act(0.5), r"observation has shape \(\); of env=toy one is \(3,\)"),
     (lambda agent: agent.act(np.zeros((2, 2, 3))), r"observation has shape \(2, 2, 3\)"),
-    (lambda agent: agent.act(["a", "b", "c"]), "observation is no array of numbers"),
-    (lambda agent: agent.act([[1, 2, 3], [1, 2]]), "observation is no array of numbers"),
+    (lambda agent: agent.act(["a", "b", "c"]), "observation is not an array of numbers"),
+    (lambda agent: agent.act([[1, 2, 3], [1, 2]]), "observation is not an array of numbers"),
     (lambda agent: agent.q(np.zeros(3), np.zeros(5)), r"action has shape \(5,\); of env=toy one is \(2,\)"),
     (lambda agent: agent.energy(np.zeros((3, 3)), np.zeros((2, 2))), "3 observations and 2 actions"),
     (lambda agent: algd.evaluate(agent, 0), "episodes=0: at least one")])
