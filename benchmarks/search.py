@@ -1,4 +1,4 @@
-"""The search against random search on throttle: python -m benchmarks.search [--seeds 10] [--trials 30]
+"""The search against random search on throttle: python -m benchmarks.search [--seeds 8] [--trials 24]
 
 Both look for ρ and λ's learning rate. A trial is throttle's loop (docs/throttle.md): the project's own rule for λ, and
 a policy that always is at the Lagrangian's minimiser, which takes a tenth of a second where networks take minutes. What
@@ -92,10 +92,10 @@ class Outcome:
     share: float
 
 
-def search(kind: str, seed: int, trials: int, updates: int, folder: Path) -> Outcome:
-    """One search."""
+def search(kind: str, seed: int, trials: int, updates: int, shares: Sequence[float], folder: Path) -> Outcome:
+    """One search; the rungs of one with halving are at these shares of the updates."""
     keys = dict(KINDS[kind])
-    rungs = [updates // 9, updates // 3] if keys.pop("rungs", False) else []
+    rungs = [round(share * updates) for share in shares] if keys.pop("rungs", False) else []
     settings = SearchSettings.model_validate({"n_trials": trials, "batch": 5, "n_startup_trials": 8, "seed": seed,
                                               "rungs": rungs, **keys})
     journal, loops = folder / f"{kind.replace(' ', '-')}-{seed}.journal", Loops(updates)
@@ -111,21 +111,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The measurement as a Markdown table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--trials", type=int, default=30)
-    parser.add_argument("--updates", type=int, default=1500)
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--updates", type=int, default=1200)
+    # Not earlier: λ starts far from λ*, and until it has come near, the limit is kept only by who moves it too fast.
+    parser.add_argument("--rungs", type=float, nargs="+", default=[0.5], help="as shares of the updates (default 0.5)")
+    parser.add_argument("--only", choices=KINDS, action="append", help="this kind of search; can be repeated")
     given = parser.parse_args(arguments)
     print(f"| {given.trials} trials, {given.seeds} seeds | updates (median) | until near the optimum (median) | "
           "found it | share of the optimum (median, least) |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for kind in KINDS:
-            found = [search(kind, seed, given.trials, given.updates, Path(folder)) for seed in range(given.seeds)]
-            near = sorted(one.near_after if one.near_after is not None else sys.maxsize for one in found)
+        for kind in given.only or KINDS:
+            found = [search(kind, seed, given.trials, given.updates, given.rungs, Path(folder))
+                     for seed in range(given.seeds)]
+            near = sorted(outcome.near_after if outcome.near_after is not None else sys.maxsize
+                          for outcome in found)
             middle = near[len(near) // 2]
-            print(f"| {kind} | {median(one.spent for one in found):,.0f} | "
+            print(f"| {kind} | {median(outcome.spent for outcome in found):,.0f} | "
                   f"{f'{middle:,}' if middle < sys.maxsize else 'not reached'} | "
-                  f"{sum(one.near_after is not None for one in found)} of {len(found)} | "
-                  f"{median(one.share for one in found):.3f}, {min(one.share for one in found):.3f} |", flush=True)
+                  f"{sum(outcome.near_after is not None for outcome in found)} of {len(found)} | "
+                  f"{median(outcome.share for outcome in found):.3f}, {min(outcome.share for outcome in found):.3f} |",
+                  flush=True)
     return 0
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from hydra.core.override_parser.types import Override
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
+from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial
 
 from algd.budget import Budget
@@ -102,8 +103,9 @@ class Composer:
 
 def _corner(space: Space) -> dict[str, Any]:
     """Some values of the space: what is wrong with a key is told before anything starts."""
-    return {key: one.choices[0] if hasattr(one, "choices") else one.low  # type: ignore[attr-defined]
-            for key, one in space.distributions.items()}
+    return {key: distribution.choices[0] if isinstance(distribution, CategoricalDistribution)
+            else distribution.low  # type: ignore[attr-defined]
+            for key, distribution in space.distributions.items()}
 
 
 def _check(config: Mapping[str, Any], settings: Settings, options: SearchSettings) -> None:
@@ -168,7 +170,7 @@ class Runs:
     def result(self, trial: FrozenTrial, step: int) -> Result | None:
         """The means over a trial's seeds."""
         results = [result_of(member, step, self.study.settings.judged_by) for member in self.members[trial.number]]
-        known = [(one.gain, one.cost, one.limit) for one in results if one is not None]
+        known = [(result.gain, result.cost, result.limit) for result in results if result is not None]
         return Result(*np.mean(known, axis=0).tolist()) if len(known) == len(results) else None
 
     def prune(self, trial: FrozenTrial, step: int) -> None:

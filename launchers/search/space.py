@@ -31,7 +31,8 @@ class Space:
     @property
     def digest(self) -> str:
         """Eight digits that tell one search from another."""
-        about = [{key: repr(one) for key, one in self.distributions.items()}, self.seeds, sorted(self.fixed)]
+        searched = {key: repr(distribution) for key, distribution in self.distributions.items()}
+        about = [searched, self.seeds, sorted(self.fixed)]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
 
     def members(self, params: Mapping[str, Any]) -> list[list[str]]:

@@ -49,8 +49,8 @@ def test_the_record_comes_back(tmp_path: Path) -> None:
     RECORD.write(tmp_path / "found")
     assert read_record(tmp_path / "found") == RECORD
     trials = json.loads((tmp_path / "found" / "search.json").read_text())["trials"]
-    assert [one["return"] for one in trials] == [1.5, 9.0, 0.25, None]
-    assert [one.feasible for one in TRIALS] == [True, False, True, False]
+    assert [trial["return"] for trial in trials] == [1.5, 9.0, 0.25, None]
+    assert [trial.feasible for trial in TRIALS] == [True, False, True, False]
 
 
 def test_trials_importances_and_history(sweep: Path) -> None:
@@ -63,7 +63,7 @@ def test_trials_importances_and_history(sweep: Path) -> None:
         ["1", "complete", "300", "9", "4.5", "4", "no", "0.1", HOSTILE, "1"],
         ["2", "pruned", "300", "0.25", "1", "4", "yes", "0.01", "plain", "1"],
         ["3", "running", "–", "–", "–", "–", "–", "0.001", "augmented", "1"]]
-    (figure,) = [one for one in page.data["figures"] if one["key"] == "search/history"]
+    (figure,) = [figure for figure in page.data["figures"] if figure["key"] == "search/history"]
     assert {line["name"]: (line["x"], line["y"]) for line in figure["data"]} == {
         "feasible": ([0], [1.5]), "over the limit": ([1], [9.0]), "pruned": ([2], [0.25]),
         "best so far": ([0, 2], [1.5, 1.5])}
@@ -72,7 +72,7 @@ def test_trials_importances_and_history(sweep: Path) -> None:
 
 def test_two_objectives_have_return_against_cost(sweep: Path) -> None:
     RECORD.model_copy(update={"objectives": "return_and_cost", "best": [0, 1]}).write(sweep.with_suffix(""))
-    (figure,) = [one for one in Page(written(sweep)).data["figures"] if one["key"].startswith("search/")]
+    (figure,) = [figure for figure in Page(written(sweep)).data["figures"] if figure["key"].startswith("search/")]
     assert figure["key"] == "search/front"
     assert [(line["x"], line["y"]) for line in figure["data"]] == [([3.0], [1.5]), ([4.5], [9.0]), ([1.0], [0.25])]
 

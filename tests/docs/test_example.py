@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -102,6 +105,18 @@ def test_it_is_checked_by_one_command(lab: Path) -> None:
     assert lines[0] == "guidance=softplus agent=vesde env=ledge: built"
     assert [line.split()[:2] for line in lines[1:]] == [[name, "ok"] for name in (
         "environment", "dtype", "shape", "slope", "extremes", "policy", "resume", "speed")]
+
+
+def test_the_callback_of_its_page_watches(lab: Path) -> None:
+    """docs/callbacks.md: the class as it is there, and the keys that name it."""
+    page = (ROOT / "docs" / "callbacks.md").read_text()
+    code = textwrap.dedent(page[page.index("    # my_lab/watch.py"):page.index("    python run.py")])
+    (lab / "my_lab" / "watch.py").write_text(code)
+    typed = shlex.split(next(line for line in page.splitlines() if line.startswith("    python run.py")))[2:]
+    output, errors = said(lab, "algd", *typed, *SMALL, "agent=gaussian", "updates_per_step=1", "batch_size=16")
+    assert "failed" not in errors
+    states = (lab / output.strip() / "costly.txt").read_text()
+    assert re.fullmatch(r"[0-9]+ states by step 240\n", states)
 
 
 def test_without_trust_nothing_of_it_is_imported(lab: Path) -> None:
