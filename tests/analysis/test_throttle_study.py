@@ -86,7 +86,8 @@ def test_tables_and_figures_of_runs(tmp_path: Path) -> None:
                    "eval.episodes=2", "log_every=10", "snapshots=2", f"runs_dir={tmp_path / 'runs'}")
     run(tmp_path / "out", [str(tmp_path / "runs")])
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    tables = {f"throttle_{name}.{kind}" for name in ("runs", "cells", "slopes") for kind in ("csv", "md")}
+    tables = {f"throttle_{name}.{kind}" for name in ("runs", "cells", "slopes", "snapshots")
+              for kind in ("csv", "md")}
     assert written == tables | {f"throttle_{name}.png" for name in ("training", "training_replay", "law", "landscape")}
     rows = (tmp_path / "out" / "throttle_runs.csv").read_text().splitlines()
     assert len(rows) == 4, "a run whose multiplier does not ascend is none of this table"

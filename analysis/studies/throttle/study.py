@@ -1,7 +1,7 @@
 """What runs on throttle did, beside what is predicted: the tables of docs/throttle.md, and its figures."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,10 @@ def run(folder: Path, runs: list[str], steps: PositiveInt | None = None, seed_sh
                          "guidance/dual=ascent; python run.py experiment=throttle_guidance makes them")
     rows = [_row(one, swing_floor) for one in moving]
     folder.mkdir(parents=True, exist_ok=True)
-    write_tables(folder, {"throttle_runs": rows, "throttle_cells": _cells(rows), "throttle_slopes": slopes(fixed)})
+    snapshots = [{"agent": one.agent, "rho": one.rho, "signal": one.rule, "seed": one.run.seed} | asdict(each)
+                 for one in moving for each in one.snapshots]
+    write_tables(folder, {"throttle_runs": rows, "throttle_cells": _cells(rows), "throttle_slopes": slopes(fixed),
+                          "throttle_snapshots": snapshots})
     for signal in sorted({one.rule for one in moving}):
         heard = [one for one in moving if one.rule == signal]
         name = "throttle_training" + ("" if signal == "policy" else f"_{signal}")
@@ -66,7 +69,8 @@ def _until(one: Run, steps: int | None) -> Run:
 def _row(one: Examined, floor: float) -> Row:
     last, best = one.run.evaluations[-1], optimum(one.run.limit, int(one.run.config["env.horizon"]))
     lags = [] if one.rho else one.lags()
-    return {"agent": one.agent, "rho": one.rho, "signal": one.rule, "seed": one.run.seed, "step": last.step,
+    return {"agent": one.agent, "rho": one.rho, "signal": one.rule,
+            "policy_rate": float(one.run.config["agent.policy_learning_rate"]), "seed": one.run.seed, "step": last.step,
             "return": last.mean_return, "share": last.mean_return / best, "cost": last.mean_cost,
             "feasible": last.mean_cost <= one.run.limit, "mean_late_cost": one.settled, "swing": swing(one.run.costs),
             "swings": swing(one.run.costs) >= floor, "noise": one.spread, "lag": float(np.median(lags)) if lags else "",
@@ -75,19 +79,20 @@ def _row(one: Examined, floor: float) -> Row:
 
 
 def _cells(rows: list[Row]) -> list[Row]:
-    """A line for each agent, ρ and signal: means over seeds, and whether its swings differ from those of plain guidance
-    that hears the same signal by more than chance (p, the sign-flip test over seeds)."""
+    """A line for each agent, ρ, signal and rate of the policy: means over seeds, and whether its swings differ from
+    those of plain guidance with the same signal and rate by more than chance (p, the sign-flip test over seeds)."""
     cells = []
-    plain = {(row["agent"], row["signal"], row["seed"]): row["swing"] for row in rows if row["rho"] == 0}
-    for agent, rho, signal in sorted({_cell(row) for row in rows}):
-        here = sorted((row for row in rows if _cell(row) == (agent, rho, signal)), key=lambda row: row["seed"])
+    plain = {(*_cell(row), row["seed"]): row["swing"] for row in rows}
+    for agent, rho, signal, rate in sorted({_cell(row) for row in rows}):
+        here = sorted((row for row in rows if _cell(row) == (agent, rho, signal, rate)), key=lambda row: row["seed"])
         mean = {key: float(np.mean([row[key] for row in here])) for key in
                 ("share", "swing", "noise", "predicted_swing", "as_measured")}
         count = {key: f"{sum(row[key] for row in here)}/{len(here)}" for key in ("feasible", "swings")}
-        pairs = [plain[agent, signal, row["seed"]] - row["swing"] for row in here
-                 if rho and (agent, signal, row["seed"]) in plain]
+        pairs = [plain[agent, 0, signal, rate, row["seed"]] - row["swing"] for row in here
+                 if rho and (agent, 0, signal, rate, row["seed"]) in plain]
         p = sign_flip([np.array(pairs)])
         cells.append({"agent": agent, "rho": f"{rho:g}" if rho else "plain", "signal": signal,
+                      "policy rate": f"{rate:g}", "seeds": ", ".join(str(row["seed"]) for row in here),
                       "feasible": count["feasible"], "cost by seed": ", ".join(f"{row['cost']:.3f}" for row in here),
                       "of the best": f"{mean['share']:.0%}", "swing": f"{mean['swing']:.2f}",
                       "predicted": f"{mean['predicted_swing']:.2f}", "with noise and lag": f"{mean['as_measured']:.2f}",
@@ -97,7 +102,7 @@ def _cells(rows: list[Row]) -> list[Row]:
 
 
 def _cell(row: Row) -> tuple[Any, ...]:
-    return row["agent"], row["rho"], row["signal"]
+    return row["agent"], row["rho"], row["signal"], row["policy_rate"]
 
 
 def slopes(fixed: Sequence[Examined]) -> list[Row]:
