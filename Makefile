@@ -58,7 +58,7 @@ check: lint
 
 # One process a core; a file's tests stay together, since some share what they trained.
 test: setup
-	$(BIN)/python -m pytest -n logical --dist loadfile
+	$(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 # Lower bounds are claims. What the direct dependencies need themselves is the newest that they allow.
 LOWEST := .venv-lowest

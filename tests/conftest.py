@@ -1,6 +1,7 @@
 """The mark `needs`: a test that this machine has not everything for is skipped, or fails where it must not be."""
 
 import functools
+from pathlib import Path
 
 import pytest
 
@@ -8,9 +9,19 @@ from tests.support import needs
 
 lacking = functools.cache(needs.lacking)
 
+# `make test` hands files to its processes in this order and then as they come, so that no long one is left at the end.
+LONGEST = ("launchers/test_slurm.py", "launchers/test_local.py", "run/test_resume.py", "launchers/test_nodes.py",
+           "execution/test_execution.py", "run/test_matrix.py", "run/test_learning.py")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(name, ...): what the machine must have (tests/support/needs.py)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest first."""
+    ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,6 +1,6 @@
 """How long each group of tests may take, and how long it took: python -m tests.support.budget REPORT.xml
 
-    python -m pytest -n logical --dist loadfile --junitxml REPORT.xml
+    python -m pytest -n logical --dist loadfile --no-loadscope-reorder --junitxml REPORT.xml
     python -m tests.support.budget REPORT.xml
 
 Prints the table of docs/promises.md: seconds of one core, as all tests together have 25 minutes of two.
