@@ -212,7 +212,8 @@ def test_preempted(user_signal: bool, cluster: Cluster, tmp_path: Path) -> None:
 def test_a_time_limit(cluster: Cluster, tmp_path: Path) -> None:
     # SLURM looks at time limits every 30 s: the run is long enough for the signal to come on a fast machine too.
     arguments = [*LONG, "total_steps=8000", "seed=0"]
-    submit(*arguments, f"runs_dir={tmp_path / 'runs'}", "hydra.launcher.time=1", "hydra.launcher.signal_seconds=55")
+    # What comes before a task's runs has 30 s here.
+    submit(*arguments, f"runs_dir={tmp_path / 'runs'}", "hydra.launcher.time=2", "hydra.launcher.signal_seconds=90")
     (folder,), (job,) = runs_in(tmp_path / "runs"), jobs_of(tmp_path / "runs")
     assert until_over(cluster, job) == {f"{job}_0": "COMPLETED"}
     assert len(starts(folder)) >= 2

@@ -3,7 +3,7 @@
 Every node is a slurmd in host name and mount namespaces of its own; one that may die as a whole has its own processes,
 too. It needs what `tests.support.slurm_cluster` needs, and the right to make namespaces.
 
-    python -m tests.support.virtual_nodes FOLDER     start one to try things on, until Ctrl-C
+    python -m tests.support.virtual_nodes FOLDER     start one to try things on, until Ctrl-C or SIGTERM
 """
 
 import os
@@ -16,6 +16,7 @@ from pathlib import Path
 from tests.support.slurm_cluster import Cluster, free_ports, missing, partitions, wait_for
 
 NAMESPACES = ("unshare", "--uts", "--mount", "--propagation", "private")
+ENDS = {signal.SIGINT, signal.SIGTERM}
 PROCESSES = ("--pid", "--fork", "--kill-child=KILL", "--mount-proc")
 
 
@@ -106,7 +107,9 @@ def main() -> None:
     try:
         nodes.start()
         print("\n".join(f"export {name}={value}" for name, value in nodes.environment.items()), flush=True)
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        # Only now: the daemons are to hear them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
+        signal.sigwait(ENDS)
     finally:
         nodes.stop()
 
