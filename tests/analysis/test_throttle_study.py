@@ -88,7 +88,7 @@ def test_tables_and_figures_of_runs(tmp_path: Path) -> None:
     written = {path.name for path in (tmp_path / "out").iterdir()}
     tables = {f"throttle_{name}.{kind}" for name in ("runs", "cells", "slopes", "snapshots")
               for kind in ("csv", "md")}
-    assert written == tables | {f"throttle_{name}.png" for name in ("training", "training_replay", "law", "landscape")}
+    assert written == tables | {f"throttle_{name}.png" for name in ("training", "training_policy", "law", "landscape")}
     rows = (tmp_path / "out" / "throttle_runs.csv").read_text().splitlines()
     assert len(rows) == 4, "a run whose multiplier does not ascend is none of this table"
     assert len((tmp_path / "out" / "throttle_slopes.csv").read_text().splitlines()) == 2

@@ -52,7 +52,7 @@ def run(folder: Path, runs: list[str], steps: PositiveInt | None = None, seed_sh
                           "throttle_snapshots": snapshots})
     for signal in sorted({one.rule for one in moving}):
         heard = [one for one in moving if one.rule == signal]
-        name = "throttle_training" + ("" if signal == "policy" else f"_{signal}")
+        name = "throttle_training" + ("" if signal == "replay" else f"_{signal}")
         write(folder, {name: partial(training_figure, heard)})
     write(folder, {"throttle_law": lambda: law_figure(moving, fixed),
                    "throttle_landscape": lambda: landscape_figure(moving, seed_shown, states)})
