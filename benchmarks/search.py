@@ -27,7 +27,7 @@ from launchers.search.study import Study, locked
 
 RHO, RATE = "guidance.rho", "guidance.dual.learning_rate"
 SPACE = [f"{RHO}=tag(log, interval(0.01, 10))", f"{RATE}=tag(log, interval(1e-4, 1e-1))"]
-LIMIT, INITIAL_STEPS, INITIAL_MULTIPLIER = 0.4, 300, 0.1
+LIMIT, INITIAL_STEPS = 0.4, 300
 NEAR = 0.95  # of the greatest return within the limit
 KINDS: dict[str, dict[str, object]] = {"tpe with halving": {"sampler": "tpe", "rungs": True},
                                        "tpe": {"sampler": "tpe"}, "random": {"sampler": "random"}}
@@ -38,14 +38,15 @@ class Loops:
 
     Args:
         updates: of a whole trial.
+        multiplier: λ at the start.
 
     Attributes:
         spent: updates so far.
         near_after: updates after which a whole trial had been within the limit and near the optimum; None: not yet.
     """
 
-    def __init__(self, updates: int):
-        self.total_steps = updates
+    def __init__(self, updates: int, multiplier: float):
+        self.total_steps, self.multiplier = updates, multiplier
         self.spent = 0
         self.near_after: int | None = None
         self._done: dict[int, int] = {}
@@ -62,7 +63,7 @@ class Loops:
 
     def result(self, trial: FrozenTrial, step: int) -> Result | None:
         """Return and cost of the policy at this update."""
-        speeds, _ = closed_loop(LIMIT, trial.params[RHO], self.total_steps, INITIAL_STEPS, INITIAL_MULTIPLIER,
+        speeds, _ = closed_loop(LIMIT, trial.params[RHO], self.total_steps, INITIAL_STEPS, self.multiplier,
                                 trial.params[RATE])
         result = Result(GAIN * float(speeds[step - 1]), float(speeds[step - 1]), LIMIT)
         near = result.violation <= 0 and result.gain >= NEAR * optimum(LIMIT, 1)
@@ -92,13 +93,13 @@ class Outcome:
     share: float
 
 
-def search(kind: str, seed: int, trials: int, updates: int, shares: Sequence[float], folder: Path) -> Outcome:
-    """One search; the rungs of one with halving are at these shares of the updates."""
+def search(kind: str, seed: int, given: argparse.Namespace, folder: Path) -> Outcome:
+    """One search with the command's arguments."""
     keys = dict(KINDS[kind])
-    rungs = [round(share * updates) for share in shares] if keys.pop("rungs", False) else []
-    settings = SearchSettings.model_validate({"n_trials": trials, "batch": 5, "n_startup_trials": 8, "seed": seed,
+    rungs = [round(share * given.updates) for share in given.rungs] if keys.pop("rungs", False) else []
+    settings = SearchSettings.model_validate({"n_trials": given.trials, "batch": 5, "n_startup_trials": 8, "seed": seed,
                                               "rungs": rungs, **keys})
-    journal, loops = folder / f"{kind.replace(' ', '-')}-{seed}.journal", Loops(updates)
+    journal, loops = folder / f"{kind.replace(' ', '-')}-{seed}.journal", Loops(given.updates, given.multiplier)
     with locked(journal):
         study = Study(journal, parse(OverridesParser.create().parse_overrides(SPACE)), settings)
         run(study, loops)
@@ -113,8 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--trials", type=int, default=24)
-    parser.add_argument("--updates", type=int, default=1200)
-    # Not earlier: λ starts far from λ*, and until it has come near, the limit is kept only by who moves it too fast.
+    parser.add_argument("--updates", type=int, default=600)
+    parser.add_argument("--multiplier", type=float, default=0.6931, help="λ at the start; λ* is 0.6 (default 0.6931)")
     parser.add_argument("--rungs", type=float, nargs="+", default=[0.5], help="as shares of the updates (default 0.5)")
     parser.add_argument("--only", choices=KINDS, action="append", help="this kind of search; can be repeated")
     given = parser.parse_args(arguments)
@@ -122,8 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
           "found it | share of the optimum (median, least) |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for kind in given.only or KINDS:
-            found = [search(kind, seed, given.trials, given.updates, given.rungs, Path(folder))
-                     for seed in range(given.seeds)]
+            found = [search(kind, seed, given, Path(folder)) for seed in range(given.seeds)]
             near = sorted(outcome.near_after if outcome.near_after is not None else sys.maxsize
                           for outcome in found)
             middle = near[len(near) // 2]

@@ -116,6 +116,13 @@ RUN = [
     bad("hydra.job.chdir=true", "hydra.job.chdir=true", "runs_dir=FOLDER"),
     bad("--guidance.rho=3.3", "--guidance.rho=3.3", "guidance.rho=3.3", "${args_no_hyphens}"),
     bad("logger=none logger.project=x", "logger.project", "logger=none has no keys"),
+    bad("-m hydra/sweeper=optuna env=toy", "nothing is searched", "interval(a, b)"),
+    bad("-m hydra/sweeper=optuna guidance.rho=interval(1,2) hydra.sweeper.rungs=[7]", "hydra.sweeper.rungs=[7]",
+        "eval.every=5000"),
+    bad("-m hydra/sweeper=optuna guidance.rho=interval(-5,-1)", "guidance.rho=-5.0", "greater than 0"),
+    bad("-m hydra/sweeper=optuna guidance.rho=interval(1,2) hydra.sweeper.n_trials=0", "hydra.sweeper.n_trials=0"),
+    bad("-m hydra/sweeper=optuna guidance.rho=interval(1,2) fresh=true", "fresh=true", "hydra.launcher.name"),
+    bad("-m hydra/sweeper=optuna hydra/launcher=basic guidance.rho=interval(1,2)", "local or slurm"),
     bad("hydra=null", "hydra=null", "hydra.launcher.jobs"),
     bad("hydra.mode=MULTI", "hydra.mode=MULTI", "RUN, MULTIRUN"),
     # Numbers and words.
