@@ -226,7 +226,7 @@ def _say_what_next(folder: RunFolder, state: str, requests: Requests) -> None:
         # As they can be pasted: with what the run needs to be loaded, in Python's and the shell's quotes.
         config = folder.config()
         module = str(config["env"].get("id", "")).rpartition(":")[0]
-        trusted = [*config["trusted"], *[module] * (module not in ("", SAFETY_GYMNASIUM))]
+        trusted = list(dict.fromkeys([*config["trusted"], *[module] * (module not in ("", SAFETY_GYMNASIUM))]))
         loaded = f"{str(folder.path)!r}" + f", trusted={trusted!r}" * bool(trusted)
         typed = ["mode=eval", f"run={folder.path}", *[f"trusted=[{','.join(trusted)}]"] * bool(trusted)]
         print(f"finished: {folder.path}\n"
