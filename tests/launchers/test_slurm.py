@@ -24,7 +24,7 @@ LONG = [*TINY, "env=toy", "initial_steps=40", "total_steps=400", "checkpoint.eve
         "eval.episodes=1", "log_every=50", "threads=1"]
 SHORT = [*LONG, "total_steps=60"]
 SLURM = ["hydra/launcher=slurm", "hydra.launcher.poll_seconds=2", "hydra.launcher.time=10", "hydra.launcher.name=s"]
-PATIENCE = 300.0
+PATIENCE = 600.0
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +59,15 @@ def until_trained(folder: Path, rows: int = 3) -> None:
 
 
 def until_over(cluster: Cluster, job: str) -> dict[str, str]:
-    """Until no task of an array will do anything more. Returns sacct's states."""
+    """Until no task of an array will do anything more. Returns sacct's states of its elements, which it sometimes lists
+    the array itself beside."""
     def over() -> bool:
         known = set(states_of(cluster, [job]).values())
         return (cluster.ask("squeue", "-h", "-t", "PD,R,CG", "-j", job) == "" and bool(known)
                 and not {"PENDING", "RUNNING", "REQUEUED"} & known)
 
     until(over, f"the end of job {job}")
-    return states_of(cluster, [job])
+    return {task: state for task, state in states_of(cluster, [job]).items() if "_" in task}
 
 
 def submit(*arguments: str) -> str:
