@@ -25,7 +25,7 @@ def configuration(*arguments: str) -> dict[str, Any]:
 def default_agent(agent: str, guidance: str, states: int, actions: int) -> tuple[Agent, dict[str, Any]]:
     """The agent with its default hyper-parameters, for spaces of these sizes, and the configuration that it is of.
 
-    Guidance may also be the name of a rule for the multiplier that needs more than its guidance: plain's.
+    A guidance may also be one of RULES: plain guidance with that guidance/dual.
     """
     chosen = ["guidance=plain", f"guidance/dual={guidance}"] if guidance in RULES else [f"guidance={guidance}"]
     config = configuration(f"agent={agent}", *chosen, "env=toy")

@@ -64,7 +64,11 @@ def read_state(folder: Path) -> RunState:
     return RunState(state, held, int(_number(status, "step") or 0), _whole(_number(status, "total_steps")),
                     int(_number(status, "updates") or 0), _number(status, "updates_per_second"),
                     _number(status, "seconds") or 0.0,
-                    None if reason is None else "".join(sign if sign.isprintable() else " " for sign in str(reason)))
+                    None if reason is None else _printable(str(reason)))
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _number(status: Mapping[str, Any], key: str) -> float | None:

@@ -39,4 +39,4 @@ def test_nothing_tells_of_the_machine() -> None:
     for path in DATA.rglob("*"):
         if path.is_file():
             assert path.stat().st_size < 1_000_000 and path.suffix in (".csv", ".json", ".yaml")
-            assert not re.search(r"/root|/home|\"host\": \"(?!published)", path.read_text(encoding="utf-8")), path
+            assert not re.search(r"/root|/home|/tmp|\"host\"", path.read_text(encoding="utf-8")), path
