@@ -1,6 +1,5 @@
 """Where things stand in the paper's navigation tasks: the `layout` of conf/env/<task>.yaml."""
 
-
 from pydantic import ConfigDict, FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from pydantic.dataclasses import dataclass
 

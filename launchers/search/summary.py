@@ -1,6 +1,5 @@
 """What a search has found, for people and for the report: best trials, history, importances."""
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -66,10 +65,10 @@ def record(study: Study, members: Mapping[int, Sequence[Member]]) -> SearchRecor
     """
     trials = []
     for trial in study.trials:
-        step, result = last_result(trial) or (None, [math.nan] * 3)
+        step, result = last_result(trial) or (None, ())
         trials.append(TrialRecord.model_validate({
             "number": trial.number, "state": STATES[trial.state], "params": trial.params, "step": step,
-            **dict(zip(("return", "cost", "limit"), result, strict=True)),
+            **dict(zip(("return", "cost", "limit"), result, strict=False)),
             "runs": ["/".join(member.folder.parts[-3:]) for member in members.get(trial.number, ())]}))
     steps = sum(max(read_state(folder).step, 0) for folder in {m.folder for runs in members.values() for m in runs})
     settings = study.settings
