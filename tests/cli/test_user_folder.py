@@ -8,7 +8,7 @@ import pytest
 from hydra.core.config_store import ConfigStore
 
 from algd.cli import main as cli
-from tests.support.command import CONF, TINY, compose, status
+from tests.support.command import CONF, TINY, compose, start, status
 
 QUICK = """# @package _global_
 defaults:
@@ -85,9 +85,11 @@ def test_a_file_that_asks_for_one_that_is_not_there(call: Call, tmp_path: Path) 
     assert "env=nowhere is unknown" in errors and ", line, " in errors
 
 
-def test_info_with_an_override_behind_it(call: Call) -> None:
-    code, output, errors = call("--info", "env=toy")
-    assert code == 0 and "Installed Hydra Plugins" in output, errors
+def test_info_with_an_override_behind_it() -> None:
+    """In a process of its own: Hydra's --info changes the logging of its process for good."""
+    process = start("--info", "env=toy")
+    output, errors = process.communicate()
+    assert process.returncode == 0 and "Installed Hydra Plugins" in output, errors
 
 
 def test_a_plugin_that_is_installed_is_not_called_unknown(call: Call) -> None:

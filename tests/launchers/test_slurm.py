@@ -59,15 +59,18 @@ def until_trained(folder: Path, rows: int = 3) -> None:
 
 
 def until_over(cluster: Cluster, job: str) -> dict[str, str]:
-    """Until no task of an array will do anything more. Returns sacct's states of its elements, which it sometimes lists
-    the array itself beside."""
+    """Until no task of an array will do anything more. Returns sacct's states of its elements; for a while
+    sacct may list the array alone, or beside them."""
+    def elements() -> dict[str, str]:
+        return {task: state for task, state in states_of(cluster, [job]).items() if "_" in task}
+
     def over() -> bool:
-        known = set(states_of(cluster, [job]).values())
+        known = set(elements().values())
         return (cluster.ask("squeue", "-h", "-t", "PD,R,CG", "-j", job) == "" and bool(known)
                 and not {"PENDING", "RUNNING", "REQUEUED"} & known)
 
     until(over, f"the end of job {job}")
-    return {task: state for task, state in states_of(cluster, [job]).items() if "_" in task}
+    return elements()
 
 
 def submit(*arguments: str) -> str:
