@@ -210,7 +210,7 @@ def export(arguments: argparse.Namespace) -> int:
     from analysis.runs.find import find_runs
 
     found = find_runs(arguments.folders, arguments.runs_dir)
-    copies = export_runs(found.folders, arguments.out)
+    copies = export_runs(found.folders, arguments.out, arguments.policies)
     print(*copies, sep="\n")
     print(f"{len(copies)} runs, {size(copies) / 1e6:.1f} MB", file=sys.stderr)
     return 0

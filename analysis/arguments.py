@@ -93,6 +93,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR",
                          help="where sweeps are looked up by name (default runs)")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the copies go")
+    command.add_argument("--policies", action="store_true",
+                         help="with the policy of each newest snapshot, which algd.load makes an agent of that can act")
 
     command = add("table", "print return, cost and safety of runs as a table",
                   "python -m analysis table runs --where env=point_button1 --format latex\n"

@@ -35,6 +35,7 @@ class LoadedAgent:
         task: an environment like the one that it was trained in.
         step: the environment step that it was saved at.
         folder: the run's folder.
+        has_critics: False if it was loaded from a policy that was published alone: then it has no energy, Q and Qc.
     """
 
     agent: Agent
@@ -42,6 +43,7 @@ class LoadedAgent:
     task: Task
     step: int
     folder: RunFolder
+    has_critics: bool = True
 
     def __repr__(self) -> str:
         names = f"{self.config['agent']['name']}-{self.config['guidance']['name']} on {self.config['env']['name']}"
@@ -96,7 +98,7 @@ class LoadedAgent:
             action: (d,) or (B, d).
 
         Raises:
-            UsageError: a size does not fit.
+            UsageError: a size does not fit, or there are no critics.
         """
         return self._evaluated(self.agent.energy, observation, action)
 
@@ -119,6 +121,11 @@ class LoadedAgent:
         states, _ = self._rows(observation, self.observation_space, "observation")
         return self.agent.normaliser.observations(states)
 
+    def require_critics(self) -> None:
+        """Raises UsageError if the critics were not loaded."""
+        if not self.has_critics:
+            raise UsageError(f"{self.folder.path} holds the policy alone, without critics: it can act and be evaluated")
+
     @cached_property
     def _acting(self) -> ActingCopy:
         return ActingCopy(self.agent)
@@ -126,6 +133,7 @@ class LoadedAgent:
     def _evaluated(self, function: Callable[[Tensor, Tensor], Tensor], observation: ArrayLike | Tensor,
                    action: ArrayLike | Tensor) -> Values:
         """A function of normalised observations (B, s) and actions (B, d) at what a user has."""
+        self.require_critics()
         states, single_state = self._rows(observation, self.observation_space, "observation")
         actions, single_action = self._rows(action, self.action_space, "action")
         if not (single_state or single_action or len(states) == len(actions)):

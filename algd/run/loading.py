@@ -4,6 +4,8 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
+import torch
+
 from algd.algorithm.agent import Agent
 from algd.config.identity import identity
 from algd.config.targets import require_trust
@@ -15,7 +17,7 @@ from algd.run.loaded_agent import LoadedAgent
 from algd.storage.checkpoint import Checkpoints, DamagedCheckpoint
 from algd.storage.checkpoint_state import checked
 from algd.storage.run_folder import RunFolder
-from algd.storage.snapshots import DamagedSnapshot, read_snapshot
+from algd.storage.snapshots import DamagedSnapshot, is_of_critics, newest_snapshot, read_snapshot
 
 
 def load(path: str | Path, device: str = "cpu", render_mode: str | None = None,
@@ -27,7 +29,8 @@ def load(path: str | Path, device: str = "cpu", render_mode: str | None = None,
     env.id=module:Id-v0, is not imported because a configuration says so.
 
     Args:
-        path: a run's folder, or a file in its snapshots/; ~ is the home directory.
+        path: a run's folder, or a file in its snapshots/; ~ is the home directory. A folder without checkpoints is
+            loaded from its newest snapshot, which of a published run holds the policy alone.
         device: auto, cpu, cuda or cuda:N.
         render_mode: of the task; "rgb_array" for pictures.
         trusted: modules whose code the configuration may name, in this process from now on. One that only registers the
@@ -40,6 +43,8 @@ def load(path: str | Path, device: str = "cpu", render_mode: str | None = None,
     path = Path(path).expanduser()
     snapshot = path if path.suffix == ".safetensors" else None
     folder = RunFolder(path.parent.parent if snapshot else path)
+    if snapshot is None and not folder.checkpoints.exists():
+        snapshot = newest_snapshot(folder.snapshots)
     config = folder.config()
     recorded = folder.meta().get("identity")
     if recorded is not None and recorded != identity(config):
@@ -54,8 +59,8 @@ def load(path: str | Path, device: str = "cpu", render_mode: str | None = None,
                          f"env.id={name} for mode=eval, --import {module} for python -m analysis")
     task = build_task(config, render_mode)
     agent = build_agent(config, task)
-    step = _load_snapshot(agent, snapshot, folder) if snapshot else _load_newest(agent, folder)
-    return LoadedAgent(agent.to(resolve_device(device)).eval(), config, task, step, folder)
+    step, has_critics = _load_snapshot(agent, snapshot, folder) if snapshot else (_load_newest(agent, folder), True)
+    return LoadedAgent(agent.to(resolve_device(device)).eval(), config, task, step, folder, has_critics)
 
 
 def _load_newest(agent: Agent, folder: RunFolder) -> int:
@@ -72,12 +77,16 @@ def _load_newest(agent: Agent, folder: RunFolder) -> int:
     raise UsageError(f"{folder.path} has no checkpoint that can be loaded" + "".join(f"; {p}" for p in problems))
 
 
-def _load_snapshot(agent: Agent, path: Path, folder: RunFolder) -> int:
+def _load_snapshot(agent: Agent, path: Path, folder: RunFolder) -> tuple[int, bool]:
+    """Returns its step, and whether it has the critics."""
     try:
         tensors, step = read_snapshot(path, folder.meta().get("identity"))
-        agent.load_state_dict(tensors)
     except DamagedSnapshot as error:
         raise UsageError(str(error)) from error
-    except RuntimeError as error:
-        raise UsageError(f"{path} is not a snapshot of this run: {str(error).splitlines()[0]}") from error
-    return step
+    has_critics = any(map(is_of_critics, tensors))
+    if not has_critics:
+        # Whatever might be computed with them is NaN, and not the value of networks that nobody trained.
+        tensors |= {name: torch.full_like(value, torch.nan) for name, value in agent.state_dict().items()
+                    if is_of_critics(name)}
+    agent.load_state_dict(tensors)
+    return step, has_critics

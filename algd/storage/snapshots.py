@@ -15,6 +15,7 @@ from algd.storage.files import write_atomically
 
 ABOUT = "snapshot"  # the entry of the file's metadata that says whose it is, of which step, and its checksum
 
+
 class DamagedSnapshot(Exception):
     """A snapshot is not what was written, or another run's. The message names the file."""
 
@@ -22,6 +23,16 @@ class DamagedSnapshot(Exception):
 def snapshot_name(step: int) -> str:
     """The name of the file with the snapshot of an environment step."""
     return f"step={step:09d}.safetensors"
+
+
+def is_of_critics(name: str) -> bool:
+    """Whether a tensor of an agent belongs to its critics, which are most of a snapshot and not needed to act."""
+    return name.split(".")[0].endswith("critics")
+
+
+def newest_snapshot(folder: Path) -> Path | None:
+    """The newest file of a snapshots/; None: there is none."""
+    return max(folder.glob("step=*.safetensors"), default=None)
 
 
 def write_snapshot(path: Path, tensors: Mapping[str, Tensor], step: int, run: str) -> None:

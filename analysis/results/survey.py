@@ -113,7 +113,11 @@ def survey(loaded: LoadedAgent, observation: Floats, state_number: int = 0, dime
         dimensions: one or two of the action's dimensions.
         lam: λ of both energies; None: the agent's own.
         paths: number of stochastic denoising paths.
+
+    Raises:
+        UsageError: the agent was loaded without its critics.
     """
+    loaded.require_critics()
     agent, space, chosen = loaded.agent, loaded.task.action_space, list(dimensions)
     state = loaded.observations(observation[None])
     seed = stream(loaded.config["seed"], "landscape paths", state_number)

@@ -1,7 +1,8 @@
 """Runs' small files in a folder of their own, to publish them with a paper: what tables and curves are made of.
 
 Left behind are checkpoints, snapshots, videos and logs; and of meta.json and config.yaml what tells of the machine and
-not of the run: host, processes, paths and command lines. Processor, versions, commit and threads stay.
+not of the run: host, processes, paths and command lines. Processor, versions, commit and threads stay. If asked for,
+the policy of the newest snapshot goes with them: some 200 kB, of which `algd.load` makes an agent that acts.
 """
 
 import os
@@ -15,17 +16,19 @@ import yaml
 from algd.errors import UsageError
 from algd.storage.files import sealed, unsealed, write_atomically
 from algd.storage.run_folder import RunFolder
+from algd.storage.snapshots import DamagedSnapshot, is_of_critics, newest_snapshot, read_snapshot, write_snapshot
 from algd.storage.yaml import read_yaml
 
 OF_THE_MACHINE = ("host", "pid", "boot", "ticks", "system", "command", "slurm_job")
 
 
-def export(folders: Iterable[Path], out: Path) -> list[Path]:
+def export(folders: Iterable[Path], out: Path, policies: bool = False) -> list[Path]:
     """Copy the small files of runs to <out>/<env>/<agent>-<guidance>/<run>; what is there of them is replaced.
 
     Args:
         folders: runs' folders, finished or not.
         out: where the copies go.
+        policies: whether the policies of the newest snapshots go, too.
 
     Returns:
         The copies' folders.
@@ -52,7 +55,9 @@ def export(folders: Iterable[Path], out: Path) -> list[Path]:
                     shutil.copyfile(file, copy.path / file.name)
             if source.meta_file.exists():
                 write_atomically(copy.meta_file, sealed(_without_machine(unsealed(source.meta_file.read_bytes()))))
-        except (OSError, ValueError) as error:
+            if policies:
+                _copy_policy(source, copy)
+        except (OSError, ValueError, DamagedSnapshot) as error:
             raise UsageError(f"{folder}: it cannot be copied to {copy.path} ({error})") from error
         copies.append(copy.path)
     return copies
@@ -62,6 +67,17 @@ def _copy_whole_rows(table: Path, copy: Path) -> None:
     """A table as it is now, without a row that is being written."""
     content = table.read_bytes()
     write_atomically(copy, content[:content.rfind(b"\n") + 1])
+
+
+def _copy_policy(source: RunFolder, copy: RunFolder) -> None:
+    """The newest snapshot without its critics, in place of what was copied before."""
+    if newest := newest_snapshot(source.snapshots):
+        run = source.meta()["identity"]
+        tensors, step = read_snapshot(newest, run)
+        shutil.rmtree(copy.snapshots, ignore_errors=True)
+        copy.snapshots.mkdir()
+        write_snapshot(copy.snapshots / newest.name,
+                       {name: value for name, value in tensors.items() if not is_of_critics(name)}, step, run)
 
 
 def _without_machine(meta: dict[str, Any]) -> dict[str, Any]:

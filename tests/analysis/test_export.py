@@ -3,12 +3,15 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import algd
 from algd.config.identity import identity
+from algd.errors import UsageError
 from algd.storage.run_folder import RunFolder
 from analysis.__main__ import main
-from tests.support.command import ROOT
+from tests.support.command import ROOT, TINY, only_run, train_here
 
 FIRST_VERSION = ROOT / "tests" / "fixtures" / "first_version"
 
@@ -41,6 +44,30 @@ def test_a_copy_reads_as_its_run_and_tells_nothing_of_the_machine(tmp_path: Path
     (source / "evals.csv").write_text((copy / "evals.csv").read_text())
     assert main(["table", str(source)]) == 0
     assert capsys.readouterr().out == of_copy
+
+
+def test_a_published_policy_acts_as_its_run_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Loaded from the copy alone; what needs critics says that there are none."""
+    train_here(*TINY, "env=toy", "initial_steps=20", "total_steps=40", "eval.episodes=1", "snapshots=2",
+               "normalise.observation=true", f"runs_dir={tmp_path / 'runs'}")
+    run = only_run(tmp_path / "runs")
+    for _ in range(2):
+        assert main(["export", str(run), "--out", str(tmp_path / "out"), "--policies"]) == 0
+    copy = only_run(tmp_path / "out")
+    (policy,) = (copy / "snapshots").iterdir()
+    assert policy.name == "step=000000040.safetensors"
+    trained, published = algd.load(run), algd.load(copy)
+    states = np.random.default_rng(0).normal(size=(5, *trained.observation_space.shape))
+    np.testing.assert_array_equal(published.act(states), trained.act(states))
+    np.testing.assert_array_equal(published.act(states, 3), trained.act(states, 3))
+    assert (published.step, published.multiplier) == (40, trained.multiplier)
+    for row, expected in zip(algd.evaluate(published, 1), algd.evaluate(trained, 1), strict=True):
+        assert np.isnan(row.pop("predicted_cost")) and np.isfinite(expected.pop("predicted_cost"))
+        assert row == expected
+    with pytest.raises(UsageError, match="the policy alone"):
+        published.energy(states, trained.act(states))
+    assert main(["landscape", str(copy), "--out", str(tmp_path / "figures")]) == 2
+    assert "the policy alone" in capsys.readouterr().err
 
 
 def test_runs_are_not_exported_into_themselves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
