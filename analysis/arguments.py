@@ -111,8 +111,8 @@ def parser() -> argparse.ArgumentParser:
     _add_choice(command)
     _add_grouping(command)
     command.add_argument("--quantities", default="return,cost", metavar="NAMES",
-                         help="return, cost, training_cost, curvature, or columns of metrics.csv such as lam, "
-                              "constraint (default return,cost)")
+                         help="return, cost, training_cost, critic_error, curvature, or columns of metrics.csv such "
+                              "as lam, constraint (default return,cost)")
     command.add_argument("--smooth", type=_count, default=1, metavar="N",
                          help="average the last N values of each run, and say so in the figure (default 1: do not)")
     command.add_argument("--raw", action="store_true", help="draw each seed too")

@@ -31,7 +31,7 @@ from analysis.runs.gather import Gathered
 from analysis.statistics.estimators import Method
 from launchers.search.record import read_record
 
-QUANTITIES = ("return", "cost", "training_cost", "lam", "constraint")
+QUANTITIES = ("return", "cost", "training_cost", "lam", "constraint", "critic_error")
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _family(table: Table, options: Options, numbers: Mapping[Path, int], live: b
     tasks = []
     for row in dict.fromkeys(cell.row for cell in table.cells):
         here = [cell for cell in table.cells if cell.row == row]
-        drawn = [curve_figure(table.family, row, here, columns, quantity, numbers, options.smooth)
+        drawn = [curve_figure(table.family, row, here, columns, quantity, numbers, options.smooth, options.sampler)
                  for quantity in QUANTITIES]
         drawn.append(trade_off_figure(table.family, row, here, columns, numbers))
         tasks.append((", ".join(row) or "all", [figure for figure in drawn if figure]))

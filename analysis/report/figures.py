@@ -84,7 +84,8 @@ def dash(linestyle: Any) -> str:
 
 
 def curve_figure(family: str, row: tuple[str, ...], cells: Sequence[Cell], columns: Mapping[tuple[str, ...], Column],
-                 quantity: str, numbers: Mapping[Path, int], window: int = 1) -> Figure | None:
+                 quantity: str, numbers: Mapping[Path, int], window: int = 1,
+                 sampler: str = "deterministic") -> Figure | None:
     """A quantity against environment steps on one row's task: a line, a band and the seeds of each cell.
 
     Args:
@@ -95,6 +96,7 @@ def curve_figure(family: str, row: tuple[str, ...], cells: Sequence[Cell], colum
         quantity: as for `analysis.results.curves.draw`.
         numbers: of the runs by folder, by which the page finds a line's run.
         window: values that are averaged; 1: none.
+        sampler: of the evaluations.
 
     Returns:
         None where no run has the quantity.
@@ -106,7 +108,7 @@ def curve_figure(family: str, row: tuple[str, ...], cells: Sequence[Cell], colum
         column = columns[cell.column]
         place = list(columns).index(cell.column)
         having = [(run, smoothed(found, window)) for run in cell.runs
-                  if len((found := series_of(run, quantity)).steps)]
+                  if len((found := series_of(run, quantity, sampler)).steps)]
         if not having:
             continue
         series = [thinned(values, BAND_POINTS) for _, values in having]

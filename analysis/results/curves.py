@@ -22,16 +22,16 @@ from numpy.typing import NDArray
 from algd.errors import UsageError
 from analysis.results.cells import Cell, sorting
 from analysis.results.style import LIMIT, PALETTE, STYLE, WIDTH, layered, legend, look
-from analysis.runs.episodes import rows
+from analysis.runs.episodes import evaluations, rows
 from analysis.runs.model import Floats, Run, Series
 from analysis.statistics.estimators import Estimate, Method, iqm_interval
 
 PANEL = 1.55  # inches, a panel's height
 FAINT = 0.5
 CROWDED = 30  # evaluations of which markers are small
-EVALUATED = ("return", "cost", "training_cost")  # have a value at each evaluation
+EVALUATED = ("return", "cost", "training_cost", "critic_error")  # have a value at each evaluation
 LABELS = {"return": "return", "cost": "cost", "training_cost": "cost of all training episodes so far", "lam": "λ",
-          "constraint": "constraint value (Qc − h)"}
+          "constraint": "constraint value (Qc − h)", "critic_error": "Qc − discounted cost, from the start"}
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,14 @@ def smoothed(series: Series, window: int) -> Series:
     return Series(series.steps, (sums[ends] - sums[starts]) / (ends - starts))
 
 
-def series_of(run: Run, quantity: str) -> Series:
-    """A run's values of "return", "cost" or "training_cost" (by its evaluations), or of a column of metrics.csv."""
+def series_of(run: Run, quantity: str, sampler: str = "deterministic") -> Series:
+    """A run's values of a quantity of `EVALUATED`, by its evaluations, or of a column of metrics.csv.
+
+    Args:
+        sampler: of the evaluations, as the run was read with.
+    """
+    if quantity == "critic_error":
+        return critic_error(run, sampler)
     if quantity == "training_cost":
         spent = [(point.step, point.training.total_cost) for point in run.evaluations if point.training is not None]
         return Series(*np.array(spent, dtype=float).reshape(-1, 2).T)
@@ -103,6 +109,20 @@ def series_of(run: Run, quantity: str) -> Series:
     return Series(*np.array(found, dtype=float).reshape(-1, 2).T)
 
 
+def critic_error(run: Run, sampler: str) -> Series:
+    """By how much the cost critics are above what the episodes cost: the mean over an evaluation's episodes of Qc at
+    their first step, minus their discounted cost. Far below 0, the constraint is not yet what the critics say.
+
+    Nothing for agent.cost_backup=reach, whose critics predict something else.
+    """
+    if run.config.get("agent.cost_backup") == "reach":
+        return Series(np.array([]), np.array([]))
+    errors = [(step, np.mean([float(row["predicted_cost"]) - float(row["discounted_cost"]) for row in episodes]))
+              for step, episodes in evaluations(rows(run.folder / "evals.csv"), sampler).items()
+              if len(episodes) == run.config["eval.episodes"] and all(row.get("predicted_cost") for row in episodes)]
+    return Series(*np.array(errors, dtype=float).reshape(-1, 2).T)
+
+
 def draw(cells: Sequence[Cell], keys: Sequence[str], quantity: str, window: int = 1, raw: bool = False,
          sampler: str = "deterministic") -> Figure:
     """A figure of one quantity: a panel for each row of the cells, a line for each column.
@@ -110,7 +130,7 @@ def draw(cells: Sequence[Cell], keys: Sequence[str], quantity: str, window: int 
     Args:
         cells: of `analysis.results.cells.cells`, whose intervals are made as theirs.
         keys: of the columns, for the legend and the colours.
-        quantity: "return", "cost", "training_cost", or a column of metrics.csv.
+        quantity: one of `EVALUATED`, or a column of metrics.csv.
         window: values that are averaged; 1: none. More than one is named in the figure.
         raw: whether each seed is drawn too, thin.
         sampler: of the evaluations, which the figure names.
@@ -131,7 +151,8 @@ def draw(cells: Sequence[Cell], keys: Sequence[str], quantity: str, window: int 
         for row, axis in zip(panels, grid.flat, strict=False):
             here = [cell for cell in cells if cell.row == row]
             having = [(cell, series) for cell in here if (series := [
-                smoothed(found, window) for run in cell.runs if len((found := series_of(run, quantity)).steps)])]
+                smoothed(found, window) for run in cell.runs
+                if len((found := series_of(run, quantity, sampler)).steps)])]
             for cell, series in having:
                 drawn[cell.column] = None
                 seeds.add(len(series))
@@ -143,13 +164,15 @@ def draw(cells: Sequence[Cell], keys: Sequence[str], quantity: str, window: int 
                     axis.axhline(limit, **LIMIT)
             if quantity == "constraint" and having:
                 axis.axhline(0, **LIMIT)
+            if quantity == "critic_error" and having:
+                axis.axhline(0, color="0.35", linewidth=0.6)
             if not having:
                 axis.text(0.5, 0.5, "not logged", transform=axis.transAxes, ha="center", color="0.4")
                 axis.set(xticks=[], yticks=[])
             axis.set_title(", ".join(row))
         if not drawn:
             plt.close(figure)
-            raise UsageError(f"{quantity}: none of the runs has values of it; return, cost and training_cost come from "
+            raise UsageError(f"{quantity}: none of the runs has values of it; {', '.join(EVALUATED)} come from "
                              "evals.csv and episodes.csv, others are columns of metrics.csv")
         _finish(figure, grid, len(panels), LABELS.get(quantity, quantity))
         handles = [Line2D([], [], label=", ".join(column) or "all",
@@ -167,7 +190,7 @@ def draw(cells: Sequence[Cell], keys: Sequence[str], quantity: str, window: int 
 
 def _said(quantity: str, seeds: Sequence[int], window: int, raw: bool, sampler: str, method: Method) -> str:
     """What is drawn, in the figure itself: of which sampler, over how many seeds, line and band."""
-    parts = [f"{sampler} evaluations (markers)" if quantity in ("return", "cost") else "training"]
+    parts = [f"{sampler} evaluations (markers)" if quantity in ("return", "cost", "critic_error") else "training"]
     parts.append(f"n = {seeds[0]} seed{'s' * (seeds[0] != 1)}" if len(seeds) == 1 else
                  f"n = {seeds[0]}–{seeds[-1]} seeds")
     if seeds[-1] == 1:

@@ -17,7 +17,8 @@ from analysis.results.curves import curve, draw, draw_curvature, series_of, smoo
 from analysis.results.style import look
 from analysis.results.tradeoff import draw_tradeoff, path
 from analysis.runs.model import Series
-from tests.analysis.run_folders import FIXTURE, fixture_runs
+from analysis.runs.read import read_run
+from tests.analysis.run_folders import FIXTURE, config, fixture_runs, make_run
 
 matplotlib.use("Agg")
 KEYS = ("agent", "guidance")
@@ -106,6 +107,28 @@ def test_cumulative_training_cost() -> None:
     (run,) = fixture_runs("env=point_button1", "guidance=augmented", "seed=1")
     found = series_of(run, "training_cost")
     assert found.values[-1] == 50 and found.steps[-1] == 300 and (np.diff(found.values) >= 0).all()
+
+
+def test_the_cost_critics_error(tmp_path: Path) -> None:
+    """Qc at the start minus the discounted cost, by hand. Rows of another sampler and of mode=eval do not count, nor an
+    evaluation that lacks an episode; critics of a worst violation have no such error."""
+    rows = ["0,deterministic,train,0,7,1,9,5,16,3", "0,deterministic,train,1,8,1,9,2,16,4",
+            "0,stochastic,train,0,7,1,9,5,16,9", "0,stochastic,train,1,8,1,9,5,16,8",
+            "100,deterministic,train,0,7,1,9,1,16,1.5", "100,deterministic,train,1,8,1,9,1,16,1",
+            "100,deterministic,eval-1,0,7,1,9,1,16,50", "200,deterministic,train,0,7,1,9,1,16,1"]
+    header = "step,sampler,source,episode,seed,return,cost,discounted_cost,length,predicted_cost"
+    for backup in ("sum", "reach"):
+        settings = config()
+        settings["agent"] |= {"cost_backup": backup}
+        folder = make_run(tmp_path / backup, settings)
+        (folder / "evals.csv").write_text("\n".join([header, *rows, ""]))
+    found = series_of(read_run(tmp_path / "sum"), "critic_error")
+    assert (found.steps.tolist(), found.values.tolist()) == ([0, 100], [0, 0.25])
+    assert series_of(read_run(tmp_path / "sum"), "critic_error", "stochastic").values.tolist() == [3.5]
+    assert len(series_of(read_run(tmp_path / "reach"), "critic_error").steps) == 0
+    # Runs from before the column.
+    (run,) = fixture_runs("env=point_button1", "guidance=augmented", "seed=1")
+    assert len(series_of(run, "critic_error").steps) == 0
 
 
 def test_the_trade_off_is_drawn_with_its_seeds() -> None:
