@@ -243,7 +243,8 @@ def test_under_original_goals_episodes_without_noise_are_one_and_the_same() -> N
     original, ours = task("point_button1", original_goals=True), task("point_button1")
     first = episode(original, 0)
     assert np.array_equal(first, episode(original, 1))
-    assert not np.array_equal(episode(ours, 0), episode(ours, 1))
+    # Two seeds may draw the same goals, as far as the robot gets.
+    assert not all(np.array_equal(episode(ours, 0), episode(ours, seed)) for seed in (1, 2, 3))
 
 
 def test_by_default_later_goals_come_from_the_episodes_seed() -> None:
