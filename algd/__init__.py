@@ -26,7 +26,7 @@ _MODULES = {"load": "algd.run.loading", "LoadedAgent": "algd.run.loaded_agent", 
 
 
 def __getattr__(name: str) -> object:
-    # Only who uses them pays for importing torch and the environments.
+    # Imported on first use: torch and the environments take long.
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'algd' has no attribute {name!r}")

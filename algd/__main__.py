@@ -8,7 +8,7 @@ from algd.errors import ExitCode
 def main() -> int:
     """Run what the command line says. Returns the exit code."""
     try:
-        # Not above: to import Hydra and the rest takes seconds, in which Ctrl-C is no error either.
+        # Not above: importing Hydra and the rest takes seconds, during which Ctrl-C has to be handled too.
         from algd.cli.main import main as run
 
         return run()

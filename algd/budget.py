@@ -9,15 +9,15 @@ CostReturn = Literal["bootstraps", "ends", "authors"]
 
 @dataclass(frozen=True)
 class Budget:
-    """How much cost is allowed.
+    """The allowed cost.
 
     Attributes:
         limit: allowed cost, in the task's own kind.
         kind: "episode": the limit applies to the undiscounted sum of an episode's costs;
             "discounted": to Σ_t γ_c^t c_t from the episode's start.
         horizon: steps T after which an episode is over.
-        cost_return: what the cost's return does at step T. "bootstraps": it goes on, since a time limit is not the
-            task's end; "ends": there is nothing after it; "authors": it goes on, but is converted as if it ended.
+        cost_return: what the cost's return does at step T. "bootstraps": it continues, since a time limit is not the
+            task's end; "ends": it ends; "authors": it continues, but h is computed as if it ended.
     """
 
     limit: float
@@ -35,7 +35,7 @@ class Budget:
             ends         limit (1 − γ_c^T) / (T (1 − γ_c))    at an episode's start, less later in it
 
         The second is the conversion of Cheng et al. (arXiv 2602.02924), after CVPO, whose critics do bootstrap
-        ("authors"): their budget is stricter than it says, by the factor 1 − γ_c^T. With γ_c = 1 it is the limit.
+        ("authors"): their budget is stricter than stated, by the factor 1 − γ_c^T. With γ_c = 1 it is the limit.
         """
         if self.kind == "discounted" or cost_discount == 1:
             return self.limit
@@ -44,5 +44,5 @@ class Budget:
         return self.limit * (1 - cost_discount**self.horizon) / (1 - cost_discount) / self.horizon
 
     def spent(self, cost: float, discounted_cost: float) -> float:
-        """Of an episode's two cost sums, the one that the limit applies to."""
+        """The one of an episode's two cost sums that the limit applies to."""
         return discounted_cost if self.kind == "discounted" else cost

@@ -1,4 +1,4 @@
-"""What a person is told in one sentence, without a trace, and how commands end."""
+"""Errors that are reported in one sentence without a traceback, and exit codes."""
 
 import errno
 from enum import IntEnum
@@ -10,7 +10,7 @@ UNUSABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, err
 class ExitCode(IntEnum):
     """The exit code of every command and process of this project.
 
-    A process that a signal has stopped answers 128 + the signal's number, as shells do.
+    A process that was stopped by a signal returns 128 + the signal's number, as shells do.
     """
 
     FINISHED = 0
@@ -21,8 +21,8 @@ class ExitCode(IntEnum):
     BUSY = 75           # another process trains the run (EX_TEMPFAIL of sysexits.h)
     HUNG_UP = 129       # SIGHUP: the terminal was closed
     INTERRUPTED = 130   # SIGINT: Ctrl-C
-    BROKEN_PIPE = 141   # SIGPIPE: whoever read the output, such as `| head`, has left
-    TERMINATED = 143    # asked to stop, by whatever signal, and stopped at a checkpoint
+    BROKEN_PIPE = 141   # SIGPIPE: the reader of the output, such as `| head`, has closed it
+    TERMINATED = 143    # stopped at a checkpoint by a signal
 
 
 class UsageError(Exception):
@@ -31,7 +31,7 @@ class UsageError(Exception):
 
 
 class RunError(Exception):
-    """A run cannot go on. The message is one sentence: what happened, where, and what was kept of it; `run.py`
+    """A run cannot continue. The message is one sentence: what happened, where, and what was kept of it; `run.py`
     prints it alone and exits with code 1."""
 
 
@@ -44,12 +44,12 @@ class SimulatorError(RunError):
 
 
 def refusal(error: OSError) -> str | None:
-    """What a file system refused, in one sentence; None if it is something else."""
+    """An error of the file system in one sentence; None for other errors."""
     name = error.filename or "a file"
     if error.errno in DISK_FULL:
-        return (f"{name} could not be written: {error.strerror}; once there is room again the same command goes on "
-                "from the last checkpoint")
+        return (f"{name} could not be written: {error.strerror}; once there is room the same command resumes from "
+                "the last checkpoint")
     if error.errno in UNUSABLE:
-        return (f"{name} cannot be used: {error.strerror}; once that is mended the same command goes on from the last "
+        return (f"{name} cannot be used: {error.strerror}; once that is fixed the same command resumes from the last "
                 "checkpoint")
     return None

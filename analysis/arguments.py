@@ -57,8 +57,8 @@ def _imported(text: str) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the command line; what it parses has the command's name as `command`."""
-    found = Parser(prog="python -m analysis", description="What run folders say.")
+    """The parser of the command line; its result has the command's name as `command`."""
+    found = Parser(prog="python -m analysis", description="Tables, figures and reports of runs.")
     commands = found.add_subparsers(required=True, metavar="command", dest="command")
 
     def add(name: str, what: str, example: str) -> argparse.ArgumentParser:
@@ -85,16 +85,16 @@ def parser() -> argparse.ArgumentParser:
     _add_import(command)
     command.add_argument("--paths", type=_count, default=12, metavar="P", help="denoising paths drawn (default 12)")
     command.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR",
-                         help="where the PNG and the PDF go (default figures)")
+                         help="the folder of the PNG and the PDF files (default figures)")
 
-    command = add("export", "copy the small files of runs, without what tells of the machine, to publish them",
+    command = add("export", "copy the small files of runs for publication, without information about the machine",
                   "python -m analysis export point_button1_short --out results")
     command.add_argument("folders", nargs="+", metavar="RUNS", help="runs, folders with runs in them, or sweeps")
     command.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR",
-                         help="where sweeps are looked up by name (default runs)")
-    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the copies go")
+                         help="the folder in which sweeps are found by name (default runs)")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the copies")
     command.add_argument("--policies", action="store_true",
-                         help="with the policy of each newest snapshot, which algd.load makes an agent of that can act")
+                         help="also the policy of each newest snapshot, which algd.load loads as an agent that can act")
 
     command = add("table", "print return, cost and safety of runs as a table",
                   "python -m analysis table runs --where env=point_button1 --format latex\n"
@@ -114,30 +114,30 @@ def parser() -> argparse.ArgumentParser:
                          help="return, cost, training_cost, critic_error, curvature, or columns of metrics.csv such "
                               "as lam, constraint (default return,cost)")
     command.add_argument("--smooth", type=_count, default=1, metavar="N",
-                         help="average the last N values of each run, and say so in the figure (default 1: do not)")
+                         help="average the last N values of each run, and note it in the figure (default 1: none)")
     command.add_argument("--raw", action="store_true", help="draw each seed too")
     command.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR",
-                         help="where the PNG and the PDF go (default figures)")
+                         help="the folder of the PNG and the PDF files (default figures)")
 
     command = add("compare", "compare algorithms over seeds and tasks, or returns over budgets",
                   "python -m analysis compare runs --first guidance=augmented --second guidance=plain --out figures\n"
                   "         python -m analysis compare runs --where env=point_button1 --budgets")
     _add_choice(command)
     _add_judging(command)
-    command.add_argument("--first", metavar="KEY=VALUE", help="the runs of one side; several conditions: one text")
+    command.add_argument("--first", metavar="KEY=VALUE", help="the runs of one side; several conditions in one text")
     command.add_argument("--second", action="append", metavar="KEY=VALUE",
-                         help="the runs of the other; can be repeated: the first against each, with p-values that "
-                              "allow for all of them")
+                         help="the runs of the other; can be repeated: the first against each, with p-values "
+                              "corrected for the number of tests")
     command.add_argument("--all-pairs", action="store_true", help="all sides against each other")
     command.add_argument("--pool", action="store_true",
-                         help="compare sides that differ in more than their conditions name, and list in what")
+                         help="compare sides that differ in more than their conditions name, and list the differences")
     command.add_argument("--bootstrap-seed", type=_count_or_none, default=0, metavar="N",
-                         help="of what is drawn at random (default 0)")
+                         help="seed of the resampling (default 0)")
     command.add_argument("--budgets", action="store_true",
                          help="instead: draw return against cost over the values of env.limit")
-    command.add_argument("--training", action="store_true", help="--budgets: draw the way there too")
+    command.add_argument("--training", action="store_true", help="--budgets: draw the path during training too")
     command.add_argument("--columns", default="agent,guidance", metavar="KEYS",
-                         help="--budgets: what tells points apart beside env.limit (default agent,guidance)")
+                         help="--budgets: keys that distinguish points, besides env.limit (default agent,guidance)")
     command.add_argument("--format", choices=("markdown", "json"), default="markdown",
                          help="of the output (default markdown)")
     command.add_argument("--out", type=Path, metavar="DIR",
@@ -151,8 +151,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--unconstrained", required=True, metavar="KEY=VALUE",
                          help="the runs, on every task, whose mean return has the score 1; or a number")
     command.add_argument("--zero-cost", default="0", metavar="KEY=VALUE",
-                         help="the runs whose mean return has the score 0; or a number (default 0, what doing "
-                              "nothing earns on the navigation tasks)")
+                         help="the runs whose mean return has the score 0; or a number (default 0, the "
+                              "return of doing nothing on the navigation tasks)")
     command.add_argument("--out", type=Path, metavar="DIR", help="draw performance profiles into this folder")
 
     command = add("efficiency", "print how soon a return is reached within the limit, and training cost",
@@ -162,7 +162,7 @@ def parser() -> argparse.ArgumentParser:
     _add_judging(command)
     _add_grouping(command)
     command.add_argument("--return", dest="wanted", action="append", default=[], metavar="[TASK=]R",
-                         help="the return that is to be reached; can be repeated")
+                         help="the return to reach; can be repeated")
 
     command = add("report", "write one HTML file with the runs' state, tables, figures and landscapes",
                   "python -m analysis report guidance_ablation --out guidance_ablation.html")
@@ -181,21 +181,21 @@ def parser() -> argparse.ArgumentParser:
     _add_page(command)
     command.set_defaults(landscapes=0, wandb=None)
     command.add_argument("--every", type=_count, default=5, metavar="SECONDS",
-                         help="between two looks at the folders, at least (default 5)")
+                         help="at least this long between two reads of the folders (default 5)")
     command.add_argument("--host", default="127.0.0.1", metavar="ADDRESS",
-                         help="to listen on; any but loopback's lets other machines in (default 127.0.0.1)")
-    command.add_argument("--port", type=_count_or_none, default=0, metavar="N", help="0: any that is free (default 0)")
+                         help="to listen on; any but loopback admits other machines (default 127.0.0.1)")
+    command.add_argument("--port", type=_count_or_none, default=0, metavar="N", help="0: any free port (default 0)")
     return found
 
 
 def _add_choice(command: argparse.ArgumentParser) -> None:
-    """Which runs, and how they are read."""
+    """Which runs, and how to read them."""
     _add_selection(command)
-    command.add_argument("--wandb", metavar="ENTITY/PROJECT", help="runs of a W&B project, instead or beside")
+    command.add_argument("--wandb", metavar="ENTITY/PROJECT", help="runs of a W&B project, instead of or besides RUNS")
     command.add_argument("--strict", action="store_true",
-                         help="stop at a run that cannot be read (default: name it and go on)")
+                         help="stop at a run that cannot be read (default: name it and continue)")
     command.add_argument("--no-cache", dest="cache", action="store_false",
-                         help="read every file anew, also of runs that have not changed since they were last read")
+                         help="read every file again, also of runs that have not changed since they were last read")
 
 
 def _add_selection(command: argparse.ArgumentParser) -> None:
@@ -208,27 +208,27 @@ def _add_selection(command: argparse.ArgumentParser) -> None:
                               "can be repeated")
     command.add_argument("--finished", action="store_true", help="only runs that are finished; others are named")
     command.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR",
-                         help="where sweeps are looked up by name (default runs)")
+                         help="the folder in which sweeps are found by name (default runs)")
     command.add_argument("--sampler", choices=("deterministic", "stochastic"), default="deterministic",
                          help="of the evaluation episodes (default deterministic)")
 
 
 def _add_judging(command: argparse.ArgumentParser) -> None:
-    """Which evaluation counts, and what is safe enough."""
+    """Which evaluation is used, and the share of safe seeds."""
     command.add_argument("--at-step", type=_count, metavar="N",
-                         help="judge all runs by their evaluation at this step (default: the last of the finished "
+                         help="compare all runs at their evaluation at this step (default: the last of the finished "
                               "runs, or while there is none the last that all runs share)")
     command.add_argument("--safe-share", type=_share, default=0.8, metavar="S",
                          help="share of a cell's seeds that must be safe for it to be feasible (default 0.8)")
 
 
 def _add_grouping(command: argparse.ArgumentParser) -> None:
-    """What stands together, and the intervals over it."""
+    """Which runs are combined, and their intervals."""
     command.add_argument("--rows", default="env", metavar="KEYS", help="configuration keys of the rows (default env)")
     command.add_argument("--columns", default="agent,guidance", metavar="KEYS",
                          help="configuration keys of the columns (default agent,guidance)")
     command.add_argument("--pool", action="store_true",
-                         help="put runs together that differ in more than the keys of rows and columns")
+                         help="combine runs that differ in more than the keys of rows and columns")
     _add_intervals(command)
 
 
@@ -238,7 +238,7 @@ def _add_page(command: argparse.ArgumentParser) -> None:
     _add_grouping(command)
     command.add_argument("--title", help="of the page (default: the runs as named)")
     command.add_argument("--smooth", type=_count, default=1, metavar="N",
-                         help="curves average the last N values of each run, and say so (default 1: they do not)")
+                         help="curves average the last N values of each run, and note it (default 1: none)")
 
 
 def _add_import(command: argparse.ArgumentParser) -> None:

@@ -1,10 +1,10 @@
-"""python -m launchers: what became of runs, and what to do about it, on any machine that sees their folders.
+"""python -m launchers: the states of runs, and commands for them, on any machine that has their folders.
 
-    status [WHERE ...]     a table, joined with what SLURM says; --watch, --json
-    retry [WHERE ...]      run again what failed, was lost or was interrupted, as its sweep did, with the code of now;
-                           --exclude NODE keeps away from a node of SLURM's
-    cancel WHERE ...       stop what runs, with a checkpoint, and take what waits out of the queue
-    logs RUN [-f]          what a run has said
+    status [WHERE ...]     a table, joined with SLURM's information; --watch, --json
+    retry [WHERE ...]      run again what failed, was lost or was interrupted, with its sweep's settings and the current
+                           code; --exclude NODE avoids a SLURM node
+    cancel WHERE ...       stop running ones with a checkpoint, and remove waiting ones from the queue
+    logs RUN [-f]          the output of a run
     sync [WHERE ...]       upload offline W&B runs
 
 WHERE is a run's folder, a folder above runs (default: runs), or a sweep's file, runs/sweeps/NAME.json.
@@ -22,27 +22,27 @@ from launchers.sweeps import SWEEPS
 
 
 def parser() -> Parser:
-    """Of the command line; what it parses has the command's name as `command`."""
+    """The parser of the command line; its result has the command's name as `command`."""
     parser = Parser(prog="python -m launchers", description=__doc__,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     where: dict[str, argparse.ArgumentParser] = {}
-    for name, text in (("status", "how runs are"), ("retry", "run again what failed"), ("cancel", "stop runs"),
+    for name, text in (("status", "show states of runs"), ("retry", "run again what failed"), ("cancel", "stop runs"),
                        ("sync", "upload offline W&B runs")):
         where[name] = commands.add_parser(name, help=text)
         where[name].add_argument("where", nargs="+" if name == "cancel" else "*", type=Path, default=[Path("runs")],
                                  help=f"run folders, folders above runs, or {SWEEPS}/NAME.json")
-    where["status"].add_argument("--watch", action="store_true", help="again and again until all have ended")
+    where["status"].add_argument("--watch", action="store_true", help="repeat until all have ended")
     where["status"].add_argument("--json", action="store_true", help="as JSON")
     where["retry"].add_argument("--trust", action="append", default=[], metavar="MODULE",
                                 help="a module whose code the runs' configurations may name; can be repeated")
     where["retry"].add_argument("--exclude", action="append", default=[], metavar="NODE",
-                                help="a node of SLURM's to keep away from; may be given again")
+                                help="a SLURM node to avoid; can be repeated")
     where["retry"].add_argument("--on-end", metavar="COMMAND",
                                 help="run with the summary when all have ended, as hydra.launcher.on_end")
-    log = commands.add_parser("logs", help="what a run has said")
+    log = commands.add_parser("logs", help="the output of a run")
     log.add_argument("run", type=Path, help="the run's folder")
-    log.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
+    log.add_argument("-f", "--follow", action="store_true", help="continue until the run has ended")
     log.add_argument("-n", "--lines", type=int, default=30, help="how many lines from the end")
     return parser
 

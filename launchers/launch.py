@@ -75,7 +75,7 @@ def warn_of_other_code(members: Sequence[Member], commit: str | None) -> None:
     for then, count in others.items():
         if then != commit:
             say(f"warning: {count} finished run{'s were' if count > 1 else ' was'} trained by commit {then}, the code "
-                f"here is commit {commit}; fresh=true trains anew")
+                f"here is commit {commit}; fresh=true trains from scratch")
 
 
 def list_members(sweep: Sweep, members: Sequence[Member], settings: Settings) -> None:

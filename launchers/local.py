@@ -1,7 +1,7 @@
 """hydra/launcher=local: a few runs at once on this machine, each a process of its own.
 
 One run's end, however it comes, never touches the others. Ctrl-C, SIGTERM and a closed terminal stop all of them with
-a checkpoint, and the same command goes on from there. If this process is killed, the runs that it started go on.
+a checkpoint, and the same command resumes from there. If this process is killed, the runs that it started continue.
 """
 
 import contextlib
@@ -95,7 +95,7 @@ def run_here(sweep: Sweep, members: Sequence[Member], settings: LocalSettings, c
     at_once = min(settings.jobs or default_jobs([member.config for member in members], gpus.names),
                   max(len(pool.todo) + len(pool.elsewhere), 1))
     share = f" on {many(len(gpus.names), 'GPU')}" * bool(gpus.names)
-    say(f"{sweep.name}: {many(len(members), 'run')}, {skipped} finished before, {at_once} at once{share}; "
+    say(f"{sweep.name}: {many(len(members), 'run')}, {skipped} already finished, {at_once} at once{share}; "
         f"list of members: {shown_path(sweep.file)}")
     with StopRequests().listening() as stop, Board(sweep.name) as board:
         speeds = Speeds(members)
@@ -118,7 +118,7 @@ def run_here(sweep: Sweep, members: Sequence[Member], settings: LocalSettings, c
     text = summary(sweep.name, states, {folder: read_state(folder).reason for folder in states}, skipped, LOG)
     say(text)
     if stop.received:
-        say("stopped; the same command goes on from here")
+        say("stopped; the same command resumes from here")
         return 128 + stop.received[0]
     if settings.on_end:
         tell_end(settings.on_end, sweep.file, text)

@@ -128,7 +128,8 @@ class Board:
     def show(self, lines: Sequence[Line], seconds_left: float | None) -> None:
         """Draw the sweep as it is now."""
         self._due = time.monotonic() + self._seconds
-        summary = f"{self.title}: {counted([line.state for line in lines])}; {duration(seconds_left)} left"
+        left = f"; {duration(seconds_left)} left" if seconds_left else ""
+        summary = f"{self.title}: {counted([line.state for line in lines])}{left}"
         if self._live is None:
             say(summary)
             return
@@ -165,7 +166,7 @@ def summary(title: str, states: Mapping[Path, str], reasons: Mapping[Path, str |
             log: str) -> str:
     """The end of a sweep: how many of what, and why what failed did."""
     count = counted(list(states.values()))
-    before = f" ({skipped} were finished before)" if skipped else ""
+    before = f" ({skipped} already finished)" if skipped else ""
     lines = [f"{title}: {many(len(states), 'run')}: {count}{before}"]
     for folder, state in states.items():
         if state not in ("finished", "queued"):

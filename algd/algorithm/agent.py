@@ -1,7 +1,7 @@
 """The agent: reward and cost critics, a policy, a guidance, and one update of all of them.
 
 Read `benchmarks/plain_update.py` first: the same update with plain networks and automatic differentiation, in one file.
-What is here and in what it imports is that, with gradients by hand, for every policy and guidance.
+This module has it for every policy and guidance, with gradients written by hand.
 """
 
 import contextlib
@@ -40,14 +40,14 @@ class Batch(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """The random numbers of one update: those of the next states' actions, and those of the policy's loss."""
+    """The random numbers of one update: for the next states' actions, and for the policy's loss."""
 
     next_action: Tensor
     loss: tuple[Tensor, ...]
 
 
 Step = Callable[[Batch, Draws, bool], Mapping[str, Tensor]]
-"""One update: the batch, the draws, whether the targets follow ↦ scalars for the log."""
+"""One update: the batch, the draws, whether the target networks are updated too ↦ scalars for the log."""
 
 
 @torch.no_grad()
@@ -76,10 +76,10 @@ class Agent(nn.Module):
         cost_initialisation: of the cost critics (see CriticEnsemble).
         risk_factor: k in Qc = mean + k·std over the ensemble.
         policy_learning_rate, critic_learning_rate, cost_learning_rate: Adam's.
-        normaliser: what the networks see in place of raw observations and rewards; None: those themselves.
-        cost_backup: what the cost critics predict. "sum": the discounted sum of costs; "reach": the worst violation
-            that is to come, in [−1, 1], above 0 where an unsafe step cannot be avoided (arXiv 2205.07536, eq. 12).
-        unsafe_above: cost_backup=reach: a step is unsafe whose cost is larger than this.
+        normaliser: applied to observations and rewards before the networks; None: no normalisation.
+        cost_backup: what the cost critics predict. "sum": the discounted sum of costs; "reach": the worst future
+            violation, in [−1, 1], above 0 where an unsafe step cannot be avoided (arXiv 2205.07536, eq. 12).
+        unsafe_above: cost_backup=reach: a step with a larger cost is unsafe.
         polyak: weight of the online parameters in a target update.
         target_interval: updates between two target updates; the first update makes one.
     """
@@ -124,12 +124,12 @@ class Agent(nn.Module):
         self.updates = 0
 
     def checkpoint(self) -> dict[str, Any]:
-        """Everything that an update reads and changes, as nested dictionaries of tensors and numbers."""
+        """All state that an update reads and changes, as nested dictionaries of tensors and numbers."""
         return {"model": self.state_dict(), "updates": self.updates,
                 "optimizers": {name: optimizer.state_dict()["state"] for name, optimizer in self.optimizers.items()}}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over what `checkpoint` returned."""
+        """Restore what `checkpoint` returned."""
         self.load_state_dict(state["model"])
         self.updates = state["updates"]
         for name, optimizer in self.optimizers.items():
@@ -144,7 +144,7 @@ class Agent(nn.Module):
         """One update from one batch of raw transitions.
 
         Args:
-            step: what carries it out (`algd.execution.step.prepare_agent` returns it); None: `step` as it is written.
+            step: the function that executes it (from `algd.execution.step.prepare_agent`); None: `Agent.step`.
 
         Returns:
             Scalars for the log, detached, on the device, valid until the next update.
@@ -159,11 +159,11 @@ class Agent(nn.Module):
 
     @property
     def targets_due(self) -> bool:
-        """Whether the next update ends with one of the target networks."""
+        """Whether the next update also updates the target networks."""
         return self.updates % self.target_interval == 0
 
     def step(self, batch: Batch, draws: Draws, update_targets: bool) -> dict[str, Tensor]:
-        """What `update` does, as a function of tensors alone: no draw, no branch on a value, no synchronisation."""
+        """The update as a function of tensors alone: no random draw, no branch on a value, no synchronisation."""
         batch = batch._replace(observation=self.normaliser.observations(batch.observation),
                                next_observation=self.normaliser.observations(batch.next_observation),
                                reward=self.normaliser.rewards(batch.reward))
@@ -195,10 +195,10 @@ class Agent(nn.Module):
                 "qc_std": self._spread(qc)}
 
     def cost_target(self, cost: Tensor, done: Tensor, value: Tensor) -> Tensor:
-        """What the cost critics should say, (members, B), from costs, ends (B,) and values of what comes next.
+        """The cost critics' targets, (members, B), from costs (B,), ends (B,) and next values (members, B).
 
         cost_backup=sum: c + γ_c Qc'. cost_backup=reach: (1 − γ_c) g + γ_c max(g, Q_h'), and g at the end, with g = 1
-        after an unsafe step and −1 after a safe one: the worst that is to come, the sooner the more it counts.
+        after an unsafe step and −1 after a safe one: the discounted worst future violation.
         """
         if self.cost_backup == "sum":
             return cost + self.cost_discount * (1 - done) * value
@@ -213,7 +213,7 @@ class Agent(nn.Module):
 
     def _update_policy(self, observation: Tensor, energy: EnergyAtStates,
                        draws: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns Qc at the actions that the loss was taken at, (B,), and scalars for the log."""
+        """Returns Qc at the actions at which the loss was evaluated, (B,), and scalars for the log."""
         if isinstance(self.policy, ImprovingPolicy):
             return self.policy.improve(observation, energy, draws, self.guidance, self.optimizers["policy"])
         loss, risk, metrics = self.policy.loss(observation, energy, draws)
@@ -229,19 +229,19 @@ class Agent(nn.Module):
         for online, target in ((self.critics, self.target_critics), (self.cost_critics, self.target_cost_critics)):
             torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), self.polyak)
 
-    # --- how updates are executed: used by algd.execution alone -------------------------------------------------------
+    # --- execution of updates: used by algd.execution only ------------------------------------------------------------
 
     def use_networks(self, mlp: type[MLP]) -> None:
-        """Have all networks computed by `mlp` from now on: another implementation of the same mathematics."""
+        """Compute all networks with `mlp` from now on: another implementation of the same mathematics."""
         for module in self.modules():
             if isinstance(module, CriticEnsemble | ScoreNetwork | Perceptron):
                 module.mlp = mlp
 
     def keep_out_of_compilation(self) -> None:
-        """Have `step`, where torch.compile compiles it, call what moves parameters and multiplier as it is.
+        """Exclude from torch.compile the calls in `step` that change parameters and the multiplier.
 
-        Torch 2.13 loses two things in a compiled region without a word: an optimiser's step on a gradient that was
-        assigned in the same region, and a buffer's new value. λ would stand still, and so would a batch's risk.
+        Torch 2.13 silently loses two effects in a compiled region: an optimiser's step on a gradient that was
+        assigned in the same region, and a buffer's new value. λ and the batch's risk would never change.
         """
         guidance: Any = self.guidance
         for owner, method in (*((optimizer, "step") for optimizer in self.optimizers.values()),
@@ -250,7 +250,7 @@ class Agent(nn.Module):
 
     @contextlib.contextmanager
     def capturable(self) -> Iterator[None]:
-        """Within it a CUDA graph may capture the optimisers' steps; outside of captures torch would warn of that."""
+        """Let a CUDA graph capture the optimisers' steps inside this context; outside of captures torch would warn."""
         groups = [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
         for group in groups:
             group["capturable"] = True

@@ -3,25 +3,25 @@
 Both energies are compared at one multiplier λ, on the same critics, at the same states and actions, in two ways.
 
 *Raw*: ∇²E(a), by automatic differentiation. With ReLU reward critics −∇²Q is zero almost everywhere: the curvature
-sits in kinks that a second derivative never sees. So it says little by itself.
+is in kinks, where the second derivative does not exist. So it says little by itself.
 
-*Smoothed*: ∇² of E_σ(a) = E[E(a + σε)], ε ~ N(0, I), which is what an estimator with noise level σ sees, kinks
-included. Differentiating the Gaussian (Stein's identity) leaves first derivatives only, of which ReLU networks have
-enough:
+*Smoothed*: ∇² of E_σ(a) = E[E(a + σε)], ε ~ N(0, I), the energy for an estimator with noise level σ, kinks
+included. Differentiating the Gaussian (Stein's identity) leaves only first derivatives, which ReLU networks have
+almost everywhere:
 
     ∇²E_σ(a) = E[∇E(a + σε) εᵀ] / σ = E[(εεᵀ − I) E(a + σε)] / σ²
 
 The second form needs no gradient, but its variance grows as 1/σ⁴ times that of the energy; the first form's as 1/σ²
-times that of the gradient. Even the first is off by the sample covariance of ε on a plain quadratic. What is computed
-is the first form by the stochastic spherical-radial rule of degree 3 (Genz and Monahan, SIAM J. Sci. Comput. 19(2),
+times that of the gradient. Even the first has the error of ε's sample covariance on a quadratic. This module computes
+the first form by the stochastic spherical-radial rule of degree 3 (Genz and Monahan, SIAM J. Sci. Comput. 19(2),
 1998): directions u_1 … u_d that form a random orthonormal basis, both signs of each, at one random radius r, which
 follows the chi distribution with d + 2 degrees of freedom because of the rule's weight d/r²:
 
     ∇²E_σ(a) = E_{u, r} [ Σ_j (∇E(a + σ r u_j) − ∇E(a − σ r u_j)) u_jᵀ / (2 σ r) ]
 
 Central differences of the gradient along a random basis with a random step: unbiased for every energy, and exact
-with a single draw wherever the energy is cubic. The smallest eigenvalue of an average of few draws still lies a
-little low, since it is a concave function of the matrix; more draws cure that.
+with a single draw wherever the energy is cubic. The smallest eigenvalue of an average of few draws is still biased
+a little low, since it is a concave function of the matrix; more draws reduce that.
 """
 
 from collections.abc import Callable, Sequence
@@ -59,7 +59,7 @@ class Directions:
 
 def draw(samples: int, batch: int, size: int, noise: RandomGenerator) -> Directions:
     """`samples` draws at each of `batch` actions of `size` dimensions."""
-    # The sign of a column, which QR leaves to convention, does not matter: both signs are used.
+    # The sign of a column, a convention of QR, does not matter: both signs are used.
     bases = torch.linalg.qr(noise.normal(samples, batch, size, size)).Q
     return Directions(bases, noise.normal(samples, batch, size + 2).norm(dim=-1))
 
@@ -142,13 +142,13 @@ def column_names(levels: int) -> list[str]:
 def curvature(agent: Agent, observation: Tensor, samples: int, noise: RandomGenerator) -> dict[str, float]:
     """Quantiles over states of the smallest Hessian eigenvalue of L and L_A at the policy's stochastic actions.
 
-    All scales and both energies share the actions and the draws, so that they differ by what they are alone.
+    All scales and both energies share the actions and the draws, so that they are comparable.
 
     Args:
         agent: the agent; λ and ρ are its guidance's (ρ = 1 where that has none).
         observation: (B, s), raw.
         samples: S, draws of 2d gradients for each smoothed energy.
-        noise: where actions and draws come from.
+        noise: the generator of actions and draws.
 
     Returns:
         curvature_<plain|augmented>_<raw|s1 … sK>_q<10|50|90>, in energy units per squared action unit.

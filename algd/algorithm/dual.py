@@ -1,6 +1,6 @@
 """Rules for the multiplier λ of the cost constraint. A guidance owns one of them; `guidance/dual=...` names it.
 
-A rule listens to what the policy costs, and there are three measurements of that (`Signals`, `observe_episode`). Each
+A rule uses one of three measurements of the policy's cost (`Signals`, `observe_episode`). Each
 constructor's arguments are the keys of conf/guidance/dual/; threshold and limit are the task's.
 """
 
@@ -18,12 +18,12 @@ Signal = Literal["replay", "policy", "episodes"]
 
 
 class Signals(NamedTuple):
-    """What an update knows about the policy's cost, with the critics as they are after it.
+    """An update's estimates of the policy's cost, by the critics after the update.
 
     Attributes:
-        observation: (B, s), the batch's states, as the networks see them.
-        replay: (B,), Qc at the actions that the replay holds.
-        policy: (B,), Qc at the actions that the policy samples in these states.
+        observation: (B, s), the batch's states, normalised.
+        replay: (B,), Qc at the replay's actions.
+        policy: (B,), Qc at the policy's actions in these states.
     """
 
     observation: Tensor
@@ -32,10 +32,10 @@ class Signals(NamedTuple):
 
 
 class DualRule(Protocol):
-    """λ, and how it moves. A rule takes of the signals what it listens to, and ignores the others."""
+    """λ, and its updates. A rule uses one of the signals and ignores the others."""
 
     optimizers: dict[str, torch.optim.Optimizer]
-    """What else is part of a checkpoint, beside the module's state."""
+    """Part of a checkpoint, besides the module's state."""
 
     def multiplier(self, observation: Tensor | None = None) -> Tensor:
         """λ ≥ 0 without gradient: a scalar, or of a rule that depends on the state, (B,) at observations (B, s)."""
@@ -46,7 +46,11 @@ class DualRule(Protocol):
         ...
 
     def observe_episode(self, spent: float) -> None:
-        """After each training episode: its cost, in the kind that the limit applies to."""
+        """After each training episode.
+
+        Args:
+            spent: the episode's cost, in the limit's kind.
+        """
         ...
 
 
@@ -79,17 +83,17 @@ class LogAscent(nn.Module):
     """Gradient ascent on the dual in log λ with Adam: minimises λ (h − C) (arXiv 2602.02924).
 
     Because the gradient is taken in log λ and Adam normalises it, λ moves by at most a factor of about
-    exp(learning_rate) an update, and never reaches 0. For the same reason only the sign of C − h and how steady it is
-    count, not its unit.
+    exp(learning_rate) an update, and never reaches 0. For the same reason only the sign of C − h and its steadiness
+    matter, not its unit.
 
     Args:
         initial_multiplier: λ at the start, > 0.
         learning_rate: Adam's, on log λ.
         signal: what C is. "replay": the batch's mean of Qc at the replay's actions, the authors'; it measures all
-            policies whose transitions the replay still holds. "policy": the mean of Qc at the policy's own actions in
-            the same states. "episodes": the mean cost of the last training episodes, held against the limit instead
+            policies whose transitions are in the replay. "policy": the mean of Qc at the policy's own actions in
+            the same states. "episodes": the mean cost of the last training episodes, compared with the limit instead
             of h; it needs no critic.
-        hold: updates before λ moves. Adam's averages follow the gradient from the first update on.
+        hold: updates before the first change of λ. Adam's averages follow the gradient from the first update on.
         window: training episodes in the mean of signal=episodes.
         threshold: h, in the cost critic's units.
         limit: the allowed cost of an episode, in its own kind.
@@ -107,7 +111,7 @@ class LogAscent(nn.Module):
         self.learning_rate = learning_rate
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "multiplier": torch.optim.Adam([self.log_multiplier], lr=learning_rate, fused=True)}
-        # Only where they are needed: what a checkpoint holds is part of the format.
+        # Only if needed: every buffer is part of the checkpoints' format.
         if hold:
             self.register_buffer("updates", torch.tensor(0, dtype=torch.int64))
         if signal == "episodes":
@@ -117,7 +121,7 @@ class LogAscent(nn.Module):
         return self.log_multiplier.detach().exp()
 
     def observe_batch(self, signals: Signals) -> None:
-        # d/d(log λ) of λ (h − C), written out: a graph for one scalar costs more than the scalar.
+        # d/d(log λ) of λ (h − C), written out: autograd for one scalar costs more than the scalar.
         self.log_multiplier.grad = self.multiplier() * self._slack(signals)
         before = self.log_multiplier.detach().clone() if self.hold else None
         self.optimizers["multiplier"].step()
@@ -196,8 +200,8 @@ class PID(nn.Module):
 
 
 class EStep(nn.Module):
-    """λ from the E-step of constrained variational policy optimisation, which finds it anew from every batch: what the
-    policy's actions cost in these states, weighted as they should be, is h (CVPO; Liu et al., arXiv 2201.11927).
+    """λ from the E-step of constrained variational policy optimisation, which solves for it at every batch so that the
+    mean cost of the reweighted actions is at most h (CVPO; Liu et al., arXiv 2201.11927).
 
     Only a policy with an E-step (agent=cvpo) can use it.
 
@@ -217,7 +221,7 @@ class EStep(nn.Module):
         return self.value
 
     def take(self, multiplier: float) -> None:
-        """What the E-step found."""
+        """Set λ to the E-step's solution."""
         self.value.fill_(multiplier)
 
     def observe_batch(self, signals: Signals) -> None:
@@ -228,17 +232,17 @@ class EStep(nn.Module):
 
 
 class Statewise(nn.Module):
-    """λ(s) ≥ 0, a network of the state, that ascends mean λ(s) (Qc(s, a) − h), so that the constraint is asked for in
+    """λ(s) ≥ 0, a network of the state, that ascends mean λ(s) (Qc(s, a) − h), so that the constraint applies in
     every state and not on average: the state-wise Lagrangian (FAC; Ma et al., arXiv 2105.10682), and with
     agent.cost_backup=reach the multiplier of reachability-constrained RL (RCRL; Yu et al., arXiv 2205.07536).
 
-    λ(s) = softplus of a perceptron, ln 2 at the start where that is 0.
+    λ(s) = softplus of a multilayer perceptron: ln 2 where its output is 0.
 
     Args:
         hidden_sizes: widths of the ReLU layers.
         learning_rate: Adam's.
-        signal: whose actions a: "policy": the policy's own, as in both papers; "replay": the replay's.
-        clip: Qc − h counts as at most this, and at least minus this.
+        signal: the actions a. "policy": the policy's own, as in both papers; "replay": the replay's.
+        clip: Qc − h is clipped to [−clip, clip].
         max_gradient_norm: gradients are scaled down to this length.
         threshold: h, in the cost critic's units.
         observation_size: s.

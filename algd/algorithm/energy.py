@@ -13,14 +13,14 @@ ConstraintWeight = Callable[..., Tensor | float]
 Multiplier = Callable[[Tensor], Tensor]
 
 ROWS = 1024
-"""Actions that a CPU takes through the critics at a time: enough for the products, few enough for the caches."""
+"""Rows that a CPU computes through the critics at a time: enough for fast products, few enough for the caches."""
 
 
 class Energy:
     """E(s, a) = lagrangian(Q(s, a), Qc(s, a)), with Q the least of the reward critics and Qc the cost's risk.
 
-    The critics' parameters get no gradient from here; the action does. Calling it is the reference implementation,
-    differentiable any number of times; `at` computes the value and its first gradient without autograd, in less time.
+    The gradient flows to the action, not to the critics' parameters. Calling it is the reference implementation,
+    differentiable any number of times; `at` computes the value and its first gradient faster, without autograd.
 
     Args:
         reward_critics: the online reward critics.
@@ -30,7 +30,7 @@ class Energy:
         weight: Qc ↦ that function's slope, the weight of ∇Qc in ∇E; None: there is no such function, E = −Q. With
             `multiplier`: (Qc, λ) ↦ that slope.
         multiplier: observations (B, s) ↦ λ(s), (B,), without gradient; None: λ does not depend on the state, and
-            `lagrangian` and `weight` know it.
+            `lagrangian` and `weight` have it themselves.
     """
 
     def __init__(self, reward_critics: CriticEnsemble, cost_critics: CriticEnsemble, risk_factor: float,
@@ -74,7 +74,7 @@ def risk(values: Tensor, factor: float) -> tuple[Tensor, Tensor]:
 
 
 def unbiased_std(deviation: Tensor) -> Tensor:
-    """From the M > 1 members' deviations from their mean, (M, ...); torch's own takes ten times as long over rows."""
+    """From the M > 1 members' deviations from their mean, (M, ...); torch.std takes ten times as long over rows."""
     # The floor only removes the infinite slope of the root where all members agree exactly.
     return (deviation.square().sum(0) / (len(deviation) - 1)).clamp_min(1e-20).sqrt()
 
@@ -118,8 +118,8 @@ class EnergyAtStates:
         return self.with_risk(action)[0]
 
     def with_risk(self, action: Tensor) -> tuple[Tensor, Tensor]:
-        """E as above, and Qc at the same actions, (B,), detached; of an energy without constraint Qc is not computed,
-        and 0."""
+        """E as above, and Qc at the same actions, (B,), detached; for an energy without constraint Qc is not computed
+        but 0."""
         energies, risks = _Energies.apply(action, self)
         return energies, risks
 
@@ -159,7 +159,7 @@ class EnergyAtStates:
         """E (b·n,), ∇_a E (b·n, d) and Qc (b·n,) at actions (b, n, d) of b states."""
         rewards, pull_reward = self._reward.values_and_pullback(states, actions)
         q, least = rewards.min(0)
-        # Of the reward critics the least one alone has a slope.
+        # Only the smaller reward critic has a gradient.
         gradient = pull_reward(torch.zeros_like(rewards).scatter_(0, least.unsqueeze(0), -1.0))
         if self._energy.weight is None:
             nothing = torch.zeros_like(q)
@@ -168,12 +168,12 @@ class EnergyAtStates:
         qc, slopes = risk(costs, self._energy.risk_factor)
         lam = [] if self._multiplier is None else [self._multiplier[states].repeat_interleave(actions.shape[1])]
         gradient += pull_cost((self._energy.weight(qc, *lam) * slopes).to(slopes.dtype))
-        # λ is a float64: a Lagrangian that compares, as lam * (qc > h) does, would make the energy one.
+        # λ is a float64: a Lagrangian with a comparison, such as lam * (qc > h), would return float64.
         return self._energy.lagrangian(q, qc, *lam).to(q.dtype), gradient, qc
 
 
 class _Energies(torch.autograd.Function):
-    """E and Qc at actions; E's gradient was computed along with it, and Qc is a number."""
+    """E and Qc at actions; E's gradient is computed with E, and Qc has none."""
 
     @staticmethod
     def forward(ctx: Any, action: Tensor, energy: EnergyAtStates) -> tuple[Tensor, Tensor]:

@@ -5,9 +5,9 @@ Per state, actions a_1 … a_N of the policy get the weights
     q(a|s) ∝ exp(−E(s, a)/η),
 
 the distribution of least energy among those whose KL divergence from the policy is at most ε on average over states.
-With E = −Q + λ (Qc − h), the plain Lagrangian, and λ found along with the temperature η, its mean cost is at most h,
-too: that is CVPO. With any other energy η alone is found; with E = −Q this is maximum a posteriori policy optimisation
-(MPO).
+With E = −Q + λ (Qc − h), the plain Lagrangian, and λ solved for together with the temperature η, its mean cost is at
+most h, too: that is CVPO. With any other energy only η is solved for; with E = −Q this is maximum a posteriori policy
+optimisation (MPO).
 
 Both are the minimiser of a convex function of two variables, the dual
 
@@ -29,7 +29,7 @@ class Solution(NamedTuple):
 
     Attributes:
         temperature: η.
-        multiplier: λ; 0 where it was not asked for.
+        multiplier: λ; 0 if there were no costs.
     """
 
     temperature: float
@@ -66,12 +66,12 @@ def solve(q: Floats, qc: Floats | None, threshold: float, epsilon: float, start:
 
     Args:
         q: (B, N): Q, or with `qc` None minus the energy.
-        qc: (B, N), or None: λ is not asked for.
+        qc: (B, N), or None: only η is solved for.
         threshold, epsilon: h, and ε in nats.
         start: where the search begins: the solution of the update before.
     """
-    # η spans orders of magnitude: the search is over its logarithm. What is shifted by a state's largest value changes
-    # g by a constant, which keeps it small against its slopes.
+    # η spans orders of magnitude: the search is over its logarithm. Shifting by a state's largest value changes g only
+    # by a constant, and keeps it small relative to its slopes.
     shifted = q - q.max(1, keepdims=True)
     costs = np.zeros_like(q) if qc is None else qc
 
@@ -81,7 +81,7 @@ def solve(q: Floats, qc: Floats | None, threshold: float, epsilon: float, start:
         return value, np.array([slope[0] * temperature, slope[1] if qc is not None else 0.0])
 
     bounds = [(np.log(LEAST), np.log(MOST)), (0.0, MOST if qc is not None else 0.0)]
-    # From where no policy within ε was cheap enough both grow to their bounds, and g is too flat there to come back.
+    # If no policy within ε meets the constraint both grow to their bounds, where g is too flat to return.
     stuck = start.temperature >= MOST / 10 or start.multiplier >= MOST / 10
     first = BEGIN if stuck else start
     begin = np.array([np.log(np.clip(first.temperature, LEAST, MOST)), first.multiplier if qc is not None else 0.0])

@@ -1,7 +1,7 @@
-"""Guidances: which Lagrangian is the energy, and which rule moves its multiplier.
+"""Guidances: which Lagrangian is the energy, and which rule updates its multiplier.
 
-Each function at the end builds one from plain arguments; it is what `guidance=...` on the command line names, and its
-`dual` is what `guidance/dual=...` names.
+`guidance=...` on the command line names one of the functions at the end, which builds one from plain arguments;
+`guidance/dual=...` names its `dual`.
 """
 
 from collections.abc import Callable
@@ -23,13 +23,13 @@ class Guidance(nn.Module):
 
     Args:
         kind: the energy. "none": −Q; "plain": L; "augmented": L_A.
-        dual: the rule that owns and moves λ.
+        dual: the rule that owns and updates λ.
         threshold: h, in the cost critic's units.
         rho: ρ of L_A; None for the other kinds.
         level: of the augmentation. "pointwise": L_A at every (s, a); "batch": −Q + w (Qc − h) with one weight
             w = [λ + ρ (mean over the batch of Qc(s, a_data) − h)]₊ (CAL, arXiv 2401.14758).
 
-    In the methods lam is λ, broadcast against q and qc; None: the rule's own, where it is a scalar.
+    In the methods lam is λ, broadcast against q and qc; None: the rule's own, if that is a scalar.
     """
 
     batch_risk: Tensor
@@ -61,7 +61,7 @@ class Guidance(nn.Module):
         return lagrangian.plain(q, qc, self.constraint_weight(qc, lam), self.threshold)
 
     def constraint_weight(self, qc: Tensor, lam: Tensor | None = None) -> Tensor:
-        """∂E/∂Qc at cost values qc: of their shape, or one for all, (); of kind none it is not defined."""
+        """∂E/∂Qc at cost values qc: of their shape, or a scalar for all; not defined for kind none."""
         assert self.kind != "none"
         lam = self.multiplier if lam is None else lam
         if self.rho is None:
@@ -74,7 +74,7 @@ class Guidance(nn.Module):
         self.batch_risk.copy_(risk.mean())
 
     def update(self, signals: Signals) -> dict[str, Tensor]:
-        """After the policy's update: let the rule move λ. Returns scalars for the log."""
+        """After the policy's update: the rule's update of λ. Returns scalars for the log."""
         self.dual.observe_batch(signals)
         return {"lam": self.multiplier, "constraint": signals.replay.mean() - self.threshold}
 
@@ -93,7 +93,7 @@ def none(name: str, *, threshold: FiniteFloat, limit: NonNegativeFloat, observat
 
 def plain(name: str, dual: Dual, level: Level = "pointwise", *, threshold: FiniteFloat, limit: NonNegativeFloat,
           observation_size: PositiveInt = 1) -> Guidance:
-    """E = L. Both levels are the same here, since λ is one scalar already; `level` is there for sweeps."""
+    """E = L. Both levels are the same for L; `level` exists so that sweeps can set it."""
     return Guidance("plain", dual(threshold=threshold, limit=limit, observation_size=observation_size), threshold,
                     level=level)
 
@@ -107,9 +107,9 @@ def augmented(name: str, rho: Positive, level: Level, dual: Dual, *, threshold: 
 
 def reachability(name: str, cost_backup: Literal["reach"], dual: Dual, *, threshold: FiniteFloat,
                  limit: NonNegativeFloat, observation_size: PositiveInt = 1) -> Guidance:
-    """E = −Q + λ(s) Q_h, where Q_h is the worst violation from here on (RCRL; Yu et al., arXiv 2205.07536).
+    """E = −Q + λ(s) Q_h, where Q_h is the worst future violation (RCRL; Yu et al., arXiv 2205.07536).
 
     Args:
-        cost_backup: what the agent's cost critics have to learn for that; agent.cost_backup follows it.
+        cost_backup: what the agent's cost critics must learn; it sets agent.cost_backup.
     """
     return Guidance("plain", dual(threshold=threshold, limit=limit, observation_size=observation_size), threshold)

@@ -13,11 +13,11 @@ Activation = Literal["relu", "silu"]
 
 @dataclass(eq=False)
 class Layer:
-    """One fully connected layer, x Wᵀ + b, as parameters that are not changed while it is in use.
+    """One fully connected layer, x Wᵀ + b, whose parameters do not change while it is in use.
 
     Args:
         weight: (out, in), or (m, out, in) for m members.
-        bias: (out,) or (m, out); None: `start` stands in its place.
+        bias: (out,) or (m, out); None: `start` replaces it.
         derived: a cache of an implementation, for rearranged copies of the weights.
     """
 
@@ -30,9 +30,9 @@ class MLP:
     """Fully connected layers with an activation after each but the last.
 
     This class is the reference implementation, in torch's operations: on any device, in any precision, differentiable
-    any number of times. `algd.execution.native.mlp.NativeMLP` does the same in float32 on a CPU, in less time.
+    any number of times. `algd.execution.native.mlp.NativeMLP` does the same in float32 on a CPU, faster.
 
-    A leading (m) in a shape is there for an ensemble of m members only.
+    A leading (m) in a shape is present only for an ensemble of m members.
 
     Args:
         layers: from the first to the last.
@@ -47,7 +47,7 @@ class MLP:
 
         Args:
             x: (m, rows, in), or (rows, in) for all members.
-            start: added in place of the first layer's bias, (m, rows / n, width), each row for n rows of x.
+            start: added instead of the first layer's bias, (m, rows / n, width), each row for n rows of x.
         """
         return self.trace(x, start)[0]
 
@@ -57,7 +57,7 @@ class MLP:
         for layer in self.layers[:-1]:
             y = self._multiply(layer, x, start)
             trace.append((x, y))
-            # A ReLU's slope can be told from its value, so that one buffer does for both.
+            # A ReLU's slope follows from its value, so one buffer is enough for both.
             x, start = torch.relu_(y) if self.activation == "relu" else F.silu(y), None
         values = self._multiply(self.layers[-1], x, start)
         return values, [*trace, (x, values)]

@@ -43,7 +43,7 @@ class CriticEnsemble(nn.Module):
     """
 
     mlp: type[MLP] = MLP
-    """How values and gradients are computed where nothing is differentiated automatically."""
+    """The implementation of values and gradients where autograd is not used."""
 
     def __init__(self, members: int, observation_size: int, action_size: int, hidden_sizes: Sequence[int],
                  activation: Activation, initialisation: Initialisation):
@@ -71,7 +71,7 @@ class CriticEnsemble(nn.Module):
         return self._members(frozen)(inputs).squeeze(-1).unflatten(1, action.shape[:-1])
 
     def at(self, observation: Tensor) -> "CriticsAtStates":
-        """The ensemble at states (B, s), with the parameters that it has now, held fixed."""
+        """The ensemble at states (B, s), with its current parameters held fixed."""
         return CriticsAtStates(self, observation)
 
     @torch.no_grad()
@@ -81,7 +81,7 @@ class CriticEnsemble(nn.Module):
         Args:
             observation: (B, s).
             action: (B, d).
-            target: (B,) or (members, B), what the values should be.
+            target: (B,) or (members, B), the targets.
             weight: w in the loss, w Σ_members mean_B (value − target)².
 
         Returns:
@@ -108,7 +108,7 @@ class CriticEnsemble(nn.Module):
 class CriticsAtStates:
     """An ensemble at B states, with fixed parameters: values of actions and their gradients with respect to actions.
 
-    The states' part of the first layer is computed once, here, for whatever actions follow.
+    The states' part of the first layer is computed once, here, for all later actions.
 
     Args:
         critics: the ensemble.
@@ -138,15 +138,15 @@ class CriticsAtStates:
         """Values (members, b·n) of n actions, (b, n, d), at each of the slice's b states, and their pullback: the
         function from ∂f/∂values, (members, b·n), to ∂f/∂actions, (b·n, d), for any scalar f.
 
-        Networks in C skip rows whose ∂f/∂values is 0: half of them where the minimum of two critics is taken, and all
-        of a cost that a clipped multiplier ignores.
+        Networks in C skip rows whose ∂f/∂values is 0: half of them for the minimum of two critics, and all for costs
+        whose weight is clipped to 0.
         """
         values, trace = self._mlp.trace(action.flatten(0, 1), self._from_state[:, states])
         return values.squeeze(-1), lambda slopes: self._mlp.pull(trace, slopes.unsqueeze(-1))
 
 
 class ScoreNetwork(nn.Module):
-    """MLP over (state, action at a noise level, learned embedding of that level), with one linear head an output.
+    """MLP over (state, action at a noise level, learned embedding of that level), with one linear head per output.
 
     Args:
         observation_size, action_size: sizes of s and a.
@@ -157,7 +157,7 @@ class ScoreNetwork(nn.Module):
     """
 
     mlp: type[MLP] = MLP
-    """How values and gradients are computed."""
+    """The implementation of values and gradients."""
 
     def __init__(self, observation_size: int, action_size: int, levels: int, hidden_sizes: Sequence[int],
                  embedding_size: int, heads: Sequence[str]):
@@ -197,7 +197,7 @@ class Perceptron(nn.Sequential):
     """Linear layers of these sizes with ReLU between them, Xavier-uniform weights and zero biases."""
 
     mlp: type[MLP] = MLP
-    """How values and gradients are computed."""
+    """The implementation of values and gradients."""
 
     def __init__(self, sizes: Sequence[int]):
         layers: list[nn.Module] = []

@@ -1,7 +1,7 @@
-"""Noise processes: the forward noise levels and one reverse step. They never own a network.
+"""Noise processes: the forward noise levels and one reverse step, without a network.
 
 A process has K = `steps` levels, numbered 1 (least noise) … K (most). The reverse process starts from `prior` and
-applies `step` at levels K, K−1, …, 1. What the network predicts comes in as a function
+applies `step` at levels K, K−1, …, 1. The network's predictions are passed as a function
 
     predict(head, x, level) -> (B, d)        head: one of the process's `heads`; x: (B, d), a latent
 
@@ -21,7 +21,7 @@ Steps = Annotated[int, Field(gt=0, le=10_000)]
 
 
 class NoiseProcess(Protocol):
-    """What a policy asks of a noise process."""
+    """The interface of a noise process."""
 
     steps: int
     heads: tuple[str, ...]
@@ -49,8 +49,8 @@ def reverse(process: NoiseProcess, predict: Predict, x: Tensor, draw: Callable[[
     Args:
         predict: see the module.
         x: (B, d), the latent at level K.
-        draw: a function that returns standard normals (B, d), asked once for each level but the last, in order;
-            None runs without noise.
+        draw: a function that returns standard normals (B, d), called once for each level but the last, in order;
+            None: no noise.
 
     Returns:
         [x_K, x_{K−1}, …, x_0], K + 1 tensors.
@@ -99,7 +99,7 @@ class DDPM:
     """The denoising process of Ho et al. (arXiv 2006.11239), pushed along a score (arXiv 2602.02924).
 
     Levels: ᾱ_k = Π_{j≤k} (1 − β_j), x_k = √ᾱ_k x_0 + √(1−ᾱ_k) ε. With the authors' schedule, β linear from 1e-4 to
-    0.02 over five steps, ᾱ_5 is 0.95: what is sampled from N(0, I) is far from the level that it is taken for.
+    0.02 over five steps, ᾱ_5 is 0.95: the start, N(0, I), is far from the distribution of level 5.
 
     Args:
         steps: number of levels K.
@@ -124,7 +124,7 @@ class DDPM:
         if schedule == "linear" and beta_max >= 1:
             raise ValueError(f"beta_max={beta_max}: it should be less than 1 with schedule=linear")
         self.steps, self.guidance_scale = steps, guidance_scale
-        # In float32 and with 1e-8 in the mean's denominators, as the authors have it: at 1 − ᾱ_1 = 1e-4 either moves
+        # In float32 and with 1e-8 in the mean's denominators, as in the authors' code: at 1 − ᾱ_1 = 1e-4 either changes
         # an action by 1e-4.
         if schedule == "linear":
             betas = torch.linspace(beta_min, beta_max, steps)
@@ -144,12 +144,12 @@ class DDPM:
         """x_{k−1} = posterior mean(x̂_0, x_k) + 0.05 φ/‖φ‖ + posterior std · z (0.05: `guidance_scale`)."""
         k = level - 1
         product = self._products[k]
-        # With x̂_0 = (x − √(1−ᾱ) ε̂)/√ᾱ put into the mean, x and ε̂ have one factor each.
+        # With x̂_0 = (x − √(1−ᾱ) ε̂)/√ᾱ substituted, x and ε̂ have one factor each.
         of_x0 = self._of_x0[k] / math.sqrt(product)
         mean = torch.add((of_x0 + self._of_xk[k]) * x, predict("noise", x, level),
                          alpha=-of_x0 * math.sqrt(1 - product))
         score = predict("score", x, level)
-        # The small constant keeps a zero score, whose direction is undefined, from dividing by zero.
+        # The small constant avoids a division by zero for a zero score.
         length = torch.linalg.vector_norm(score, dim=-1, keepdim=True) + 1e-8
         mean = torch.addcdiv(mean, score, length, value=self.guidance_scale)
         return mean if z is None else torch.add(mean, z, alpha=self._std[k])

@@ -1,4 +1,4 @@
-"""Running normalisation of observations and rewards: part of the agent, so that it is saved and acts with it."""
+"""Running normalisation of observations and rewards; part of the agent, so that it is saved and used with it."""
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ class RunningMoments(nn.Module):
         self.register_buffer("squares", torch.zeros(size, dtype=torch.float64))
 
     def observe(self, value: Tensor) -> None:
-        """Take in one vector."""
+        """Add one vector."""
         self.count += 1
         delta = value.to(self.mean) - self.mean
         self.mean += delta / self.count
@@ -38,7 +38,7 @@ class RunningMoments(nn.Module):
 
 
 class Normaliser(nn.Module):
-    """What the networks see in place of raw observations and rewards. The replay keeps the raw ones.
+    """Normalises observations and rewards for the networks. The replay has the raw ones.
 
     Args:
         observation_size: s.
@@ -48,7 +48,7 @@ class Normaliser(nn.Module):
         discount: γ.
 
     Attributes:
-        observed: how many observations have moved the moments; a copy whose count is behind is out of date.
+        observed: number of observations in the moments; a copy with a smaller number is out of date.
     """
 
     discounted_return: Tensor
@@ -62,7 +62,7 @@ class Normaliser(nn.Module):
         self.register_buffer("discounted_return", torch.zeros(1, dtype=torch.float64))
 
     def observe(self, observation: Tensor, reward: float, episode_over: bool) -> None:
-        """Take in one training step: the observation (s,) that was reached, and its reward."""
+        """Add one training step: the observation (s,) that was reached, and its reward."""
         if self.observation is not None:
             self.observation.observe(observation)
             self.observed += 1
@@ -73,20 +73,20 @@ class Normaliser(nn.Module):
                 self.end_episode()
 
     def end_episode(self) -> None:
-        """The next observation begins another episode's return."""
+        """Reset the discounted return: the next observation is of another episode."""
         self.discounted_return.zero_()
 
     def observations(self, observation: Tensor) -> Tensor:
-        """Observations (..., s) as the networks see them, float32."""
+        """Observations (..., s) for the networks, float32."""
         if self.observation is None:
             return observation
         centred = (observation - self.observation.mean.float()) / self.observation.std().float()
         return centred.clamp(-CLIP, CLIP)
 
     def reward_unit(self) -> float:
-        """What rewards are divided by."""
+        """The divisor of rewards."""
         return 1.0 if self.reward is None else self.reward.std().item()
 
     def rewards(self, reward: Tensor) -> Tensor:
-        """Rewards (B,) as the critics see them."""
+        """Rewards (B,) for the critics."""
         return reward if self.reward is None else reward / self.reward.std().float()

@@ -9,16 +9,16 @@ from algd.algorithm.rng import RandomGenerator
 
 
 class Replay:
-    """A ring of transitions, each one float32 row, so that a batch is a single gather.
+    """A ring buffer of transitions, each one float32 row, so that a batch is a single gather.
 
     Columns: observation (s), action (d), reward, cost, next observation (s), reward_done, cost_done. The memory is
-    reserved at once but the operating system commits it only as rows are written. For an agent on a GPU the rows lie
-    there too, so that sampling neither transfers nor waits; the checkpoint is of the CPU's.
+    reserved at once but the operating system commits it only as rows are written. For an agent on a GPU the rows are
+    also there, so that sampling needs no transfer and no synchronisation; checkpoints use those on the CPU.
 
     Args:
         capacity: rows; the oldest is overwritten when full.
         observation_size, action_size: s and d.
-        device: where batches are drawn.
+        device: of the batches.
     """
 
     def __init__(self, capacity: int, observation_size: int, action_size: int, device: torch.device | str = "cpu"):
@@ -55,7 +55,7 @@ class Replay:
     def written(self, first: int, last: int) -> list[np.ndarray]:
         """The rows number `first` … `last` − 1 of all ever added, as one or two contiguous arrays (views).
 
-        They must still be there: last − capacity ≤ first ≤ last = `added`.
+        They must not be overwritten yet: last − capacity ≤ first ≤ last = `added`.
         """
         if not last - self.capacity <= first <= last == self.added:
             raise ValueError(f"rows {first} to {last} are not in a ring of {self.capacity} that has seen {self.added}")

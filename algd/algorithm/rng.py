@@ -1,4 +1,4 @@
-"""Explicit random number generators: an agent draws from nothing else, and their states are part of a checkpoint."""
+"""Explicit random number generators, the only ones that an agent uses; their states are part of a checkpoint."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ class RandomGenerator:
 
     Args:
         seed: any non-negative integer below 2⁶³.
-        device: where the draws are made.
+        device: of the draws.
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu"):

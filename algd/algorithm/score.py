@@ -9,7 +9,7 @@ ValueAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def monte_carlo_score(energy: ValueAndGradient, centre: Tensor, spread: Tensor, normals: Tensor, beta: float) -> Tensor:
-    """φ* ≈ ∇ log π_τ(a_τ), from N energies and gradients round a_τ (arXiv 2602.02924; arXiv 2402.06121).
+    """φ* ≈ ∇ log π_τ(a_τ), from N energies and gradients around a_τ (arXiv 2602.02924; arXiv 2402.06121).
 
         a_0^i = a_τ + σ_τ ε_i,   w = softmax_i(−E(a_0^i)/β),   φ* = −(1/β) Σ_i w_i ∇E(a_0^i)
 
@@ -23,7 +23,7 @@ def monte_carlo_score(energy: ValueAndGradient, centre: Tensor, spread: Tensor, 
         beta: temperature β of the density exp(−E/β).
 
     Returns:
-        (B, d), detached from everything.
+        (B, d), detached.
     """
     with torch.no_grad():
         samples = centre.unsqueeze(1) + spread[..., None, None] * normals

@@ -1,12 +1,12 @@
-"""How many updates a constraint needs before it is heard, against how many a run makes.
+"""The number of updates that a constraint needs to act, and the number that a run makes.
 
-*The cost critics*: their values propagate through target networks, of which an online network is copied by the share
-`polyak` every `target_interval` updates, over the 1/(1 − γ_c) steps that a discounted return looks ahead (or over the
-steps that an episode has, if the return ends with it). So they settle in some
+*The cost critics*: their values propagate through target networks, which move towards the online networks by the share
+`polyak` every `target_interval` updates, over the 1/(1 − γ_c) steps of a discounted return (or over the
+steps of an episode, if the return ends with it). So they settle in about
 
     target_interval / (polyak (1 − γ_c))        40,000 with the authors' values.
 
-*The multiplier*: by ascent in log λ with Adam it moves by at most a factor exp(learning_rate) an update, so that a
+*The multiplier*: by ascent in log λ with Adam it changes by at most a factor exp(learning_rate) an update, so that a
 factor e takes 1/learning_rate updates at least: 3,333 with the authors' value.
 """
 
@@ -19,7 +19,7 @@ from algd.algorithm.dual import LogAscent
 from algd.budget import Budget
 
 ENOUGH = 2.5
-"""A run of so many times what the cost critics need has time for λ to fall and to climb back."""
+"""A run of this many times the cost critics' updates has time for λ to fall and to rise again."""
 PAGE = "docs/time_constants.md"
 
 
@@ -30,8 +30,8 @@ class TimeConstants:
     Attributes:
         run: of the whole run.
         critics: until the cost critics have settled.
-        multiplier: until λ can have moved by a factor e; None where the rule has no rate in updates.
-        hold: before λ moves.
+        multiplier: until λ can have changed by a factor e; None if the rule has no rate in updates.
+        hold: before the first change of λ.
     """
 
     run: int
@@ -41,26 +41,26 @@ class TimeConstants:
 
     @property
     def needed(self) -> float:
-        """From where on a run says something about its constraint."""
+        """From this many updates on a run shows something about its constraint."""
         return self.hold + ENOUGH * max(self.critics, self.multiplier or 0.0)
 
     def sentence(self) -> str:
-        """What they are, for the start of a run."""
-        lam = "" if self.multiplier is None else f", λ moves by a factor e in at least {self.multiplier:,.0f}" + (
-            f" and stands still for the first {self.hold:,}" * bool(self.hold))
+        """A summary for the start of a run."""
+        lam = "" if self.multiplier is None else f", λ changes by a factor e in at least {self.multiplier:,.0f}" + (
+            f" and is constant for the first {self.hold:,}" * bool(self.hold))
         return f"{self.run:,} updates; the cost critics settle in about {self.critics:,.0f}{lam} ({PAGE})"
 
     def warning(self) -> str | None:
-        """What a run that is too short cannot say; None of one that is long enough."""
+        """A warning for a run that is too short; None for one that is long enough."""
         if self.run >= self.needed:
             return None
-        return (f"{self.run:,} updates are too few to say how this agent keeps its limit: that takes about "
-                f"{self.needed:,.0f}, before which costs and λ are those of the start of training; {PAGE} has the keys "
+        return (f"{self.run:,} updates are too few to judge how well this agent keeps its limit: that takes about "
+                f"{self.needed:,.0f}, and until then costs and λ show the start of training; {PAGE} lists the keys "
                 "that shorten it")
 
 
 def time_constants(agent: Agent, budget: Budget, updates: int) -> TimeConstants | None:
-    """Those of a run of so many updates; None if there is no constraint in its energy."""
+    """Those of a run with this number of updates; None if there is no constraint in its energy."""
     dual = agent.guidance.dual
     rate, hold = (dual.learning_rate, dual.hold) if isinstance(dual, LogAscent) else (None, 0)
     return None if agent.guidance.kind == "none" else _of(
@@ -69,7 +69,7 @@ def time_constants(agent: Agent, budget: Budget, updates: int) -> TimeConstants 
 
 
 def configured(config: Mapping[str, Any]) -> TimeConstants | None:
-    """`time_constants` of a run's configuration, by dotted keys; None also where it does not say, as in runs of other
+    """`time_constants` of a run's configuration, by dotted keys; None also if keys are missing, as in runs of other
     frameworks."""
     if config.get("guidance.name") == "none":
         return None
@@ -86,7 +86,7 @@ def configured(config: Mapping[str, Any]) -> TimeConstants | None:
 
 def _of(updates: int, target_interval: int, polyak: float, cost_discount: float, ends: int | None,
         learning_rate: float | None, hold: int) -> TimeConstants:
-    """From the numbers themselves; `ends`: the steps after which the cost's return ends, if it does."""
+    """From the numbers; `ends`: the number of steps after which the cost's return ends, if it does."""
     steps = 1 / (1 - cost_discount)
     if ends is not None:
         steps = min(steps, ends - 1)  # the last step's value is regressed to its cost at once

@@ -1,4 +1,4 @@
-"""Command lines of flags and arguments whose mistakes are told as everywhere else: one sentence, exit code 2."""
+"""Command lines of flags and arguments whose mistakes are reported in one sentence, with exit code 2."""
 
 import argparse
 from typing import NoReturn
@@ -7,8 +7,8 @@ from algd.errors import UsageError
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser, which raises instead of printing its usage and ending the process."""
+    """An argparse parser that raises instead of printing its usage and exiting."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise UsageError with what is wrong and where it is explained."""
-        raise UsageError(f"{' '.join(message.split())}; {self.prog} --help tells what is allowed")
+        """Raise UsageError with the message."""
+        raise UsageError(f"{' '.join(message.split())}; see {self.prog} --help")

@@ -1,6 +1,6 @@
-"""python -m algd check guidance=mine: test the parts of a configuration, one line each, before anything is trained.
+"""python -m algd check guidance=mine: test the parts of a configuration, one line each, before training.
 
-It is for code of one's own: what a wrong slope, a float64 or a forgotten buffer does to a run shows late, or never.
+It is for code of your own: the effect of a wrong slope, a float64 or a forgotten buffer on a run shows late, or never.
 """
 
 import io
@@ -31,10 +31,10 @@ UPDATES = 5
 
 
 def check(config: DictConfig) -> int:
-    """Build what a configuration names and test it; a line for each test. Returns 0, or 1 if one failed.
+    """Build the parts of a configuration and test them, one line per test. Returns 0, or 1 if a test failed.
 
     Raises:
-        UsageError: the configuration is wrong, or something of it cannot be built.
+        UsageError: the configuration is wrong, or a part cannot be built.
     """
     checked = resolve(config)
     task = build_task(checked)
@@ -80,7 +80,7 @@ def _weight(guidance: Guidance, qc: Tensor) -> Tensor:
 
 
 def _environment(task: Task) -> str:
-    """The same seed and actions give the same episode, which going on after an interruption needs."""
+    """The same seed and actions give the same episode, which an exact resume needs."""
     probe(task)
 
     def episode() -> list[Any]:
@@ -172,7 +172,7 @@ def _batch(config: Mapping[str, Any], task: Task) -> Batch:
 
 
 def _resume(config: Mapping[str, Any], task: Task) -> str:
-    """An agent that is saved and restored goes on with the same numbers."""
+    """The updates of a saved and restored agent give the same numbers."""
     batch = _batch(config, task)
 
     def updated(agent: Agent, seed: int) -> None:
@@ -193,8 +193,8 @@ def _resume(config: Mapping[str, Any], task: Task) -> str:
     updated(second, 1)
     kept, restored = first.state_dict(), second.state_dict()
     different = [key for key, value in kept.items() if not torch.equal(value, restored[key])]
-    _require(not different, f"after a restored checkpoint the updates go on differently: {', '.join(different[:3])}; "
-             "what changes while training has to be a parameter, a buffer or an optimizer's")
+    _require(not different, f"after a restored checkpoint the updates differ: {', '.join(different[:3])}; "
+             "all state that training changes has to be a parameter, a buffer or an optimizer's")
     return f"{2 * UPDATES} updates, saved and restored in between: the same numbers"
 
 

@@ -1,4 +1,4 @@
-"""The command line before Hydra composes it: flags put in front, overrides parsed, choices known to be there."""
+"""The command line before Hydra composes it: flags moved to the front, overrides parsed, choices checked to exist."""
 
 import argparse
 import os
@@ -20,18 +20,18 @@ from algd.errors import UsageError
 # conf/ is in the package where it is installed, and beside it in a checkout.
 CONF = next(folder for folder in (Path(__file__).parents[1] / "conf", Path(__file__).parents[2] / "conf")
             if folder.is_dir())
-OPTIONAL = ("experiment", "seeds")  # groups of which none need be chosen
+OPTIONAL = ("experiment", "seeds")  # optional groups
 PATH_KEYS = ("run", "runs_dir")
-# Folders that Hydra would make or fill; runs have folders of their own (`runs_dir`), and sweeps a file.
+# Folders that Hydra would write; runs have folders of their own (`runs_dir`), and sweeps a file.
 HYDRAS_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir", "hydra.job.chdir")
-# Hydra's own names for what runs members one after the other in this process: the sweeper is the same grid.
+# Hydra's own names for running members one after the other in this process: the sweeper is the same grid.
 BASIC = {"hydra/launcher": "basic", "hydra/sweeper": "basic"}
 
 
 def prepared(arguments: Sequence[str]) -> list[str]:
-    """A command line as Hydra's parser takes it: flags first, paths in quotes, ~ expanded.
+    """A command line for Hydra's parser: flags first, paths in quotes, ~ expanded.
 
-    Hydra's parser wants every flag before the first override; people put them anywhere.
+    Hydra's parser needs all flags before the first override; here they may be anywhere.
     """
     actions = get_args_parser()._option_string_actions
     flags: list[str] = []
@@ -47,7 +47,7 @@ def prepared(arguments: Sequence[str]) -> list[str]:
             value = rest.pop(0) if rest and re.fullmatch(r"[a-z\-]+", rest[0]) else action.const
             flags.append(f"--{action.dest}={value}")
         elif action.nargs is None and not rest:
-            overrides.append(argument)  # without its value, it is to stay the last
+            overrides.append(argument)  # without its value it has to stay the last
         else:
             flags += [argument, *([rest.pop(0)] if action.nargs is None else [])]
     grid = [re.sub(r"^(hydra/sweeper)=basic$", r"\1=grid", override) for override in overrides]
@@ -65,18 +65,18 @@ def quoted_path(argument: str) -> str:
 
 
 def check_arguments(arguments: Sequence[str]) -> list[Override]:
-    """The overrides of a command line (`prepared`) whose flags and choices are known to be right.
+    """The overrides of a command line (`prepared`), with flags and choices checked.
 
-    Hydra would take a list of choices and merge them, take a file of one group for another, and leave out what it does
-    not find of a group that can be empty.
+    Hydra would merge a list of choices, accept a file of one group for another, and ignore a missing choice of an
+    optional group.
 
     Raises:
         UsageError: the first that is wrong.
     """
     given = _parsed(arguments)
     if given.experimental_rerun is not None:
-        raise UsageError("--experimental-rerun would execute what a file holds; type the run's command again instead, "
-                         "which its meta.json has")
+        raise UsageError("--experimental-rerun would execute a file's content; type the run's command again instead, "
+                         "which is in its meta.json")
     if given.config_path is not None or given.config_name is not None:
         raise UsageError("--config-path and --config-name: there is one configuration, conf/config.yaml; "
                          "--config-dir=DIR adds files to its groups")
@@ -86,8 +86,8 @@ def check_arguments(arguments: Sequence[str]) -> list[Override]:
         _check_choice(override, more)
     typed = {override.key_or_group: override for override in overrides}
     if {"seeds", "seed"} <= typed.keys() and typed["seeds"].value() is not None:
-        raise UsageError(f"{typed['seeds'].input_line} and {typed['seed'].input_line} both say which seeds there are; "
-                         "one of them is needed")
+        raise UsageError(f"{typed['seeds'].input_line} and {typed['seed'].input_line} both set the seeds; "
+                         "give only one of them")
     return overrides
 
 
@@ -145,7 +145,7 @@ def choices_of(group: str, more: Sequence[Path] = ()) -> list[str]:
 
 
 def _check_choice(override: Override, more: Sequence[Path]) -> None:
-    """Whether an override of a group names one, or with -m several, of its files."""
+    """Check that an override of a group names one, or with -m several, of its files."""
     group, typed = override.key_or_group, override.input_line or ""
     if not group:
         raise UsageError(f"{typed} cannot be read: KEY=VALUE is needed")
@@ -183,7 +183,7 @@ def _allowed(group: str, more: Sequence[Path]) -> list[str]:
 
 
 def _why_not(group: str, name: str) -> str:
-    """Why a choice is refused: it is not there, or it is a plugin of Hydra's that would run members by itself."""
+    """Why a choice is refused: it does not exist, or it is a Hydra plugin that would run members by itself."""
     if group in BASIC and name in _hydras_choices(group):
         return ("there, but not used here: members run as processes of their own, under locks and from frozen code, "
                 "which Hydra's plugins do not know of")
@@ -191,7 +191,7 @@ def _why_not(group: str, name: str) -> str:
 
 
 def _hydras_choices(group: str) -> list[str]:
-    """What Hydra and its installed plugins offer of a group."""
+    """The choices of a group in Hydra and its installed plugins."""
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra._internal.utils import create_config_search_path
     from hydra.core.plugins import Plugins

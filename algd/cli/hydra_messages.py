@@ -1,4 +1,4 @@
-"""What Hydra and OmegaConf raise, as one sentence that names what was typed and what would be right."""
+"""Errors of Hydra and OmegaConf as one sentence that names what was typed and what is allowed."""
 
 import difflib
 import re
@@ -62,7 +62,7 @@ def _missing_file(name: str, sentence: str) -> str:
 
 
 def _unknown_key(key: str, overrides: Sequence[str]) -> str:
-    """A key that the configuration has not, with those that it may have been meant to be."""
+    """An unknown key, with similar known ones."""
     if key.startswith("hydra.launcher."):
         return f"{key} is not a key of the launcher; its keys are in {CONF / 'hydra' / 'launcher'}"
     if key == "guidance/dual":
@@ -102,7 +102,7 @@ def _known_keys(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             composed = compose("config", overrides=[*choices.values(), f"hydra.searchpath={folders}"])
-        except HydraException:  # a choice that cannot be composed is told when it is its turn
+        except HydraException:  # a choice that cannot be composed is reported in its turn
             composed = compose("config")
         config = OmegaConf.to_container(composed, resolve=False)
     keys: list[str] = []

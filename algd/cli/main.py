@@ -1,4 +1,4 @@
-"""The command line on top of Hydra: one sentence and exit code 2 for what the user can put right."""
+"""The command line on top of Hydra: one sentence and exit code 2 for errors that the user can correct."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ from algd.logging.wandb import RUN_ID
 
 def main() -> int:
     """Run what the command line says. Returns the exit code."""
-    # Hydra then raises what is wrong instead of printing a trace and exiting with 1.
+    # Hydra then raises instead of printing a trace and exiting with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     if sys.argv[1:2] == ["check"]:
         return check_command(sys.argv[2:])
@@ -31,14 +31,14 @@ def main() -> int:
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def application(config: DictConfig) -> None:
-        # What leaves this function as an exception would be announced by Hydra in its own words, and end a sweep.
+        # Hydra would report an exception from this function in its own words, and end a sweep.
         codes.append(carry_out(config, overrides, HydraConfig.get()))
 
     try:
         overrides = check_arguments(sys.argv[1:])
         application()
     except BrokenPipeError:
-        # Whoever reads along, such as `| head`, has seen enough; nothing more is to be written, not even at the exit.
+        # The reader, such as `| head`, has closed the pipe: nothing more must be written, not even at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.BROKEN_PIPE
     except UsageError as error:
@@ -47,7 +47,7 @@ def main() -> int:
         # Hydra raises ValueError for some command lines.
         return _usage(explain(error))
     except OSError as error:
-        # Of a sweep: what one run meets is told by the run.
+        # Only a sweep's: a run reports its own.
         if refusal(error) is None:
             raise
         print(f"error: {refusal(error)}", file=sys.stderr)
@@ -70,11 +70,11 @@ def check_command(arguments: Sequence[str]) -> int:
 
 
 def carry_out(config: DictConfig, overrides: Sequence[Override] = (), settings: HydraConf | None = None) -> int:
-    """Do what a composed configuration asks for; what goes wrong is told. Returns the exit code.
+    """Execute a composed configuration, and report errors. Returns the exit code.
 
     Args:
         config: composed.
-        overrides: what it was asked for with.
+        overrides: of the command line.
         settings: Hydra's own part of the configuration; None: there is none.
     """
     from algd.cli.modes import run_mode
@@ -84,7 +84,7 @@ def carry_out(config: DictConfig, overrides: Sequence[Override] = (), settings: 
         if settings is not None and settings.mode == RunMode.RUN:
             _refuse_launcher(config, overrides, settings)
         elif settings is not None:
-            os.environ.pop(RUN_ID, None)  # it names one run at W&B, not every member of a sweep
+            os.environ.pop(RUN_ID, None)  # it is the id of one W&B run, not of every member of a sweep
         return run_mode(resolve(config))
     except UsageError as error:
         return _usage(str(error))
@@ -103,7 +103,7 @@ def carry_out(config: DictConfig, overrides: Sequence[Override] = (), settings: 
 
 
 def _refuse_launcher(config: DictConfig, overrides: Sequence[Override], settings: HydraConf) -> None:
-    """Refuse a single run for which somebody has chosen a launcher: it would train here, in silence.
+    """Refuse a single run with a launcher, which would have no effect: the run would train in this process.
 
     Raises:
         UsageError: there is such a choice, typed or in a file.

@@ -1,4 +1,4 @@
-"""What `mode` asks for: train a run, evaluate one again, or compute a study."""
+"""The values of `mode`: train a run, evaluate one again, or compute a study."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,12 +7,12 @@ from typing import Any
 from algd.config.targets import SUPPLIED, check_target
 from algd.errors import UsageError
 
-# The package whose functions compute studies. Nothing else in algd knows of it.
+# The package whose functions compute studies, named here only.
 STUDIES = "analysis.studies"
 
 
 def run_mode(config: Mapping[str, Any]) -> int:
-    """Do what the checked configuration's mode says. Returns the exit code."""
+    """Execute the checked configuration's mode. Returns the exit code."""
     if config["mode"] == "train":
         from algd.run.train import train
 

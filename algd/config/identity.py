@@ -1,14 +1,14 @@
-"""A run's identity: what tells runs apart by what determines their results, wherever the code lives.
+"""A run's identity: a hash of what determines its result, independent of where the code is.
 
-The identity names folders, so that it must never change for a configuration that means the same. It is therefore the
+The identity is part of folders' names, so it must never change for an equivalent configuration. It is therefore the
 hash of the configuration as the first version of this project would have written it:
 
-- code has the name that it had when it was first published (`FIRST_NAMES`), whatever module it is in today;
-- a key that was added later is left out at the value that means what was before (`ADDED`);
-- a rule for λ that there was then is written as it was then: its keys stood among the guidance's own (`RULES`).
+- code has the name under which it was first published (`FIRST_NAMES`), even if its module has changed;
+- a key that was added later is left out if its value means the previous behaviour (`ADDED`);
+- a rule for λ of the first version is written as then: with its keys among the guidance's own (`RULES`).
 
-When code moves, add its new name here; when a key is added, its old meaning. `tests/config/test_identity.py` holds the
-identities of every agent with every guidance.
+When code moves, add its new name here; when a key is added, the value for the previous behaviour.
+`tests/config/test_identity.py` pins the identities of every agent with every guidance.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from typing import Any
 # Keys that do not determine a run's result; total_steps does not either, since a run can be extended.
 NOT_IDENTITY = {"mode", "experiment", "run", "study", "total_steps", "logger", "checkpoint", "snapshots", "device",
                 "threads", "compile", "runs_dir", "fresh", "trusted", "callbacks", "log_every", "simulator_errors"}
-# Today's module ↦ the module that it was when runs were first named.
+# Current module ↦ its module when runs were first named.
 FIRST_NAMES = {
     "algd.algorithm.agent": "algd.agent",
     "algd.algorithm.guidance": "algd.guidance",
@@ -30,7 +30,7 @@ FIRST_NAMES = {
     "analysis.studies.invariance.study": "analysis.invariance.study",
 }
 TODAYS_NAMES = {first: today for today, first in FIRST_NAMES.items()}
-# Dotted key ↦ the value at which it means what was before there was the key.
+# Dotted key ↦ the value that means the behaviour before the key existed.
 ADDED: dict[str, Any] = {"env.cost_return": "authors", "guidance.dual.signal": "replay", "guidance.dual.hold": 0,
                          "guidance.dual.window": 10, "agent.cost_backup": "sum", "agent.unsafe_above": 0.0}
 # The first version's rules for λ: name ↦ class and keys. Plain guidance with a PID controller had a function.
@@ -41,7 +41,7 @@ PLAIN, FIRST_PID = "algd.algorithm.guidance.plain", "algd.guidance.pid"
 
 
 def identity(config: Mapping[str, Any]) -> str:
-    """Eight hexadecimal digits that tell configurations apart by what determines a run's result."""
+    """Eight hexadecimal digits that identify a configuration by what determines a run's result."""
     relevant = {k: v for k, v in config.items() if k not in NOT_IDENTITY}
     relevant["eval"] = {k: v for k, v in relevant["eval"].items() if k != "video"}
     canonical = json.dumps(_first_written(relevant), sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -49,7 +49,7 @@ def identity(config: Mapping[str, Any]) -> str:
 
 
 def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration that an earlier version wrote, with code by the names and keys in the places of today."""
+    """A configuration of an earlier version, with the current names of code and places of keys."""
     found = {key: _renamed(value, TODAYS_NAMES) for key, value in config.items()}
     if isinstance(found.get("guidance"), dict):
         found["guidance"] = _with_rule_apart(found["guidance"])
@@ -57,7 +57,7 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _first_written(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that counts, as the first version would have written it."""
+    """The relevant part of a configuration, as the first version would have written it."""
     found = _without_added(config, "")
     if isinstance(found.get("guidance"), dict):
         found["guidance"] = _with_rule_inside(found["guidance"])
@@ -82,7 +82,7 @@ def _with_rule_inside(guidance: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_rule_apart(guidance: dict[str, Any]) -> dict[str, Any]:
-    """The inverse of `_with_rule_inside`; what has its rule apart already, or none, is left as it is."""
+    """The inverse of `_with_rule_inside`; a guidance with its rule apart already, or without one, is unchanged."""
     of_pid = guidance.get("_target_") in (FIRST_PID, "algd.algorithm.guidance.pid")
     name = "pid" if of_pid else "ascent"
     target, keys = RULES[name]
@@ -95,7 +95,7 @@ def _with_rule_apart(guidance: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_added(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """The node without keys that were added later and have the value that means what was before."""
+    """The node without keys that were added later and have the value for the previous behaviour."""
     return {key: _without_added(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
             for key, value in node.items()
             if not (f"{prefix}{key}" in ADDED and value == ADDED[f"{prefix}{key}"])}

@@ -1,4 +1,4 @@
-"""A model's check of values, with one sentence for what is wrong."""
+"""Checking values against a model, with one sentence for an error."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed
 
 
 def validated(model: type[BaseModel], values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """The values as the model has them.
+    """The values as the model converts them.
 
     Args:
         model: what is allowed.
         values: by the model's keys.
-        prefix: the dotted key that they stand under; "" for none.
+        prefix: the dotted key of their group; "" for none.
 
     Raises:
         UsageError: the first that is wrong, with its key, its value and what is allowed.
@@ -50,7 +50,7 @@ def validated(model: type[BaseModel], values: Mapping[str, Any], prefix: str) ->
 
 
 def _allowed(error: Any, model: type[BaseModel]) -> str:
-    """What pydantic misses in a value, to be read after "it should"."""
+    """What pydantic requires of a value, to be read after "it should"."""
     kind, context = error["type"], error.get("ctx", {})
     many = f"{context.get('min_length')} item{'s' * (context.get('min_length') != 1)}"
     if kind == "model_type":
@@ -67,7 +67,7 @@ def _allowed(error: Any, model: type[BaseModel]) -> str:
 
 
 def _refuse_truth(given: Any, result: Any, key: str) -> None:
-    """Refuse true and false where a number came of it."""
+    """Refuse true and false where they were converted to a number."""
     if isinstance(given, bool) and not isinstance(result, bool):
         raise UsageError(f"{key}={given!r}: a number is needed, not true or false")
     if isinstance(given, Sequence) and isinstance(result, list | tuple) and not isinstance(given, str):

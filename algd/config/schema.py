@@ -89,7 +89,7 @@ class Settings(_Strict):
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:
-    """The composed configuration as plain, checked and normalised values; what it lists as trusted is from now on.
+    """The composed configuration as plain, checked and normalised values; listed modules are trusted from now on.
 
     Raises:
         UsageError: the first thing that is wrong, with its key, its value and what is allowed.
@@ -110,10 +110,10 @@ def plain_values(config: DictConfig) -> dict[str, Any]:
 
 
 def admitted(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain values, checked and normalised; what they list as trusted is from now on. Raises UsageError."""
+    """Plain values, checked and normalised; modules that they list are trusted from now on. Raises UsageError."""
     if isinstance(listed := values.get("trusted", []), list) and all(isinstance(name, str) for name in listed):
         trust(listed)
-        # Where the command was typed is looked at last, as Python does for a script that lies there.
+        # The working directory is searched last.
         if listed and os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
     checked = check(values)

@@ -1,7 +1,7 @@
 """The code that a configuration names: found, and its arguments checked against its annotations.
 
-So a new agent, guidance, environment or logger brings its own checks. It is code of this project, or of a module that
-the user trusts (`trusted=[my_lab.lagrangians]`); nothing else is ever imported because a configuration says so.
+So a new agent, guidance, environment or logger has its own checks. It is code of this project, or of a module that
+the user trusts (`trusted=[my_lab.lagrangians]`); a configuration can import nothing else.
 """
 
 import importlib
@@ -18,10 +18,10 @@ from algd.config.trust import is_trusted, is_within
 from algd.config.values import PLACES, check_value, leaves, place_of
 from algd.errors import UsageError
 
-# What the named function must say that it returns, or which class it must be.
+# The annotated return type of the named function, or the class that it must be.
 RESULTS = {"agent": "algd.algorithm.agent.Agent", "guidance": "algd.algorithm.guidance.Guidance",
            "env": "algd.envs.task.Task", "callbacks": "algd.run.callbacks.Callback"}
-# What costs nothing to make is made at once: its constructor knows which values do not go together.
+# Built at once, since that costs nothing and the constructor checks combinations of values.
 MADE_AT_ONCE = ("agent.policy.process",)
 # Arguments that the code supplies, not the configuration.
 SUPPLIED = {"observation_size", "action_low", "action_high", "guidance", "threshold", "normaliser",
@@ -34,11 +34,11 @@ def locate(target: Any, key: str, package: str | None = None) -> Callable[..., A
 
     Args:
         target: the dotted name.
-        key: where it stands, for what is told.
+        key: its dotted key, for messages.
         package: the module or package of this project that it may be in; None: the key's of `PLACES`.
 
     Raises:
-        UsageError: it is elsewhere and not trusted, does not exist, or makes something else than the key needs.
+        UsageError: it is elsewhere and not trusted, does not exist, or does not return what the key needs.
     """
     package = package or PLACES[place_of(key)]
     module, _, name = target.rpartition(".") if isinstance(target, str) else ("", "", "")
@@ -61,7 +61,7 @@ def locate(target: Any, key: str, package: str | None = None) -> Callable[..., A
     kinds = [f"{kind.__module__}.{kind.__name__}" for kind in getattr(made, "__mro__", ())]
     wanted = RESULTS.get(place_of(key))
     if wanted and wanted not in kinds:
-        raise UsageError(f"{key}._target_={target!r}: a function is needed whose annotation says that it returns "
+        raise UsageError(f"{key}._target_={target!r}: the function must be annotated to return "
                          f"{wanted}")
     return found
 
@@ -70,15 +70,15 @@ def check_target(node: Any, key: str, supplied: set[str], partial: bool = False,
                  package: str | None = None) -> dict[str, Any]:
     """A `_target_` node with its values checked against the target's annotations.
 
-    A node of a module that the configuration lists as trusted, and this process was not told to trust, stays as it is:
-    data, which nothing is made of (`require_trust`).
+    A node of a module that the configuration lists as trusted but this process does not trust is unchanged: it is data
+    from which nothing is built (`require_trust`).
 
     Args:
         node: the group of keys.
         key: its dotted key.
         supplied: arguments that the code supplies.
         partial: whether the node is to be one with `_partial_`.
-        listed: the modules that the configuration itself says it trusts.
+        listed: the modules that the configuration lists as trusted.
         package: the module or package of this project that has the code; None: the key's of `PLACES`.
 
     Raises:
@@ -117,7 +117,7 @@ def check_target(node: Any, key: str, supplied: set[str], partial: bool = False,
         except ValueError as error:
             raise UsageError(f"{key}.{error}") from error
     special = {k: v for k, v in node.items() if k.startswith("_")}
-    # In the order of the node: a configuration is read by people.
+    # In the order of the node, for people who read the configuration.
     return special | {k: nested[k] if k in nested else checked[k] for k in values}
 
 
@@ -132,11 +132,11 @@ def _arguments(target: Callable[..., Any], names: tuple[str, ...]) -> type[BaseM
 
 
 def require_trust(node: Mapping[str, Any], whose: str) -> None:
-    """Refuse to make anything of code that this process was not told to trust.
+    """Refuse to build from code that this process does not trust.
 
     Args:
         node: a checked group of keys, perhaps with others in it.
-        whose: the folder or key that it is from, for what is told.
+        whose: the folder or key that it is from, for messages.
 
     Raises:
         UsageError: it names such code.
@@ -148,7 +148,7 @@ def require_trust(node: Mapping[str, Any], whose: str) -> None:
         listed = node.get("trusted", ())
         names = list(dict.fromkeys(next((name for name in listed if is_within(module, [name])), module)
                                    for module in foreign))
-        raise UsageError(f"{whose} names code of {foreign[0]}, which is not this project's; if you trust it, say so: "
+        raise UsageError(f"{whose} names code of {foreign[0]}, which is not this project's; to trust it: "
                          f"trusted=[{','.join(names)}] on the command line, algd.load(..., trusted={names!r}) in "
                          f"Python, {' '.join(f'--import {name}' for name in names)} for python -m analysis")
 

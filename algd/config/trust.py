@@ -1,7 +1,7 @@
 """Modules outside this project whose code a configuration may name: those that the user trusts, by name.
 
-A configuration lists them under `trusted`, which is part of the run's record. The list alone imports nothing: a folder
-may come from somebody else. What counts is what this process was told to trust, by the command line or by `algd.load`.
+A configuration lists them under `trusted`, which is recorded with the run. The list alone imports nothing, since a
+folder may come from somebody else: only the command line or `algd.load` makes this process trust a module.
 """
 
 from collections.abc import Collection, Iterable

@@ -1,7 +1,7 @@
-"""What a value of a configuration may be, whoever wrote it.
+"""Restrictions on a configuration's values, which may come from an untrusted file.
 
-A configuration may come out of somebody else's folder. It names code only where a `_target_` belongs (`PLACES`);
-nothing in it is looked up later, in the environment or elsewhere; and no text in it can end a line or a path early.
+A configuration may come from somebody else's folder. It can name code only at the `_target_`s of `PLACES`; it has no
+references to the environment or elsewhere; and no text in it can end a line or a path early.
 """
 
 import re
@@ -16,7 +16,7 @@ PLACES = {"agent": "algd.algorithm.agent", "agent.policy": "algd.algorithm.polic
           "agent.policy.process": "algd.algorithm.noise_processes", "guidance": "algd.algorithm.guidance",
           "guidance.dual": "algd.algorithm.dual", "env": "algd.envs", "logger": "algd.logging",
           "callbacks": "algd.run.callbacks"}
-STUDY = "study"  # names code too, of a package that only whoever computes studies knows
+STUDY = "study"  # names code too, of a package that is given by the caller
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,79}")
 MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 A_NAME = "a name of at most 80 letters, digits, '_', '-' and '.', the first a letter or a digit"
@@ -26,7 +26,7 @@ SECRET_KEY = re.compile(r"(?i)(^|[_.\-])(api_?key|access_?key|token|secret|passw
 
 
 def place_of(key: str) -> str:
-    """The place that a dotted key is, without the number of an item in a list: callbacks of callbacks.0."""
+    """The place of a dotted key, without the number of an item in a list: callbacks for callbacks.0."""
     return re.sub(r"\.\d+$", "", key)
 
 
@@ -38,7 +38,7 @@ def name(value: str) -> str:
 
 
 def shortened(value: Any) -> str:
-    """A value as it is typed in Python, cut where it is too long for a sentence."""
+    """A value as typed in Python, shortened if it is too long for a sentence."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:150]}...{text[-30:]} ({len(text)} characters)"
 
@@ -64,14 +64,14 @@ def leaves(node: Any, place: str) -> Iterator[tuple[str, Any]]:
 
 
 def check_value(key: str, value: Any) -> None:
-    """Refuse what no configuration may hold, whoever wrote it.
+    """Refuse values that no configuration may have.
 
     Args:
         key: dotted.
         value: plain: a number, a text, a list, a mapping, or None.
 
     Raises:
-        UsageError: it names code where none belongs, is looked up elsewhere, or is no printable text or 64-bit number.
+        UsageError: it names code where none is allowed, refers elsewhere, or is not printable text or a 64-bit number.
     """
     place, _, last = key.rpartition(".")
     allowed = place_of(place) in (*PLACES, STUDY) and last in ("_target_", "_partial_", "_convert_")
@@ -90,11 +90,11 @@ def check_value(key: str, value: Any) -> None:
 
 
 def refuse_secrets(config: Mapping[str, Any]) -> None:
-    """A configuration is saved, shown and shared: no key of an account may be in it."""
+    """Refuse secrets, such as API keys: a configuration is saved, shown and shared."""
     secrets = secret_values()
     for key, value in leaves(config, ""):
         if SECRET_KEY.search(key) and value is not None:
-            raise UsageError(f"{key}: its name says that it is a secret, and a configuration is saved and shared; "
+            raise UsageError(f"{key}: it is named like a secret, and a configuration is saved and shared; "
                              "an environment variable is the place for it")
         if isinstance(value, str) and (
                 name := next((secrets[secret] for secret in secrets if secret in value), None)):

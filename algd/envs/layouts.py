@@ -1,4 +1,4 @@
-"""Where things stand in the paper's navigation tasks: the `layout` of conf/env/<task>.yaml."""
+"""The layouts of the paper's navigation tasks: `layout` in conf/env/<task>.yaml."""
 
 from pydantic import ConfigDict, FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from pydantic.dataclasses import dataclass
@@ -20,7 +20,7 @@ class RobotStart:
 
 @closed
 class Discs:
-    """Hazards or pillars: upright cylinders of one radius, and the distance that drawn objects keep from them."""
+    """Hazards or pillars: upright cylinders of one radius, and the minimum distance of drawn objects from them."""
 
     at: list[Location]
     radius: PositiveFloat
@@ -80,7 +80,7 @@ class GoalArea:
 
 @closed
 class ButtonLayout:
-    """Everything in a button task. `extents` is where objects without a place of their own are drawn."""
+    """Everything in a button task. `extents` is the area in which objects without a position are drawn."""
 
     extents: Area
     robot: RobotStart

@@ -87,7 +87,7 @@ def paper_push(name: str, family: Literal["paper", "other"], robot: Robot, times
 def stock_navigation(name: str, family: Literal["stock", "other"], id: str, limit: NonNegativeFloat, limit_kind: Kind,
                      horizon: PositiveInt, reference_steps: PositiveInt,
                      cost_return: CostReturn = "authors", render_mode: str | None = None) -> Task:
-    """A navigation task of Safety-Gymnasium as released, its layout drawn anew at every reset.
+    """A navigation task of Safety-Gymnasium as released, with a new layout at every reset.
 
     Args:
         id: the package's own, for example SafetyPointGoal1-v0.
@@ -95,7 +95,7 @@ def stock_navigation(name: str, family: Literal["stock", "other"], id: str, limi
     The others as in `paper_button`.
 
     Raises:
-        UsageError: the package does not know the id, or it is not a navigation task.
+        UsageError: the package does not have the id, or it is not a navigation task.
     """
     env = make_stock(id, horizon, render_mode)
     if not isinstance(env.unwrapped, Builder):
@@ -115,7 +115,7 @@ def _assembled(task: BaseTask, stream: Any, goal_ends_return: bool, name: str, f
 
 
 def show_everything(env: Builder) -> None:
-    """Pictures show the whole place; the package's own are what the robot sees."""
+    """Render the whole area; the package renders the robot's view."""
     env.render_parameters.camera_name = "fixedfar"
     env.render_parameters.width = env.render_parameters.height = 480
 
@@ -130,7 +130,7 @@ def _plain(value: Any) -> Any:
 
 
 class PaperReturns(gymnasium.Wrapper):
-    """Gymnasium's five values from a paper task's six, and where its returns end (see `Task`)."""
+    """Convert a paper task's six values to gymnasium's five, with the ends of the returns (see `Task`)."""
 
     def __init__(self, env: gymnasium.Env, goal_ends_return: bool):
         super().__init__(env)
@@ -149,8 +149,8 @@ class PaperBuilder(Builder):
     """Safety-Gymnasium's environment around a given task, with the generator that draws the later goals.
 
     Args:
-        task: draws nothing before its second goal.
-        name: names the task.
+        task: it draws nothing before its second goal.
+        name: of the task.
         stream: None, or the state of the generator at every episode's start. Without it, the seed given to `reset`
             makes the generator; a reset without a seed draws one from gymnasium's generator.
         render_mode: as in gymnasium.
@@ -174,7 +174,7 @@ class PaperBuilder(Builder):
         except AssertionError as error:
             if "starting cost" not in str(error):
                 raise
-            raise UsageError(f"env={self.task_id}: in this layout the robot's start costs already; move "
+            raise UsageError(f"env={self.task_id}: in this layout the robot's start position has a cost; move "
                              "env.layout.robot.at or what lies there") from error
         generator = np.random.RandomState(seed)  # the simulator's kind, whose draws NumPy has promised not to change
         if self._stream is not None:
@@ -184,9 +184,9 @@ class PaperBuilder(Builder):
 
 
 class FixedLayout(BaseTask):
-    """What both kinds of paper task do in place of drawing a layout; to be inherited before the simulator's task.
+    """Replaces the drawing of a layout in both kinds of paper task; to be inherited before the simulator's task.
 
-    The model is compiled once and kept. A reset takes its data back to the start.
+    The model is compiled once and kept. A reset restores its data.
     """
 
     timestep: float

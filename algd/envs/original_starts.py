@@ -1,4 +1,4 @@
-"""What the original of the paper's navigation tasks draws at every reset: the same numbers in the same order."""
+"""The random draws of the original navigation tasks at every reset: the same numbers in the same order."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ LAYOUT_ATTEMPTS, GOAL_ATTEMPTS = 100, 10000  # Safety Gym gives up after 10000 o
 
 @dataclass(frozen=True)
 class OriginalStart:
-    """What the original draws at every reset, having seeded its generator with 0.
+    """The original's draws at every reset, with its generator seeded with 0.
 
     Attributes:
         state: the generator's state (`RandomState.get_state`) once the first goal is drawn.
@@ -67,7 +67,7 @@ def original_push_start(layout: PushLayout) -> OriginalStart:
 
 
 def _spot(at: Location, keepout: float) -> Area:
-    """The area that leaves an object of this keepout one place only, up to 1e-9, as the original has it."""
+    """The area that leaves an object with this keepout only one position, up to 1e-9, as in the original."""
     half = keepout + 1e-9
     return (at[0] - half, at[1] - half, at[0] + half, at[1] + half)
 
@@ -83,7 +83,7 @@ def _original_layout(generator: np.random.RandomState, objects: list[tuple[Area,
                     placed.append((position, keepout))
                     break
             else:
-                break  # this object found no place: begin again with the first
+                break  # no position for this object: start again with the first
         if len(placed) == len(objects):
             return [position for position, _ in placed]
     raise UsageError("env.layout: the keepouts of some objects overlap, so that the original would find no layout; "

@@ -22,7 +22,7 @@ SAFETY_GYMNASIUM = "safety_gymnasium"
 
 
 def folder_name(name: str) -> str:
-    """The name with "-" for whatever a folder's name cannot hold: "my.envs:Maze-v0" becomes "my.envs-Maze-v0"."""
+    """The name with "-" for characters not allowed in a folder's name: "my.envs:Maze-v0" becomes "my.envs-Maze-v0"."""
     return re.sub(r"[^A-Za-z0-9_.\-]+", "-", name).lstrip("-._") or "environment"
 
 
@@ -44,13 +44,13 @@ def make(
 
     Args:
         id: "Id-v0", or "module:Id-v0", for which `module` is imported first, since it registers the environment. The
-            ids of safety-gymnasium's own registry are known too.
+            ids of safety-gymnasium's own registry are accepted too.
         horizon: steps after which an episode is truncated; None: what the environment is registered with.
-        cost_return: whether the cost's return goes on behind that step, or the environment terminates there (`Budget`).
+        cost_return: whether the cost's return continues past that step, or the environment terminates there (`Budget`).
 
     Raises:
-        UsageError: no such module or id, nobody says where an episode ends, an argument or a render mode is not known
-            to the environment, or the spaces do not suit (see `Task`).
+        UsageError: no such module or id, episodes without a time limit, an argument or a render mode that the
+            environment does not have, or unsuitable spaces (see `Task`).
     """
     del reference_steps
     module, _, bare_id = id.rpartition(":")
@@ -62,8 +62,8 @@ def make(
                          f"name both: env.id=module:{bare_id}")
     horizon = horizon or registry[bare_id].max_episode_steps
     if horizon is None:
-        raise UsageError(f"env.id={id}: nothing says after how many steps an episode ends; "
-                         "give the number with env.horizon=...")
+        raise UsageError(f"env.id={id}: its episodes have no time limit; "
+                         "set one in steps with env.horizon=...")
     # Its ids are in gymnasium's registry too, but a step has six values there.
     make_env = _make_safety_gymnasium if bare_id in safety else _make_gymnasium
     try:
@@ -79,7 +79,7 @@ def make(
 
 
 def _import(module: str, id: str) -> None:
-    """Import the module part of an id, "" being none."""
+    """Import the module part of an id; "" is none."""
     if module == SAFETY_GYMNASIUM:
         import_safety_gymnasium()
     elif module:
@@ -95,7 +95,7 @@ def _import(module: str, id: str) -> None:
 
 
 def _safety_gymnasium(module: str, id: str) -> set[str]:
-    """safety-gymnasium's own ids if an id may come from there; it is not imported for others, which is slow."""
+    """safety-gymnasium's own ids, if an id may be one of them; otherwise it is not imported, which is slow."""
     if module not in ("", SAFETY_GYMNASIUM) or not (module or id.startswith("Safety")):
         return set()
     import_safety_gymnasium()
@@ -103,13 +103,13 @@ def _safety_gymnasium(module: str, id: str) -> set[str]:
 
 
 def _make_gymnasium(id: str, horizon: int, render_mode: str | None, kwargs: dict[str, Any]) -> gymnasium.Env:
-    # An environment that draws nothing need not know the argument.
+    # An environment that renders nothing need not accept the argument.
     mode = {} if render_mode is None else {"render_mode": render_mode}
     return gymnasium.make(id, max_episode_steps=horizon, disable_env_checker=True, **mode, **kwargs)
 
 
 def _make_safety_gymnasium(id: str, horizon: int, render_mode: str | None, kwargs: dict[str, Any]) -> gymnasium.Env:
-    """Six values a step become five: the cost, third, goes into the info."""
+    """The environment with five values a step instead of six: the cost, the third, is in the info."""
     package = import_safety_gymnasium()
     with np.errstate(over="ignore"), deprecations_unsaid():  # gymnasium casts the largest float64 to compare bounds
         env = package.make(id, max_episode_steps=horizon, disable_env_checker=True, render_mode=render_mode, **kwargs)

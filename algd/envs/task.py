@@ -1,4 +1,4 @@
-"""What every environment looks like to the trainer."""
+"""The interface of an environment for the trainer."""
 
 import contextlib
 import math
@@ -74,7 +74,7 @@ class Task(gymnasium.Wrapper):
         self._steps += 1
         with self._guarded():
             observation, reward, terminated, truncated, info = self.env.step(action)
-        # Safety-Gymnasium catches what its simulator raises, and says so here.
+        # Safety-Gymnasium catches exceptions of its simulator, and reports them here.
         if info.get("cost_exception"):
             raise SimulatorError(f"env={self.name} reported an exception of its simulator in {self._place()}")
         if unstable := instability(self._innermost):
@@ -95,11 +95,11 @@ class Task(gymnasium.Wrapper):
         return observation, reward, bool(terminated), bool(truncated), info
 
     def _check_cost_return(self, ended: bool) -> None:
-        """Whether the cost's return does at an episode's end what the threshold was computed for."""
+        """Check that the cost's return at an episode's end is as assumed for the threshold."""
         claimed = f"env.cost_return={self.budget.cost_return}"
         if self.budget.cost_return == "ends" and not ended:
             raise UsageError(f"{claimed}: env={self.name} truncated an episode at step {self._steps}, after which the "
-                             "cost's return goes on; env.cost_return=bootstraps is right for it, or an environment "
+                             "cost's return continues; env.cost_return=bootstraps is right for it, or an environment "
                              "that terminates there")
         if self.budget.cost_return == "bootstraps" and len(self._ended_at) < EPISODES:
             self._ended_at.append(self._steps if ended else None)
@@ -110,7 +110,7 @@ class Task(gymnasium.Wrapper):
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
-        """What the environment raises becomes a SimulatorError, save what is not the episode's fault."""
+        """Convert the environment's exceptions to SimulatorError, except those that are not due to the episode."""
         try:
             yield
         except (UsageError, MemoryError):
@@ -120,13 +120,13 @@ class Task(gymnasium.Wrapper):
             raise SimulatorError(f"env={self.name} raised {reason} in {self._place()}") from error
 
     def _place(self) -> str:
-        """Where an episode is."""
+        """The place in an episode, for messages."""
         what = f"step {self._steps}" if self._steps else "the reset"
         return f"{what} of the episode with seed {self._seed}"
 
 
 def probe(task: Task) -> None:
-    """Reset and step once, so that an environment that cannot be trained says so before a run's folder exists.
+    """Reset and step once, so that an environment that cannot be trained is refused before a run's folder exists.
 
     Raises:
         UsageError: no cost is reported, or an observation, reward or cost is not finite, or the environment fails.

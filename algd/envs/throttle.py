@@ -1,6 +1,6 @@
-"""Throttle: how fast to drive, when speed is what pays and what costs.
+"""Throttle: choose a speed that determines both reward and cost.
 
-Observations are a context x, uniform on [−1, 1]² and drawn anew at every step; actions are in [−1, 1]². The first sets
+Observations are a context x, uniform on [−1, 1]² and drawn at every step; actions are in [−1, 1]². The first sets
 the speed v = (a_0 + 1)/2 in [0, 1], the second has to match x_0:
 
     reward = GAIN · v − MISMATCH · (a_1 − x_0)²
@@ -8,8 +8,8 @@ the speed v = (a_0 + 1)/2 in [0, 1], the second has to match x_0:
 
 Reward and cost are both linear in the speed, so that L = −Q + λ (Qc − h) is linear in it too: its minimiser jumps from
 one end to the other as λ passes λ* = GAIN, and no λ holds a speed between them. L_A has one minimiser for every λ,
-which moves by 1/ρ of λ (docs/throttle.md). An episode is a few independent steps and then terminates: values are one
-step's reward and cost plus, in longer episodes, what does not depend on the action.
+which moves by 1/ρ times the change of λ (docs/throttle.md). An episode is a few independent steps and then terminates:
+values are one step's reward and cost plus, in longer episodes, a term that does not depend on the action.
 """
 
 from typing import Any, Literal

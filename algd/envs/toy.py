@@ -1,19 +1,18 @@
-"""A toy that is learned in about a minute: driving along a ring road, on which a hazard lies.
+"""A toy task that is learned in about a minute: driving along a ring road with a hazard on it.
 
 A point is at (along, across): a distance along the road, which closes on itself after `ROAD` units, and an offset
 from the road's middle, positive towards the ring's outside. The action moves it by SPEED · action. Reward is earned
-for driving forward, most in the middle of the road, and more in the hazard, which is what makes the hazard tempting:
+for driving forward, most in the middle of the road, and more in the hazard, which tempts an unconstrained policy:
 
     reward = REWARD · a_along · exp(−(across / LANE)²) · (1 + TEMPTATION · depth)
     cost   = COST · depth,    depth = max(0, 1 − (distance to the hazard's centre / HAZARD_RADIUS)²)
 
-both at the point that is reached. An episode starts a way before the hazard and lasts, in conf/env/toy.yaml, for a lap
-at full speed: cost a step is then the same over an episode as for ever, which is what a value that bootstraps through
-the time limit is about. An unconstrained policy drives straight through, and a feasible one leaves the middle of the
-road and comes back. There are two ways round, inside and outside, and between them a ridge: the landscape of the
+both at the point that is reached. An episode starts some distance before the hazard and lasts, in conf/env/toy.yaml,
+for a lap at full speed: the cost per step is then the same over an episode as without end, as a value that bootstraps
+through the time limit assumes. An unconstrained policy drives straight through, and a feasible one leaves the middle of
+the road and comes back. There are two ways round, inside and outside, and between them a ridge: the landscape of the
 constrained problem is not convex. The hazard's centre lies a little outside the middle, so that passing inside is
-better. The position is all the state there is, and only NumPy is needed. How good a policy can be is computed:
-`optimum`.
+better. The position is the complete state, and only NumPy is needed. `optimum` computes the best return.
 """
 
 import math
@@ -49,7 +48,7 @@ Floats = NDArray[np.float64]
 
 
 def advance(along: Floats, across: Floats, action: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """One step of many points at once: what `Road.step` does for one, in arrays for `optimum`.
+    """One step of many points at once, for `optimum`; `Road.step` is the same for one.
 
     Args:
         along, across: positions, (...).
@@ -110,7 +109,7 @@ class Road(gymnasium.Env):
         return self._observation(), {}
 
     def step(self, action: NDArray) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        # Plain numbers: for one point they are many times faster than the arrays of `advance`.
+        # Plain numbers: for one point much faster than the arrays of `advance`.
         forward, sideways = float(action[0]), float(action[1])
         along = self._path[-1][0] + SPEED * forward
         across = min(max(self._path[-1][1] + SPEED * sideways, -EDGE), EDGE)
@@ -131,7 +130,7 @@ def _paint(picture: Floats, outside: Floats, colour: Floats) -> None:
 
 
 def _background() -> Floats:
-    """The ring road and the hazard, which is as deep a red as it is deep, (256, 256, 3)."""
+    """The ring road and the hazard, redder where it is deeper, (256, 256, 3)."""
     picture = np.broadcast_to(GRASS, (PICTURE, PICTURE, 3)).copy()
     radius = np.hypot(_X, _Y)
     _paint(picture, np.abs(radius - 1) - ROAD_WIDTH, ASPHALT)
@@ -145,7 +144,7 @@ def _background() -> Floats:
 
 @dataclass(frozen=True)
 class Optimum:
-    """What the best policies reach, on average over starts: undiscounted sums over an episode.
+    """The returns of the best policies, averaged over starts: undiscounted sums over an episode.
 
     Attributes:
         unconstrained_return, unconstrained_cost: of the policy that maximises the return alone.

@@ -1,4 +1,4 @@
-"""Velocity tasks: gymnasium's MuJoCo robots that must not run too fast."""
+"""Velocity tasks: gymnasium's MuJoCo robots with a cost on their speed."""
 
 import warnings
 from typing import Any, Literal
@@ -29,7 +29,7 @@ def paper_velocity(name: str, family: Literal["paper", "other"], id: str, kept_o
         render_mode: None, or "rgb_array" for pictures.
 
     Raises:
-        UsageError: gymnasium does not know the id.
+        UsageError: gymnasium does not have the id.
     """
     choose_headless_opengl()
     if id not in gymnasium.registry:
@@ -51,7 +51,7 @@ def stock_velocity(name: str, family: Literal["stock", "other"], id: str, limit:
     Arguments as in `paper_velocity`; `id` is the package's own.
 
     Raises:
-        UsageError: the package does not know the id.
+        UsageError: the package does not have the id.
     """
     return Task(make_stock(id, horizon, render_mode), name, family, Budget(limit, limit_kind, horizon, cost_return))
 

@@ -1,6 +1,6 @@
 """An update as a CUDA graph: recorded once, and then launched as a whole.
 
-Written by torch's documentation of CUDA graphs and exercised as far as a CPU can; no GPU has run it yet.
+Written after torch's documentation of CUDA graphs and tested as far as a CPU can; no GPU has run it yet.
 """
 
 import contextlib
@@ -19,14 +19,14 @@ Run = Callable[[], Mapping[str, Tensor]]
 
 
 class Recorder(Protocol):
-    """What records a function's work on a device."""
+    """Records a function's work on a device."""
 
     def warm_up(self, run: Run) -> Mapping[str, Tensor]:
         """Run a function under the conditions of a capture."""
         ...
 
     def capture(self, run: Run) -> Run:
-        """What repeats a function's work on the same memory; the function's own work is recorded, but not done."""
+        """A function that repeats a function's work on the same memory; the work itself is recorded, not executed."""
         ...
 
 
@@ -44,7 +44,7 @@ class CudaGraphs:
 
     @contextlib.contextmanager
     def _on_device(self) -> Iterator[torch.cuda.Stream]:
-        """With the device as the current one: streams, graphs and libraries' workspaces are the current device's."""
+        """Make the device the current one: streams, graphs and libraries' workspaces are the current device's."""
         with torch.cuda.device(self._device):
             if self._stream is None:
                 self._stream = torch.cuda.Stream(self._device)
@@ -107,14 +107,14 @@ class CapturedStep:
             try:
                 self._replays[update_targets] = self._recorder.capture(lambda: self._run(update_targets))
             except RuntimeError as error:
-                # Nothing has run: capturing only records.
+                # Nothing was executed: capturing only records.
                 reason = str(first_error(error)).partition("\n")[0]
                 raise RunError(f"the update cannot be captured as a CUDA graph: {reason}; "
-                               "compile=false goes on from the last checkpoint without one") from error
+                               "compile=false continues from the last checkpoint without one") from error
         return self._replays[update_targets]()
 
     def _fill(self, batch: Batch, draws: Draws) -> None:
-        """Copy the inputs to where the step expects them."""
+        """Copy the inputs into the step's static inputs."""
         parts = [part.unsqueeze(1) if part.dim() == 1 else part for part in batch]
         if self._rows is None:
             widths = [part.shape[1] for part in parts]
@@ -136,7 +136,7 @@ class CapturedStep:
 
 
 def first_error(error: BaseException) -> BaseException:
-    """What was raised first: a capture that is cut short by an error raises another when it ends."""
+    """The exception raised first: a capture that an error interrupts raises another one when it ends."""
     while error.__context__ is not None:
         error = error.__context__
     return error

@@ -1,4 +1,4 @@
-"""How an agent's update is executed: as it is written, with its networks in C, or as a CUDA graph, compiled or not."""
+"""How an agent's update is executed: in torch's operations, with networks in C, or as a CUDA graph, compiled or not."""
 
 import ctypes
 import sys
@@ -55,9 +55,9 @@ def products_of(agent: Agent, batch_size: int) -> int:
 
 
 def prepare_agent(agent: Agent, execution: Execution) -> Step:
-    """Change an agent's networks and optimisers to what an execution needs; returns what carries out its updates.
+    """Prepare an agent's networks and optimisers for an execution; returns the function that executes its updates.
 
-    The agent is on its device already, and is executed so from now on.
+    The agent is on its device already, and is executed in this way from now on.
     """
     if execution == "native":
         agent.use_networks(NativeMLP)
@@ -68,7 +68,7 @@ def prepare_agent(agent: Agent, execution: Execution) -> Step:
 
 
 def compiled(agent: Agent, backend: str | Callable[..., Any] = "inductor") -> Step:
-    """The agent's step, compiled: everything but what moves parameters and multiplier."""
+    """The agent's step, compiled except for the calls that change parameters and the multiplier."""
     agent.keep_out_of_compilation()
     return torch.compile(agent.step, dynamic=False, backend=backend)
 
@@ -77,7 +77,7 @@ def keep_freed_memory() -> None:
     """Keep what an update frees for the next one, where the C library is glibc.
 
     By default glibc hands blocks of more than 128 kB back at once, and an update's layers, a quarter of a megabyte
-    each, are mapped and cleared by the kernel anew every time: a sixth of an update on a CPU (docs/benchmarks.md).
+    each, are mapped and cleared by the kernel every time: a sixth of an update on a CPU (docs/benchmarks.md).
     """
     if sys.platform != "linux":
         return

@@ -1,1 +1,1 @@
-"""Showing and mirroring a run. The run folder's CSV files are the truth; everything here only reads or repeats it."""
+"""Showing and mirroring a run. Everything here only reads the CSV files of the run's folder, or copies them."""

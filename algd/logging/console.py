@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live panel on a terminal, a plain line now and then elsewhere."""
+"""The console output of a run: a live panel on a terminal, plain lines elsewhere."""
 
 import contextlib
 import math
@@ -32,7 +32,7 @@ def is_live(stream: TextIO) -> bool:
 
 
 def speaks_unicode(stream: TextIO) -> bool:
-    """Whether the stream's encoding has the few characters beyond ASCII that the console likes to write."""
+    """Whether the stream's encoding has the few characters beyond ASCII that the console uses."""
     try:
         "".join(PLAIN_WORDS).encode(getattr(stream, "encoding", None) or "utf-8")
     except (UnicodeEncodeError, LookupError):
@@ -41,7 +41,7 @@ def speaks_unicode(stream: TextIO) -> bool:
 
 
 def spelled(text: str, stream: TextIO) -> str:
-    """The text in characters that the stream's encoding has; others become words or question marks."""
+    """The text in the stream's encoding; other characters become words or question marks."""
     if not speaks_unicode(stream):
         for character, word in PLAIN_WORDS.items():
             text = text.replace(character, word)
@@ -67,7 +67,7 @@ def duration(seconds: float | None) -> str:
 
 
 def flow(fields: Sequence[str], width: int) -> list[str]:
-    """The fields in as few lines as fit them in order, never broken inside unless one alone is too wide."""
+    """The fields in order in as few lines as possible; a field is cut only if it alone is too wide."""
     lines: list[str] = []
     for field in fields:
         if lines and len(lines[-1]) + len(SEPARATOR) + len(field) <= width:
@@ -78,11 +78,11 @@ def flow(fields: Sequence[str], width: int) -> list[str]:
 
 
 def answer(path: Path) -> None:
-    """A command's only line on standard output, which programs read; what people read goes to standard error."""
+    """Print a command's only line on standard output, for programs; messages for people go to standard error."""
     try:
         print(path, flush=True)
     except OSError:
-        # Nobody reads it any more, or the disk is full: neither the command nor its exit need fail for that.
+        # The reader is gone, or the disk is full: the command should not fail for that.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -95,7 +95,7 @@ class Console:
 
     Args:
         total_steps: environment steps that the run will take.
-        budget: what the cost is held against, in its own kind.
+        budget: the allowed cost.
         stream: where to write; standard error by default.
         every_seconds: seconds between two plain lines.
     """
@@ -132,16 +132,16 @@ class Console:
             self._draw()
 
     def evaluation(self, step: int, sampler: str, mean_return: float, mean_spent: float, feasible: bool) -> None:
-        """A line that stays: the mean over one evaluation's episodes, the cost in the budget's kind."""
+        """Print a line that stays: the means over one evaluation's episodes, the cost in the budget's kind."""
         self.say(f"step {step}: evaluation, {sampler}: return {number(mean_return)}, {self._cost(mean_spent)}, "
                  f"{'feasible' if feasible else 'over the budget'}")
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self._line(text, style="")
 
     def warn(self, text: str) -> None:
-        """A line that stays and that says it is a warning."""
+        """Print a warning as a line that stays."""
         self._line(f"warning: {text}", style="yellow")
 
     def close(self) -> None:
@@ -156,7 +156,7 @@ class Console:
                 self._live.stop()
 
     def fields(self) -> list[str]:
-        """What the newest values say, field by field."""
+        """The newest values as text, field by field."""
         step, updates_per_second, episode_return, episode_cost, lam, seconds_left = self._latest
         fields = [f"step {step}/{self.total_steps} {math.floor(100 * self._share())}%",
                   f"{number(updates_per_second)} updates/s", f"return {number(episode_return)}",
@@ -216,7 +216,7 @@ def start_panel(console: Console) -> "Live":
     from rich.text import Text
 
     terminal = Terminal(file=console.stream, force_terminal=True, highlight=False)
-    # What the program prints to the same terminal moves above the panel; what goes to a file must stay there.
+    # Output to the same terminal moves above the panel; output to a file must stay there.
     live = Live(Text("starting"), console=terminal, auto_refresh=False,
                 redirect_stdout=sys.stdout.isatty(), redirect_stderr=sys.stderr.isatty())
     live.start()

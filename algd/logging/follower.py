@@ -1,9 +1,9 @@
-"""The mirroring process: follows a run folder's files and hands what is new to a destination.
+"""The mirroring process: follows a run folder's files and sends new rows to a destination.
 
-It runs beside the training (`algd.logging.mirror` starts it) or later, on a folder that nobody writes any more. It
+It runs beside the training (`algd.logging.mirror` starts it) or later, on the folder of an ended run. It
 reads config.yaml, metrics.csv, episodes.csv, evals.csv, videos/ and status.json, and writes only into its own directory
-of the folder (wandb/ or tensorboard/). What has been handed over is noted in the directory's journal by its environment
-step. A resumed run cuts rows and writes them again identically, so a step already handed over is passed by.
+of the folder (wandb/ or tensorboard/). The directory's journal has the environment steps that were sent. A resumed run
+cuts rows and writes the same rows again, so a step that was already sent is skipped.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ MOST_POINTS = 10_000
 
 
 class Destination(Protocol):
-    """Where rows go: a W&B run, a TensorBoard event file."""
+    """The destination of rows: a W&B run, a TensorBoard event file."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Named values at an environment step."""
@@ -44,7 +44,7 @@ class Destination(Protocol):
         """The warnings of the run as they are now, at an environment step; they replace those before."""
 
     def flush(self) -> None:
-        """Called before the rows handed over so far are noted as sent."""
+        """Called before the rows so far are recorded as sent."""
 
     def close(self, state: str, status: Mapping[str, Any]) -> None:
         """The run's end for now: "finished", "interrupted" or "failed", and status.json's content."""
@@ -52,7 +52,7 @@ class Destination(Protocol):
 
 @dataclass(frozen=True)
 class Ending:
-    """Why following ends: the state that the trainer named, or "interrupted" where it died without a word."""
+    """Why following ends: the state that the trainer sent, or "interrupted" if it died."""
 
     state: str
 
@@ -63,11 +63,11 @@ Open = Callable[[Path, Sent, Report], Destination]
 
 
 class Follower:
-    """Hands a folder's news to a destination, each row once.
+    """Sends a folder's new rows to a destination, each once.
 
     Args:
         folder: the run's folder; config.yaml must exist.
-        sent: what was handed over before; updated in place.
+        sent: what was sent before; updated in place.
         destination: gets the rows.
     """
 
@@ -83,7 +83,7 @@ class Follower:
         self._open: dict[tuple[int, str, str], list[dict[str, str]]] = {}
 
     def send(self, ending: Ending | None = None) -> bool:
-        """Hand over what is new; with an ending also what was still waiting for more. Whether anything was."""
+        """Send new rows; with an ending also those still waiting to be averaged. Whether there were any."""
         before = len(self.sent.records)
         for name in SERIES:
             self._send_series(name, over=ending is not None)
@@ -113,7 +113,7 @@ class Follower:
         return int(row["step"]) // self.window
 
     def _send_waiting(self, name: str) -> None:
-        """Hand over the means of the rows that wait, at the step of the last."""
+        """Send the means of the waiting rows, at the step of the last."""
         prefix, without = SERIES[name]
         columns: dict[str, list[float]] = {}
         for row in self._waiting[name]:
@@ -141,7 +141,7 @@ class Follower:
         newest = next(reversed(self._open), None)
         for key, group in list(self._open.items()):
             step, source, sampler = key
-            # Samplers may take turns within one evaluation, so only another evaluation's rows say that one is over.
+            # Samplers may alternate within one evaluation, so only another evaluation's rows show that it is over.
             full = source == "train" and self.episodes is not None and len(group) >= int(self.episodes)
             if complete or full or (newest is not None and key[:2] != newest[:2]):
                 del self._open[key]
@@ -163,7 +163,7 @@ class Follower:
 
 
 def until_parent_ends(parent: int) -> Wait:
-    """Waits on standard input for the trainer's last word: a line that names the run's state, or the end of file.
+    """Waits on standard input for the trainer's last message: a line with the run's state, or the end of file.
 
     The end of file comes when the trainer dies. A forked child of the trainer may still hold the pipe then, so the
     parent's process id is watched too.
@@ -178,7 +178,7 @@ def until_parent_ends(parent: int) -> Wait:
 
 
 def reports_to(descriptor: int) -> Report:
-    """Writes warnings for the trainer as lines of JSON; a trainer that is gone is not told."""
+    """Writes warnings for the trainer as lines of JSON; nothing if the trainer is gone."""
     def report(warning: str) -> None:
         with contextlib.suppress(OSError):
             os.write(descriptor, (json.dumps(warning) + "\n").encode())
@@ -220,12 +220,12 @@ def follow(folder: Path, directory: Path, open_destination: Open, wait: Wait, re
         directory: the destination's directory within it; created if missing.
         open_destination: opens the destination, once config.yaml exists.
         wait: waits for at most so many seconds for the ending.
-        report: tells the trainer what its user should know.
-        seconds_between_reads: seconds between two looks at the files.
+        report: sends a warning to the trainer.
+        seconds_between_reads: seconds between two reads of the files.
         finish_seconds: seconds from the ending after which the process exits with `ExitCode.LATE`; None: no bound.
 
     Raises:
-        UsageError: another process mirrors this folder and goes on doing so.
+        UsageError: another process mirrors this folder.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with only_mirror(directory, wait) as ending:
@@ -256,8 +256,8 @@ def follow_beside(folder: Path, directory: Path, open_destination: Open, seconds
     """`follow` as the trainer's child process: standard input is the lifeline, standard output carries reports."""
     parent = os.getppid()
     reports = os.dup(1)
-    os.dup2(2, 1)  # What libraries print goes to the log with everything else.
-    os.nice(5)     # Training comes first.
+    os.dup2(2, 1)  # Output of libraries goes to the log with everything else.
+    os.nice(5)     # Training has priority.
     follow(folder, directory, open_destination, until_parent_ends(parent), reports_to(reports), seconds_between_reads,
            finish_seconds)
 
@@ -266,10 +266,10 @@ def follow_later(folder: Path, directory: Path, open_destination: Open) -> None:
     """`follow` over a folder as it is now, by hand; reports go to standard error.
 
     Raises:
-        UsageError: the folder is no run's folder, or another process mirrors it.
+        UsageError: the folder is not a run's, or another process mirrors it.
     """
     if not (folder / "config.yaml").exists():
-        raise UsageError(f"{folder} is no run's folder: it has no config.yaml")
+        raise UsageError(f"{folder} is not a run's folder: it has no config.yaml")
     state = str(read_json(folder / "status.json").get("state", "interrupted"))
     follow(folder, directory, open_destination, lambda _: Ending(state),
            lambda warning: print(warning, file=sys.stderr), 0.0, None)

@@ -1,7 +1,7 @@
-"""The training side of a mirror: starts the mirroring process, hears from it, ends it in bounded time.
+"""The training side of a mirror: starts the mirroring process, reads its messages, ends it in bounded time.
 
 Training never waits for it. The process gets the run's folder and reads the rest from there
-(`algd.logging.follower`); between start and close the trainer only looks, without blocking, whether it said anything.
+(`algd.logging.follower`); between start and close the trainer only checks, without blocking, for its messages.
 """
 
 import contextlib
@@ -45,8 +45,8 @@ class Mirror:
             alone, it hands over the rest.
         title: what it mirrors to, as messages call it.
         directory: name of its directory in the run's folder.
-        options: what the module needs to know; no secrets, since command lines are public.
-        finish_seconds: seconds that it has at the end of the run.
+        options: of the module; no secrets, since command lines are public.
+        finish_seconds: seconds that it gets at the end of the run.
     """
 
     def __init__(self, module: str, title: str, directory: str, options: Mapping[str, Any], finish_seconds: float):
@@ -83,7 +83,7 @@ class Mirror:
         self._child = Child(process, process.stdin, process.stdout)
 
     def warnings(self) -> list[str]:
-        """What the user should be told, each text once. Never blocks."""
+        """New warnings for the user, each text once. Never blocks."""
         if self._child is not None:
             self._listen(self._child)
             code = self._child.process.poll()
@@ -92,22 +92,22 @@ class Mirror:
                 self._listen(child)
                 child.part()
                 how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-                self._warnings.append(f"the mirror to {self.title} ended {how}; training goes on and its CSV files "
+                self._warnings.append(f"the mirror to {self.title} ended {how}; training continues and its CSV files "
                                       f"are complete (see {self._log()}{self._remedy()})")
         told, self._warnings = self._warnings, []
         return told
 
     def lacks(self, folder: Path) -> bool:
-        """Whether somebody waits for a finished run's rows at a place that has none of them."""
+        """Whether a finished run's rows have to be sent to a destination that has none of them."""
         return False
 
     def hand_over(self, folder: Path) -> None:
-        """Hand over what a finished run's folder holds; the start, too, is waited for."""
+        """Send a finished run's folder, and wait for the start too."""
         self.start(folder)
         self.close("finished", self.options.get("start_seconds", 0.0))
 
     def close(self, state: str, more_seconds: float = 0.0) -> None:
-        """Tell the process how the run ended, and wait until it has handed over the rest.
+        """Send the process the run's final state, and wait until it has sent the rest.
 
         Args:
             state: "finished", "interrupted" or "failed".
@@ -118,7 +118,7 @@ class Mirror:
         if child is None:
             return
         try:
-            with contextlib.suppress(OSError):  # A process that is gone cannot be told; its exit code says more.
+            with contextlib.suppress(OSError):  # The process is gone; its exit code says more.
                 child.orders.write(state.encode() + b"\n")
                 child.orders.flush()
             code = child.process.wait(self.finish_seconds + more_seconds)

@@ -17,7 +17,7 @@ class Sent:
     """What a destination has got: the directory's journal.jsonl, one line for each record handed over, in order.
 
     A record is named by its file and step ("metrics.csv", 100), an evaluation's means also by source and sampler, a
-    video by its name. The order tells what a destination lacks that reports only how many records it has.
+    video by its name. The order determines what a destination lacks that reports only its number of records.
 
     Args:
         path: the journal; created at the first `save`. A torn last line is dropped.

@@ -79,7 +79,7 @@ def run_id(folder: Path) -> str:
 
 
 def without_long_texts(value: Any) -> Any:
-    """A JSON value without the texts, at any depth of its objects, that nobody reads in a table: git's diff."""
+    """A JSON value without the texts, at any depth of its objects, that do not belong in a table: git's diff."""
     if isinstance(value, dict):
         return {key: without_long_texts(part) for key, part in value.items()
                 if not (isinstance(part, str) and len(part) > LONGEST_TEXT)}

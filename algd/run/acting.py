@@ -1,4 +1,4 @@
-"""Acting: one action at a time, which is a matter of latency and not of throughput."""
+"""Acting: one action at a time, where latency matters and not throughput."""
 
 import copy
 from collections.abc import Callable
@@ -17,14 +17,14 @@ Act = Callable[[np.ndarray], np.ndarray]
 
 
 class ActingCopy:
-    """What acts for an agent: its policy and normaliser, on the CPU.
+    """The policy and normaliser of an agent, on the CPU.
 
     For one observation a GPU's launches cost more than the network, so that an agent on a GPU acts through a copy,
-    which one transfer brings up to date when the agent has been updated. An agent on the CPU acts itself.
+    which is updated by one transfer after the agent was updated. An agent on the CPU needs no copy.
 
     Args:
         agent: the agent, on its device.
-        apart: whether it acts through a copy; None: where it is not on the CPU.
+        apart: whether it acts through a copy; None: if it is not on the CPU.
     """
 
     def __init__(self, agent: Agent, apart: bool | None = None):
@@ -43,7 +43,7 @@ class ActingCopy:
 
     def __call__(self, observation: Tensor, noise: RandomGenerator | None) -> Tensor:
         """Actions (B, d) at raw observations (B, s), all on the CPU: stochastic with a source of noise."""
-        # The policy moves with updates and the moments with training's steps: in an evaluation neither does.
+        # The policy changes by updates and the moments by training steps, neither of which an evaluation makes.
         state = self._agent.updates, self._agent.normaliser.observed
         if self._pairs and self._state != state:
             self._refresh()
@@ -52,7 +52,7 @@ class ActingCopy:
 
     @torch.no_grad()
     def _refresh(self) -> None:
-        """Bring the copy up to date, in one transfer."""
+        """Update the copy, in one transfer."""
         flat = torch.cat([source.reshape(-1).double() for _, source in self._pairs]).cpu()
         for (target, _), part in zip(self._pairs, flat.split([t.numel() for t, _ in self._pairs]), strict=True):
             target.copy_(part.view_as(target))
@@ -64,7 +64,7 @@ class Actor:
     Args:
         agent: the agent.
         task: the task, for its actions' type and bounds.
-        noise: where a stochastic policy's draws come from; None: deterministic.
+        noise: the generator of a stochastic policy; None: deterministic.
     """
 
     def __init__(self, agent: Agent, task: Task, noise: RandomGenerator | None):

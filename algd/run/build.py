@@ -1,4 +1,4 @@
-"""From a checked configuration to the objects that it describes."""
+"""Building the objects that a checked configuration describes."""
 
 import inspect
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from algd.errors import UsageError
 
 
 def build(node: Mapping[str, Any], **supplied: Any) -> Any:
-    """What a node's `_target_` names, with what the code supplies. What the user can put right stays a UsageError."""
+    """Build a node's `_target_` with further arguments. Errors that the user can correct are UsageErrors."""
     require_trust(node, f"the configuration, in _target_={node.get('_target_')},")
     try:
         return instantiate(node, _convert_="all", **supplied)
@@ -34,16 +34,16 @@ def build(node: Mapping[str, Any], **supplied: Any) -> Any:
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an allocation failed; on a CPU torch says so in words alone."""
+    """Whether an allocation failed, which on a CPU only torch's message shows."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError | TypeError)
         and any(word in str(error).lower() for word in ("allocate memory", "overflow")))
 
 
 def check_memory(config: Mapping[str, Any], task: Task, device: torch.device) -> None:
-    """Whether the replay and a batch's largest intermediate can be allocated; nothing of it is kept.
+    """Check that the replay and a batch's largest intermediate can be allocated; both are freed again.
 
-    On a GPU the replay is in its memory and in the host's, and the batch in its own.
+    On a GPU the replay is in its memory and in the host's, the batch only in its own.
 
     Raises:
         UsageError: one of them cannot.
@@ -79,7 +79,7 @@ def build_logger(config: Mapping[str, Any]) -> Any:
 def build_agent(config: Mapping[str, Any], task: Task) -> Agent:
     """The agent of `agent` with the guidance of `guidance` for a task, on the CPU.
 
-    The networks' first weights come from torch's global generator.
+    The initial weights come from torch's global generator.
     """
     observation_size = task.observation_space.shape[0]
     agent = config["agent"]
@@ -101,7 +101,7 @@ def build_agent(config: Mapping[str, Any], task: Task) -> Agent:
 
 
 def _taken(node: Mapping[str, Any], **offered: Any) -> dict[str, Any]:
-    """What a node's target takes of the arguments that the code has to offer: one of the user's need not want all."""
+    """The arguments that a node's target accepts; a user's function need not take all."""
     parameters = inspect.signature(locate(node["_target_"], "guidance")).parameters
     everything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     return {name: value for name, value in offered.items() if everything or name in parameters}
@@ -111,14 +111,14 @@ def resolve_device(name: str) -> torch.device:
     """The device of `device`; auto is a GPU where there is one.
 
     Raises:
-        UsageError: a GPU is asked for that is not there.
+        UsageError: the requested GPU does not exist.
     """
-    # A driver that is too old counts devices that cannot be used.
+    # With a driver that is too old there are devices that cannot be used.
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return torch.device("cuda" if available else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= available:
-        raise UsageError(f"device={name}: torch sees {available or 'no'} CUDA device{'s' * (available != 1)} here; "
+        raise UsageError(f"device={name}: torch finds {available or 'no'} CUDA device{'s' * (available != 1)} here; "
                          "allowed are auto, cpu" + "".join(f", cuda:{i}" for i in range(available)))
     return device

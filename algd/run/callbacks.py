@@ -1,12 +1,12 @@
-"""Callbacks: code that watches a run from outside and cannot change it.
+"""Callbacks: code that observes a run and cannot change it.
 
     callbacks:
       - _target_: algd.run.callbacks.PrintEpisodes
         every: 10
 
-A callback is handed copies, and the process's random generators (torch's, NumPy's and Python's) are as before when it
-returns, so that networks and tables are the same with any callbacks or none. They are no part of a run's identity. A
-run that was killed goes on from its last checkpoint: callbacks see the steps from there on a second time.
+A callback gets copies, and the states of the process's random generators (torch's, NumPy's and Python's) are restored
+when it returns, so that networks and tables are the same with any callbacks or none. They are not part of a run's
+identity. A run that was killed resumes from its last checkpoint: callbacks get the steps from there on a second time.
 """
 
 import contextlib
@@ -30,11 +30,11 @@ LOG = "callback-errors.log"
 
 
 class Callback:
-    """What watches a run: a subclass overrides the methods that it needs. What it does not override costs nothing.
+    """An observer of a run. A subclass overrides the methods that it needs; the others cost nothing.
 
     Args:
-        on_failure: what happens after an exception: "drop", the run goes on without the callback, or "stop", the run
-            fails; the same command goes on from the last checkpoint.
+        on_failure: what happens after an exception: "drop", the run continues without the callback, or "stop", the run
+            fails; the same command resumes from the last checkpoint.
     """
 
     def __init__(self, on_failure: OnFailure = "drop"):
@@ -71,15 +71,15 @@ class Callback:
         """After every evaluation; its rows of evals.csv, both samplers'."""
 
     def on_end(self, state: str) -> None:
-        """Once, when the run ends for now: "finished", "interrupted" or "failed"."""
+        """Once, when this start of the run ends: "finished", "interrupted" or "failed"."""
 
 
 class Callbacks:
-    """The callbacks of one run, called so that they cannot change it.
+    """The callbacks of one run, which cannot change it.
 
     Args:
         callbacks: in the order in which they are called.
-        folder: the run's folder; the trace of what one raised is appended to `callback-errors.log` there.
+        folder: the run's folder; traces of exceptions are appended to `callback-errors.log` there.
         warn: takes a sentence for the user.
     """
 
@@ -89,7 +89,7 @@ class Callbacks:
         self._find_listeners()
 
     def _find_listeners(self) -> None:
-        """Who overrides which method."""
+        """The callbacks that override each method."""
         self._listeners = {method: [callback for callback in self._callbacks
                                     if getattr(type(callback), method) is not getattr(Callback, method)]
                            for method in vars(Callback) if method.startswith("on_")}
@@ -116,10 +116,10 @@ class Callbacks:
             self._call("on_end", lambda: (state,))
 
     def _call(self, method: str, arguments: Callable[[], tuple[Any, ...]]) -> None:
-        """Call a method of all who override it, each with copies of its own.
+        """Call a method of all callbacks that override it, each with copies of its own.
 
         Raises:
-            RunError: one failed that asks for the run's end then.
+            RunError: a callback with on_failure="stop" failed.
         """
         for callback in self._listeners[method]:
             given = arguments()
@@ -135,11 +135,11 @@ class Callbacks:
         name = f"{type(callback).__module__}.{type(callback).__qualname__}"
         what = f"callback {name} failed in {method}: {' '.join(f'{type(error).__name__}: {error}'.split())[:300]}"
         if callback.on_failure == "stop":
-            raise RunError(f"{what} (the trace is in {self._folder / LOG}); the same command goes on from the last "
+            raise RunError(f"{what} (the trace is in {self._folder / LOG}); the same command resumes from the last "
                            "checkpoint") from error
         self._callbacks.remove(callback)
         self._find_listeners()
-        self._warn(f"{what}; the run goes on without it (the trace is in {LOG})")
+        self._warn(f"{what}; the run continues without it (the trace is in {LOG})")
 
 
 def _copy(value: Any) -> Any:
@@ -153,7 +153,7 @@ def _copy(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _generators_untouched() -> Iterator[None]:
-    """Give the process's generators back the states that they had."""
+    """Restore the states of the process's generators after this context."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield
@@ -164,7 +164,7 @@ def _generators_untouched() -> Iterator[None]:
 
 
 class PrintEpisodes(Callback):
-    """A line on standard error for every so many training episodes: their mean return and cost.
+    """A line on standard error every `every` training episodes: their mean return and cost.
 
     Args:
         every: episodes a line.

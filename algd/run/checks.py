@@ -1,4 +1,4 @@
-"""What is found out about a run's folder before anything in it is changed."""
+"""Checks of a run's folder before anything in it is changed."""
 
 import sys
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ def check_identity(folder: RunFolder, config: Mapping[str, Any]) -> None:
     try:
         found = identity(folder.config())
     except UsageError:
-        # The folder's name says what is in it: a configuration that cannot be read is written anew.
+        # The folder's name has the identity: a configuration that cannot be read is rewritten.
         return
     if found != identity(config):
         raise UsageError(f"{folder.path} was made by a different configuration (see its config.yaml); "
@@ -43,25 +43,26 @@ def is_finished(folder: RunFolder, config: Mapping[str, Any]) -> bool:
     if not folder.is_own(status) or (config["eval"]["video"] and not video_path(folder, status["step"]).exists()):
         return False
     if problem := _damage_at_end(folder, config, status["step"]):
-        raise UsageError(f"this run is finished, but {problem}; fresh=true moves its folder aside and trains it anew")
-    # Going on from its end writes anew what only describes it.
+        raise UsageError(f"this run is finished, but {problem}; fresh=true moves its folder aside and trains from "
+                         "scratch")
+    # Extending the run rewrites the files that only describe it.
     return not folder.damage(identity(config))
 
 
 def say_finished(folder: RunFolder, config: Mapping[str, Any]) -> None:
-    """Tell the user that there is nothing to do, and if other code trained the run."""
+    """Report that there is nothing to do, and warn if other code trained the run."""
     step = folder.status()["step"]
     more = f", more than total_steps={config['total_steps']}" * (step > config["total_steps"])
     print(f"already finished at step {step}{more}: {folder.path}", file=sys.stderr)
     starts = folder.meta().get("starts") or [{}]
     then, now = starts[-1].get("commit"), code_version()["commit"]
     if then != now:
-        print(f"warning: it was trained by commit {then}, the code here is commit {now}; fresh=true trains it anew",
-              file=sys.stderr)
+        print(f"warning: it was trained by commit {then}, the code here is commit {now}; fresh=true trains it from "
+              "scratch", file=sys.stderr)
 
 
 def _damage_at_end(folder: RunFolder, config: Mapping[str, Any], step: int) -> str | None:
-    """What of a finished run's results is not what was written; None if all is well."""
+    """Which of a finished run's results are damaged; None if none is."""
     run = identity(config)
     checkpoints = Checkpoints(folder.checkpoints, run)
     try:

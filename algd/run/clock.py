@@ -1,4 +1,4 @@
-"""How long a run and its updates take: for people and status.json, no result depends on it."""
+"""How long a run and its updates take, for the console and status.json; no result depends on it."""
 
 import contextlib
 import time
@@ -12,10 +12,10 @@ class Clock:
     """Times a run over all its starts.
 
     Args:
-        before: what status.json said of earlier starts.
+        before: status.json's content from earlier starts.
         synchronise: returns when the device has done all its work. On a GPU an update is only launched when its
             function returns. (Waiting for an environment step's updates costs nothing: the next action needs them.)
-        now: seconds on a clock that only goes forward.
+        now: seconds on a monotonic clock.
     """
 
     def __init__(self, before: Mapping[str, Any], synchronise: Callable[[], None] = lambda: None,
@@ -39,7 +39,7 @@ class Clock:
         self._updates += updates
 
     def is_status_due(self) -> bool:
-        """Whether status.json is older than `STATUS_SECONDS`; the next is due as long after a True."""
+        """Whether status.json is older than `STATUS_SECONDS`; if so the interval starts again."""
         now = self._now()
         if now < self._status_due:
             return False

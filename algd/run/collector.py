@@ -1,4 +1,4 @@
-"""Collecting transitions: the training environment, the policy that acts in it, and the episode that is open."""
+"""Collecting transitions: the training environment, the acting policy, and the open episode."""
 
 import contextlib
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from algd.seeding import episode_seed
 from algd.storage.checkpoint_state import CollectorState
 from algd.storage.table import Table
 
-INEXACT = "the run goes on, but not exactly as it would have without the interruption"
+INEXACT = "the run continues, but not exactly as it would have without the interruption"
 
 
 class Transition(NamedTuple):
@@ -36,12 +36,12 @@ class Transition(NamedTuple):
 class Collector:
     """Takes environment steps, one at a time, and writes a row of episodes.csv for every episode that ended.
 
-    An episode that the simulator ended has a row too, but its cost is not an episode's cost for λ.
+    An episode that the simulator ended has a row too, but its cost is not used for λ.
 
     Args:
-        agent: the agent; its normaliser is told when an episode was abandoned.
+        agent: the agent; if an episode is abandoned its normaliser's return is reset.
         task: the training environment.
-        build_task: makes a new one: what failed may be broken, and a resumed run has a new one too.
+        build_task: makes a new one after a failure: the old one may be broken, and a resumed run has a new one too.
         act: observation (s,) ↦ action (d,).
         seed: the run's.
         table: episodes.csv.
@@ -51,7 +51,7 @@ class Collector:
     Attributes:
         observation: (s,), where the next action is taken.
         episode: the sums of the open episode.
-        episodes_begun: so many, the open one among them.
+        episodes_begun: number of episodes, including the open one.
         actions: those of the open episode.
     """
 
@@ -71,7 +71,7 @@ class Collector:
             step: the environment step that rows carry, here and below.
 
         Raises:
-            SimulatorError: the run has survived as many as it may; so below.
+            SimulatorError: there were more than the limit; the same below.
         """
         while True:
             self.episode = Episode(self._agent.cost_discount)
@@ -86,7 +86,7 @@ class Collector:
     def step(self, step: int) -> Transition | None:
         """Take one environment step. None if the simulator failed: then the next episode has begun.
 
-        In that case there is no transition: neither the replay buffer nor the count of steps sees it, and the
+        In that case there is no transition, in neither the replay buffer nor the count of steps, and the
         transition before it bootstraps, as one does before a time limit.
         """
         action = self._act(self.observation)
@@ -104,7 +104,7 @@ class Collector:
         return transition
 
     def end_episode(self, step: int) -> tuple[Episode, dict[str, Any]]:
-        """Write the row of the episode that is over, and begin the next. Returns the one that is over and its row."""
+        """Write the row of the finished episode and begin the next. Returns the finished one and its row."""
         ended, row = self.episode, self._write_row(step)
         self.begin_episode(step)
         return ended, row
@@ -137,7 +137,7 @@ class Collector:
                 "observation": torch.from_numpy(np.ascontiguousarray(self.observation))}
 
     def restore(self, state: CollectorState, step: int) -> None:
-        """Take over what `checkpoint` returned, and bring the environment back to where the open episode was."""
+        """Restore what `checkpoint` returned, and replay the open episode in the environment."""
         self.episodes_begun = state["episodes_begun"]
         self.episode = Episode(self._agent.cost_discount)
         self.episode.restore(state["episode"])

@@ -12,7 +12,7 @@ from algd.storage.checkpoint_state import EpisodeState
 
 
 class Interrupted(Exception):
-    """A stop or a checkpoint was asked for while episodes were running."""
+    """A stop or a checkpoint was requested while episodes were running."""
 
 
 class Episode:
@@ -22,7 +22,7 @@ class Episode:
         discount: γ_c.
 
     Attributes:
-        error: what the simulator raised, where that ended the episode.
+        error: the simulator's exception, if one ended the episode.
     """
 
     def __init__(self, discount: float):
@@ -50,7 +50,7 @@ class Episode:
                 "length": self.length, "factor": self._factor}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over what `checkpoint` returned."""
+        """Restore what `checkpoint` returned."""
         self.reward, self.cost, self.discounted_cost = state["reward"], state["cost"], state["discounted_cost"]
         self.length, self._factor = state["length"], state["factor"]
 
@@ -62,18 +62,18 @@ None at the last state. It must change none of them."""
 
 def run_episode(task: Task, act: Act, seed: int, cost_discount: float, stop: Callable[[], bool] = lambda: False,
                 observe: Observer | None = None) -> Episode:
-    """One episode; where the simulator fails it ends, with the sums until then and the error.
+    """One episode; if the simulator fails it ends there, with the sums until then and the error.
 
     Args:
         task: the environment.
         act: observation (s,) ↦ action (d,).
         seed: of the episode.
         cost_discount: γ_c.
-        stop: asked before every step.
-        observe: watches the episode.
+        stop: called before every step.
+        observe: called with every step.
 
     Raises:
-        Interrupted: `stop` said so.
+        Interrupted: `stop` returned True.
         NumericalError: an observation, a reward, a cost or an action is not finite.
     """
     episode = Episode(cost_discount)

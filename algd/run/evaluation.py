@@ -23,7 +23,7 @@ Rows = list[dict[str, Any]]
 
 
 def give_up(error: SimulatorError) -> Task:
-    """Raises what the simulator did."""
+    """Raise the simulator's exception."""
     raise error
 
 
@@ -43,7 +43,7 @@ class FirstAction:
 def predicted_cost(agent: Agent, first: FirstAction) -> float | str:
     """The mean over the cost critics at an episode's first state and action; empty if it had none.
 
-    It is what they expect of the episode's discounted cost and of what would come after its last step.
+    It predicts the episode's discounted cost and the cost that would follow its last step.
     """
     if first.observation is None or first.action is None:
         return ""
@@ -59,13 +59,13 @@ def evaluate(agent: Agent, task: Task, run_seed: int, step: int, episodes: int, 
     """Rows of evals.csv: `episodes` episodes with each sampler, on the same episode seeds.
 
     The seeds and the stochastic sampler's noise follow from the run's seed, the source and the step alone. An episode
-    that the simulator ended has a row too, marked, with what came until then.
+    that the simulator ended has a marked row with its sums until then.
 
     Args:
-        failed: takes what ended such an episode, and returns the environment to go on with.
+        failed: called with the exception that ended such an episode; returns the environment to continue with.
 
     Raises:
-        Interrupted: `stop` said so.
+        Interrupted: `stop` returned True.
         NumericalError: an observation, a reward, a cost or an action is not finite.
     """
     purpose = f"evaluation {source}"
@@ -87,12 +87,12 @@ class Evaluator:
 
     Args:
         config: the checked configuration.
-        agent: the agent, which acts as it is.
+        agent: the agent.
         build_task: makes the evaluation environment: one for all evaluations, and a new one after the simulator failed.
         table: evals.csv.
         errors: counts the simulator's failures.
-        console: what a person sees.
-        stop: whether an evaluation is to be cut short.
+        console: the console.
+        stop: whether to interrupt an evaluation.
     """
 
     def __init__(self, config: Mapping[str, Any], agent: Agent, build_task: Callable[[], Task], table: Table,
@@ -106,11 +106,11 @@ class Evaluator:
         """Evaluate both samplers.
 
         Returns:
-            The rows by sampler; None, with no trace left in the table, if it was cut short.
+            The rows by sampler; None, with no row left in the table, if it was interrupted.
         """
         if self._task is None:
             self._task = self._build_task()
-            self._console.say(f"step {step}: evaluating {self._episodes} episodes with each sampler, as after every "
+            self._console.say(f"step {step}: evaluating {self._episodes} episodes with each sampler, as every "
                               f"{self._every} steps")
         before, errors_before = self._table.position(), self._errors.count
         rows: dict[str, Rows] = {sampler: [] for sampler in SAMPLERS}

@@ -1,4 +1,4 @@
-"""What a notebook does with runs beside loading an agent: evaluate one, and read many runs' tables."""
+"""Functions for notebooks besides loading an agent: evaluate one, and read many runs' tables."""
 
 import csv
 import re
@@ -24,10 +24,10 @@ def evaluate(agent: LoadedAgent, episodes: int = 20, seed: int = 0) -> Rows:
     Args:
         agent: from `algd.load`.
         episodes: how many with each of the two samplers, deterministic and stochastic, on the same episode seeds.
-        seed: what all randomness follows from.
+        seed: of all random numbers.
 
     Returns:
-        A dictionary an episode, by the columns of evals.csv: pandas.DataFrame takes them.
+        A dictionary per episode with the columns of evals.csv: pandas.DataFrame accepts them.
 
     Raises:
         UsageError: `episodes` is not positive.
@@ -57,7 +57,7 @@ class Tables:
     Numbers are numbers; None is an empty cell.
 
     Attributes:
-        runs: one row a run: the state that its status.json tells, and every key of its configuration, dotted.
+        runs: one row per run: the state in its status.json, and every key of its configuration, dotted.
         evals: one row an evaluation episode.
         episodes: one row a training episode.
         metrics: the updates' means.

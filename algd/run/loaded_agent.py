@@ -1,4 +1,4 @@
-"""A trained agent for notebooks, evaluation and pictures: everything takes raw observations, one or a batch."""
+"""A trained agent for notebooks, evaluation and pictures; all methods take raw observations, one or a batch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,17 +23,17 @@ Values = np.ndarray | np.floating | Tensor
 
 @dataclass(frozen=True, repr=False)
 class LoadedAgent:
-    """A trained agent with what it was trained on.
+    """A trained agent with its configuration and task.
 
     Observations are the environment's, s numbers each, and actions in the environment's units, d numbers each: arrays,
-    lists or tensors, one, (s,), or a batch, (B, s). The answer is of the observation's kind: an array for an array, a
+    lists or tensors, one, (s,), or a batch, (B, s). The result is of the observation's kind: an array for an array, a
     tensor for a tensor; one for one, B for B.
 
     Attributes:
         agent: the networks, the guidance and its multiplier, on the device that they were loaded to.
         config: the run's configuration.
-        task: an environment like the one that it was trained in.
-        step: the environment step that it was saved at.
+        task: a new instance of its training environment.
+        step: the environment step at which it was saved.
         folder: the run's folder.
         has_critics: False if it was loaded from a policy that was published alone: then it has no energy, Q and Qc.
     """
@@ -88,7 +88,7 @@ class LoadedAgent:
         return answer[0] if single else answer
 
     def energy(self, observation: ArrayLike | Tensor, action: ArrayLike | Tensor) -> Any:
-        """The energy that guided the policy at the multiplier λ that it was saved with; lower is better.
+        """The energy that guided the policy, at the saved multiplier λ; lower is better.
 
         One observation goes with many actions, and many observations with one action. A tensor's values can be
         differentiated with respect to the action.
@@ -103,21 +103,21 @@ class LoadedAgent:
         return self._evaluated(self.agent.energy, observation, action)
 
     def q(self, observation: ArrayLike | Tensor, action: ArrayLike | Tensor) -> Any:
-        """Q, the least of the reward critics: the discounted return to be expected, in units of `normalise.reward`.
+        """Q, the minimum of the reward critics: the expected discounted return, in units of `normalise.reward`.
 
         Arguments as of `energy`.
         """
         return self._evaluated(self.agent.energy.reward, observation, action)
 
     def qc(self, observation: ArrayLike | Tensor, action: ArrayLike | Tensor) -> Any:
-        """Qc, the cost critics' mean + k · standard deviation: the discounted cost, which the energy holds against h.
+        """Qc, the cost critics' mean + k · standard deviation: the discounted cost, which the energy compares with h.
 
         Arguments as of `energy`.
         """
         return self._evaluated(self.agent.energy.risk, observation, action)
 
     def observations(self, observation: ArrayLike | Tensor) -> Tensor:
-        """Raw observations (B, s) as the networks take them."""
+        """Raw observations (B, s), normalised for the networks."""
         states, _ = self._rows(observation, self.observation_space, "observation")
         return self.agent.normaliser.observations(states)
 
@@ -132,7 +132,7 @@ class LoadedAgent:
 
     def _evaluated(self, function: Callable[[Tensor, Tensor], Tensor], observation: ArrayLike | Tensor,
                    action: ArrayLike | Tensor) -> Values:
-        """A function of normalised observations (B, s) and actions (B, d) at what a user has."""
+        """A function of normalised observations (B, s) and actions (B, d), evaluated at a user's arguments."""
         self.require_critics()
         states, single_state = self._rows(observation, self.observation_space, "observation")
         actions, single_action = self._rows(action, self.action_space, "action")

@@ -1,4 +1,4 @@
-"""Loading a trained agent from a run's folder, which may be anybody's."""
+"""Loading a trained agent from a run's folder, which may be from another person."""
 
 import sys
 from collections.abc import Collection
@@ -25,8 +25,8 @@ def load(path: str | Path, device: str = "cpu", render_mode: str | None = None,
     """The agent of a run's folder (its newest good checkpoint), or of one of its snapshots.
 
     Nothing in the folder is executed: configurations name only this project's code, and tensors are plain data. A
-    module of somebody's own, which configurations list as `trusted`, and one that registers the environment, as in
-    env.id=module:Id-v0, is not imported because a configuration says so.
+    configuration alone imports nothing: neither the modules that it lists as `trusted`, nor one that registers the
+    environment, as in env.id=module:Id-v0.
 
     Args:
         path: a run's folder, or a file in its snapshots/; ~ is the home directory. A folder without checkpoints is
@@ -37,7 +37,7 @@ def load(path: str | Path, device: str = "cpu", render_mode: str | None = None,
             environment may also have been imported already.
 
     Raises:
-        UsageError: the path is no run, or holds nothing that can be loaded, or its module is not trusted.
+        UsageError: the path is not a run, has nothing that can be loaded, or its module is not trusted.
     """
     trust(trusted)
     path = Path(path).expanduser()
@@ -54,8 +54,8 @@ def load(path: str | Path, device: str = "cpu", render_mode: str | None = None,
     module = str(config["env"].get("id", "")).rpartition(":")[0]
     if module and module != SAFETY_GYMNASIUM and not is_trusted(module) and module not in sys.modules:
         name = config["env"]["id"]
-        raise UsageError(f"{folder.path}: its env.id={name} asks for the import of a module; if you trust it, import "
-                         f"{module} before you load the run, or say so on the command line: env=gymnasium "
+        raise UsageError(f"{folder.path}: its env.id={name} imports a module; if you trust it, import {module} "
+                         f"before loading the run, or name it on the command line: env=gymnasium "
                          f"env.id={name} for mode=eval, --import {module} for python -m analysis")
     task = build_task(config, render_mode)
     agent = build_agent(config, task)
@@ -85,7 +85,7 @@ def _load_snapshot(agent: Agent, path: Path, folder: RunFolder) -> tuple[int, bo
         raise UsageError(str(error)) from error
     has_critics = any(map(is_of_critics, tensors))
     if not has_critics:
-        # Whatever might be computed with them is NaN, and not the value of networks that nobody trained.
+        # Anything computed with them is NaN, not the value of untrained networks.
         tensors |= {name: torch.full_like(value, torch.nan) for name, value in agent.state_dict().items()
                     if is_of_critics(name)}
     agent.load_state_dict(tensors)

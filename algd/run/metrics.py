@@ -1,4 +1,4 @@
-"""Rows of metrics.csv: what the updates since the row before were like on average."""
+"""Rows of metrics.csv: means over the updates since the previous row."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,7 +19,7 @@ from algd.storage.table import Table
 
 
 class Means:
-    """Means of the updates' scalars, summed on the device: reading them out is the only synchronisation."""
+    """Means of the updates' scalars, summed on the device: only reading them synchronises."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -56,7 +56,7 @@ class MetricsLog:
     Args:
         config: the checked configuration.
         agent: the agent.
-        replay: where the states come from that the curvature is computed at.
+        replay: has the states at which the curvature is computed.
         table: metrics.csv.
         divergence: the signs of divergence, which the means may show.
         errors: the simulator's failures so far.
@@ -99,7 +99,7 @@ class MetricsLog:
         return means
 
     def _curvature(self, step: int) -> dict[str, float]:
-        """The curvature's columns, at states and draws that are this step's own: training's are not touched."""
+        """The curvature's columns, with states and draws from a random stream of this step, apart from training's."""
         noise = RandomGenerator(stream(self._seed, "curvature", step), next(self._agent.parameters()).device)
         observation = self._replay.sample(self._states, noise).observation
         return curvature(self._agent, observation, self._samples, noise)

@@ -1,4 +1,4 @@
-"""Saving a run's state and going on from what was saved."""
+"""Saving and restoring a run's state."""
 
 from algd.errors import NumericalError
 from algd.logging.console import Console
@@ -15,8 +15,8 @@ class Persistence:
     Args:
         folder: the run's folder.
         state: what is saved.
-        run: the run's identity, which every file carries.
-        console: what a person sees.
+        run: the run's identity, which is in every file.
+        console: the console.
     """
 
     def __init__(self, folder: RunFolder, state: TrainingState, run: str, console: Console):
@@ -24,10 +24,10 @@ class Persistence:
         self._checkpoints = Checkpoints(folder.checkpoints, run)
 
     def save_checkpoint(self, with_replay: bool = True) -> None:
-        """Save everything that the run needs to go on from this very point.
+        """Save everything that the run needs to resume from this point.
 
         Raises:
-            NumericalError: a network is not finite; the checkpoint before stays the newest.
+            NumericalError: a network is not finite; the previous checkpoint stays the newest.
         """
         state = self._state
         for name, value in state.agent.state_dict().items():
@@ -51,7 +51,7 @@ class Persistence:
         self._checkpoints.keep_newest()
 
     def restore(self) -> bool | None:
-        """Go on from the newest good checkpoint; damaged ones are set aside.
+        """Restore the newest good checkpoint; damaged ones are set aside.
 
         Returns:
             Whether the checkpoint had the replay buffer; None if there is no good one, and nothing was restored.
@@ -88,4 +88,4 @@ class Persistence:
             try:
                 read_snapshot(self._folder.snapshots / snapshot_name(step), self._run, step)
             except DamagedSnapshot as error:
-                self._console.warn(f"{error}; nothing else depends on it, and fresh=true trains it anew")
+                self._console.warn(f"{error}; nothing else depends on it, and fresh=true trains the run from scratch")

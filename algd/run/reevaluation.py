@@ -1,4 +1,4 @@
-"""Evaluating a run again: fresh episodes for its last checkpoint or one of its snapshots."""
+"""Evaluating a run again: new episodes for its last checkpoint or one of its snapshots."""
 
 import csv
 import sys
@@ -38,7 +38,7 @@ def reevaluate(config: Mapping[str, Any]) -> int:
         raise UsageError("mode=eval: name the run's folder, or one of its snapshots, with run=...")
     torch.set_num_threads(1 if config["threads"] == "auto" else config["threads"])
     try:
-        # Who names the environment's module on the command line wants it to be imported.
+        # Naming the environment's module on the command line is consent to import it.
         module = str(config["env"].get("id", "")).rpartition(":")[0]
         loaded = load(Path(config["run"]), config["device"], "rgb_array" if config["eval"]["video"] else None,
                       trusted=[module] if module else [])

@@ -1,4 +1,4 @@
-"""What a finished run came to, for programs: result.json in its folder.
+"""The result of a finished run, for programs: result.json in its folder.
 
     {"run": "seed=0-1a2b3c4d", "steps": 50000, "sampler": "deterministic",
      "return": 21.3, "cost": 3.1, "feasible": true, "spread": {"return": 0.4, "cost": 1.2}, "episodes": 20,
@@ -31,8 +31,8 @@ def write_result(folder: RunFolder, budget: Budget, episodes: int) -> bool:
 
     Args:
         folder: the run's folder.
-        budget: what its cost is held against.
-        episodes: how many a sampler's evaluation has.
+        budget: the allowed cost.
+        episodes: number of episodes in a sampler's evaluation.
 
     Returns:
         Whether it had to be written.
@@ -47,7 +47,7 @@ def write_result(folder: RunFolder, budget: Budget, episodes: int) -> bool:
 
 
 def result_of(rows: Iterable[Row], budget: Budget, episodes: int) -> dict[str, Any]:
-    """What the rows of evals.csv say about a run; those that mode=eval added do not count.
+    """The result of a run from the rows of evals.csv, without those that mode=eval added.
 
     Args:
         rows: of a run with at least one complete evaluation.

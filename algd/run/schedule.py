@@ -7,7 +7,7 @@ Action = Literal["evaluation", "metrics", "snapshot", "checkpoint", "finish"]
 
 
 class Schedule:
-    """Which evaluations, rows of metrics, snapshots and checkpoints are due, each once.
+    """Which evaluations, rows of metrics.csv, snapshots and checkpoints are due.
 
     Evaluations, metrics and snapshots are counted in environment steps after the initial steps; checkpoints in
     transitions, so that the initial steps have some, too.
@@ -16,8 +16,8 @@ class Schedule:
         config: the checked configuration.
 
     Attributes:
-        done_at: what was last done at which step (a checkpoint: after how many transitions). It is part of a
-            checkpoint, so that a resumed run does nothing twice.
+        done_at: the step at which each was last done (for a checkpoint: the number of transitions). It is part of a
+            checkpoint, so that a resumed run repeats nothing.
     """
 
     def __init__(self, config: Mapping[str, Any]):
@@ -32,7 +32,7 @@ class Schedule:
         return step == self._total_steps or step % self._evaluate_every == 0
 
     def due(self, step: int, initial_steps_left: int, transitions: int) -> list[Action]:
-        """What is due now and has not been done yet, in the order in which it is done.
+        """What is due now and not done yet, in the order in which to do it.
 
         Args:
             step: environment steps taken.

@@ -1,4 +1,4 @@
-"""A run's starts, as meta.json keeps them: how each computed, and what makes going on inexact."""
+"""A run's starts in meta.json: the versions and settings of each, and what makes a resume inexact."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +15,8 @@ from algd.storage.files import free_name
 from algd.storage.provenance import gpu_driver, package_hashes, start_record
 from algd.storage.run_folder import RunFolder
 
-SAME_DIFF = "as at the start before"  # in place of a diff: meta.json would grow with every start otherwise
-# What decides whether floating-point results are the same bit for bit, beside the versions of these packages.
+SAME_DIFF = "as at the start before"  # replaces a diff that is unchanged, so that meta.json stays small
+# What determines floating-point results to the last bit, besides the versions of these packages.
 EXACTNESS = {"threads": "thread count", "device": "device", "execution": "execution", "processor": "processor",
              "cpu_capability": "instruction set", "python": "Python", "gpu": "GPU", "gpu_driver": "GPU driver"}
 EXACT_PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "safety-gymnasium")
@@ -26,11 +26,11 @@ EXACT_PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "safety-gymnasium")
 class Earlier:
     """The starts before this one.
 
-    A start goes on from the one before it if there was a checkpoint then; otherwise the run began again.
+    A start continues the previous one if there was a checkpoint then; otherwise the run began again.
 
     Attributes:
         starts: their records, oldest first.
-        goes_on: whether there is a checkpoint to go on from now.
+        goes_on: whether there is a checkpoint to continue from now.
     """
 
     starts: Sequence[Mapping[str, Any]]
@@ -49,13 +49,13 @@ class Earlier:
 
 def choose(config: Mapping[str, Any], device: str, execution: Execution, earlier: Earlier,
            native_pays: Callable[[], bool]) -> tuple[int, Execution]:
-    """Threads and execution: what `auto` meant when the run began it goes on to mean, where that can be had.
+    """Threads and execution: for `auto` the same as when the run began, if that is possible.
 
     Args:
         config: the checked configuration.
         device: that this start computes on.
         execution: what `compile` means for a run that begins now.
-        native_pays: whether networks in C can be had and are worthwhile here.
+        native_pays: whether networks in C are available and worthwhile here.
     """
     first, threads = earlier.first, config["threads"]
     if threads == "auto":
@@ -68,35 +68,35 @@ def choose(config: Mapping[str, Any], device: str, execution: Execution, earlier
 
 
 def inexactness(record: Mapping[str, Any], earlier: Earlier) -> list[str]:
-    """What makes the run, up to here and from here on, another than one that was never interrupted.
+    """Why the run differs, so far or from now on, from one that was never interrupted.
 
     Args:
         record: of this start.
 
     Returns:
-        A sentence for each reason; empty if it is the same bit for bit, as far as can be known.
+        A sentence for each reason; empty if it is the same bit for bit, as far as is known.
     """
     starts, first = earlier.starts, earlier.first
     if first is None:
-        return ["what the run was trained with so far is not known without meta.json: it goes on, but perhaps not bit "
-                "for bit as it would have"] if earlier.goes_on else []
+        return ["what the run was trained with so far is not known without meta.json: it continues, but perhaps not "
+                "bit for bit as it would have"] if earlier.goes_on else []
     # Starts that were recorded before a key was known have nothing to compare.
     compared = [(what, first.get(key), record[key]) for key, what in EXACTNESS.items()
                 if key in first or key not in ("gpu", "gpu_driver")]
     compared += [(package, first["versions"].get(package), record["versions"].get(package))
                  for package in EXACT_PACKAGES]
-    notes = [f"{what} was {then} and is {now} now: the run goes on, but not bit for bit as it would have"
+    notes = [f"{what} was {then} and is {now} now: the run continues, but not bit for bit as it would have"
              for what, then, now in compared if then != now]
     if starts[-1].get("commit") != record["commit"]:
         notes.append(f"the code was commit {starts[-1].get('commit')} at the last start and is commit "
-                     f"{record['commit']} now: the run goes on, but perhaps not bit for bit as it would have")
+                     f"{record['commit']} now: the run continues, but perhaps not bit for bit as it would have")
     earlier_code = starts[-1].get("trusted", {})
     notes += [f"the code of {package} was {earlier_code[package]} at the last start and is {now} now (hashes): the run "
-              "goes on, but perhaps not bit for bit as it would have"
+              "continues, but perhaps not bit for bit as it would have"
               for package, now in record.get("trusted", {}).items() if earlier_code.get(package, now) != now]
     if not notes and not all(start.get("exact", True) for start in starts[earlier.begun:]):
-        notes.append("the run goes on as it was begun, but an earlier start did not (meta.json): as a whole it is not "
-                     "bit for bit what it would have been")
+        notes.append("the run continues as it was begun, but an earlier start did not (meta.json): as a whole it is "
+                     "not bit for bit what it would have been")
     return notes
 
 
@@ -108,7 +108,7 @@ def without_repeated_diff(record: Mapping[str, Any], starts: Sequence[Mapping[st
 
 
 def compute_record(device: torch.device) -> dict[str, str | None]:
-    """What decides about the last bits of a result and only torch knows; the GPU's are None on a CPU."""
+    """What determines the last bits of a result and is known only to torch; the GPU's are None on a CPU."""
     on_gpu = device.type == "cuda"
     return {"cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "gpu": torch.cuda.get_device_name(device) if on_gpu else None,
@@ -126,7 +126,7 @@ def record_start(folder: RunFolder, config: Mapping[str, Any], device: torch.dev
         execution: what `compile` means for a run that begins now.
 
     Returns:
-        Its record, and what makes going on inexact, a sentence each.
+        Its record, and what makes resuming inexact, a sentence each.
     """
     run, meta = identity(config), folder.meta()
     if meta.get("identity", run) != run:

@@ -24,8 +24,8 @@ from algd.storage.table import Table
 class TrainingState:
     """The parts of a run, and its counters.
 
-    What is done between two environment steps either changes this or can be repeated from it. So a run that was killed
-    and started again writes the same rows and ends with the same networks.
+    Everything done between two environment steps changes only this state or can be repeated from it, so a run that was
+    killed and resumed writes the same rows and ends with the same networks.
 
     Attributes:
         seed: the run's.
@@ -60,14 +60,14 @@ class TrainingState:
         return -self.warm_up_left if self.step == 0 else self.step
 
     def begin(self) -> None:
-        """Start anew: empty tables, an empty replay buffer, the first episode."""
+        """Start from scratch: empty tables, an empty replay buffer, the first episode."""
         self.replay.added = 0
         for table in self.tables.values():
             table.cut(None)
         self.collector.begin_episode(self.row_step)
 
     def checkpoint(self) -> CheckpointState:
-        """The state but for the replay buffer, whose transitions are saved apart."""
+        """The state without the replay buffer, whose transitions are saved separately."""
         return {"step": self.step, "warm_up_left": self.warm_up_left, "done_at": self.schedule.done_at,
                 "snapshots": self.snapshots, "last": self.last, "agent": cast(AgentState, self.agent.checkpoint()),
                 "means": self.means.checkpoint(), "divergence": self.divergence.checkpoint(),
@@ -78,7 +78,7 @@ class TrainingState:
                 **self.collector.checkpoint()}
 
     def restore(self, state: CheckpointState, warn: Callable[[str], None]) -> None:
-        """Take over what `checkpoint` returned; the replay buffer has its transitions already.
+        """Restore what `checkpoint` returned; the replay buffer has its transitions already.
 
         Args:
             state: of a run with the same configuration.
@@ -97,17 +97,17 @@ class TrainingState:
         self.collector.restore(state, self.row_step)
 
     def _restore_update_noise(self, saved: torch.Tensor, warn: Callable[[str], None]) -> None:
-        """The generators of a CPU and of a GPU have different algorithms and states: neither can go on as the other."""
+        """Restore the generator, or reseed it: those of a CPU and of a GPU have different algorithms and states."""
         generator = self.update_noise.generator
         if saved.numel() == generator.get_state().numel():
             self.update_noise.load_state_dict({"generator": saved})
             return
         generator.manual_seed(stream(self.seed, "updates", self.agent.updates))
-        warn("the updates' random numbers are drawn anew from here on, since the generator that was saved is another "
-             f"kind of device's than {self.update_noise.device.type}: the run goes on, but not bit for bit as it would "
-             "have")
+        warn("the updates' random numbers are reseeded from here on, since the generator that was saved is for another "
+             f"kind of device than {self.update_noise.device.type}: the run continues, but not bit for bit as it "
+             "would have")
 
 
 def _is_reevaluation(row: Mapping[str, str]) -> bool:
-    """Whether a row of evals.csv was added after training: going on with the run does not write it again."""
+    """Whether a row of evals.csv was added after training: a resumed run does not write it again."""
     return REEVALUATION.fullmatch(row.get("source", "")) is not None

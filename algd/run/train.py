@@ -1,4 +1,4 @@
-"""A run from its configuration: left alone, refused, begun, resumed or extended."""
+"""A run from its configuration: started, resumed, extended, skipped or refused."""
 
 import contextlib
 import os
@@ -39,7 +39,7 @@ from algd.storage.run_folder import RunFolder, refuse_links, run_path
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run consists of, built before anything is written: what cannot be built is refused without a trace."""
+    """The objects of a run, built before anything is written: a configuration that cannot be built leaves no files."""
 
     device: torch.device
     task: Task
@@ -50,17 +50,17 @@ class Prepared:
 
 
 def train(config: Mapping[str, Any], requests: Requests | None = None) -> int:
-    """Train the run of this configuration from wherever its folder stands.
+    """Train the run of this configuration, starting from the state of its folder.
 
-    A finished run is left alone, an unfinished or failed one goes on from its last checkpoint, a finished one with
-    a larger total_steps goes on from its end.
+    A finished run is left alone, an unfinished or failed one resumes from its last checkpoint, and a finished one with
+    a larger total_steps is extended.
 
     Args:
         config: checked (`algd.config.schema.resolve`).
-        requests: what somebody may have asked for since the process started; None: nothing yet.
+        requests: signals received since the process started; None: none yet.
 
     Returns:
-        The exit code: 0 finished, 143 asked to stop and checkpointed. What fails raises.
+        The exit code: 0 finished, 143 stopped on request at a checkpoint. Failures raise.
 
     Raises:
         UsageError: before anything is created or changed.
@@ -88,18 +88,18 @@ def train(config: Mapping[str, Any], requests: Requests | None = None) -> int:
 
 
 def _leave_alone(folder: RunFolder, config: Mapping[str, Any]) -> int:
-    """What is done about a run that is finished: its result is there for programs, whatever version trained it."""
+    """A run that is finished: its result.json is written if an earlier version did not."""
     say_finished(folder, config)
     had_one = folder.result.exists()
     env = config["env"]
     if "limit" in env and "limit_kind" in env:
         budget = Budget(env["limit"], env["limit_kind"], env.get("horizon", 0))
-        with contextlib.suppress(OSError):  # the folder may be somebody's who lets others only read
+        with contextlib.suppress(OSError):  # the folder may be read-only
             if write_result(folder, budget, config["eval"]["episodes"]) and had_one:
-                print(f"warning: {folder.result} is not what the run's tables say: it is written anew", file=sys.stderr)
+                print(f"warning: {folder.result} does not match the run's tables: it is rewritten", file=sys.stderr)
     mirror = build_logger(config)
     if isinstance(mirror, Mirror) and mirror.lacks(folder.path):
-        # A sweep elsewhere asks for this configuration again, under another name: it waits for the same rows.
+        # A W&B sweep requests this configuration again, as another trial: it needs the same rows.
         mirror.hand_over(folder.path)
         for warning in mirror.warnings():
             print(f"warning: {warning}", file=sys.stderr)
@@ -108,10 +108,10 @@ def _leave_alone(folder: RunFolder, config: Mapping[str, Any]) -> int:
 
 
 def prepare(config: Mapping[str, Any]) -> Prepared:
-    """Build what the run consists of.
+    """Build the objects of the run.
 
     Raises:
-        UsageError: something of it cannot be built, or does not work.
+        UsageError: one of them cannot be built, or does not work.
     """
     device = resolve_device(config["device"])
     task = build_task(config)
@@ -129,7 +129,7 @@ def prepare(config: Mapping[str, Any]) -> Prepared:
 
 
 def _open(folder: RunFolder, config: Mapping[str, Any]) -> Lock:
-    """Make the folder if need be, with fresh=true after the one that was there was moved aside, and lock it."""
+    """Make the folder if needed, with fresh=true after moving the existing one aside, and lock it."""
     if config["fresh"] and folder.path.exists():
         print(f"fresh=true: the folder that was there is now {_move_aside(folder)}", file=sys.stderr)
     try:
@@ -150,7 +150,7 @@ def _move_aside(folder: RunFolder) -> Path:
 
 def _set_up(folder: RunFolder, config: Mapping[str, Any], prepared: Prepared, console: Console,
             requests: Requests, callbacks: Callbacks) -> Trainer:
-    """Write down the start in the locked folder, tell the user how the run goes on, and make its trainer."""
+    """Record the start in the locked folder, print how the run continues, and make its trainer."""
     folder.remove_leftovers()
     damage = folder.damage(identity(config))
     before = folder.status()
@@ -160,7 +160,7 @@ def _set_up(folder: RunFolder, config: Mapping[str, Any], prepared: Prepared, co
     start, notes = record_start(folder, config, prepared.device, prepared.execution)
     torch.set_num_threads(start["threads"])
     keep_freed_memory()
-    how = "" if start["execution"] == "eager" else f", {start['execution']}"
+    how = {"eager": "", "native": ", networks in C"}.get(start["execution"], f", {start['execution']}")
     console.say(f"{folder.path}  on {prepared.device}, {start['threads']} thread{'s' * (start['threads'] != 1)}{how}")
     updates = config["total_steps"] * config["updates_per_step"]
     if constants := time_constants(prepared.agent, prepared.task.budget, updates):
@@ -168,7 +168,7 @@ def _set_up(folder: RunFolder, config: Mapping[str, Any], prepared: Prepared, co
         if short := constants.warning():
             console.warn(short)
     for problem in damage:
-        console.warn(f"{problem}: it is written anew")
+        console.warn(f"{problem}: it is rewritten")
     for note in notes:
         console.warn(note)
     if before.get("state") == "finished" and before.get("step", 0) < config["total_steps"]:
@@ -181,13 +181,13 @@ def _set_up(folder: RunFolder, config: Mapping[str, Any], prepared: Prepared, co
 
 
 def _synchronise(device: torch.device) -> Callable[[], None]:
-    """What returns when the device has done all its work."""
+    """A function that returns when the device has done all its work."""
     return partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
 
 
 def _run(trainer: Trainer, prepared: Prepared, folder: RunFolder, config: Mapping[str, Any], console: Console,
          callbacks: Callbacks) -> str:
-    """Train, with the mirror beside it. Returns how the run ended: "finished" or "interrupted". What fails raises."""
+    """Train, with the mirror running. Returns how the run ended: "finished" or "interrupted". Failures raise."""
     prepared.mirror.start(folder.path)
     state = "failed"
     try:
@@ -199,7 +199,7 @@ def _run(trainer: Trainer, prepared: Prepared, folder: RunFolder, config: Mappin
             console.say(f"video: {record_evaluation(load(folder.path, str(prepared.device), 'rgb_array'))}")
         callbacks.on_end(state)
     except BaseException as error:
-        # Ctrl-C a second time: no checkpoint was waited for, but nothing is wrong with the run.
+        # A second Ctrl-C: no checkpoint was saved, but the run has not failed.
         state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         with contextlib.suppress(OSError):
             trainer.write_status(state, f"{type(error).__name__}: {error}")
@@ -214,13 +214,13 @@ def _run(trainer: Trainer, prepared: Prepared, folder: RunFolder, config: Mappin
 
 
 def _obstacle(path: Path) -> str | None:
-    """The link to nowhere in a path, which its error calls a file that exists; None: there is none."""
+    """The dangling link in a path, which the error calls a file that exists; None: there is none."""
     lost = next((part for part in (path, *path.parents) if os.path.islink(part) and not os.path.exists(part)), None)
     return f"{lost} is a link to {os.readlink(lost)}, which is not there" if lost else None
 
 
 def _say_what_next(folder: RunFolder, state: str, requests: Requests) -> None:
-    """Hints for people on standard error; on standard output the folder alone, for programs."""
+    """Print hints on standard error, and on standard output only the folder, for programs."""
     answer(folder.path)
     if state == "finished":
         # As they can be pasted: with what the run needs to be loaded, in Python's and the shell's quotes.
@@ -231,7 +231,7 @@ def _say_what_next(folder: RunFolder, state: str, requests: Requests) -> None:
         typed = ["mode=eval", f"run={folder.path}", *[f"trusted=[{','.join(trusted)}]"] * bool(trusted)]
         print(f"finished: {folder.path}\n"
               f"  in a notebook:   import algd; agent = algd.load({loaded})\n"
-              f"  evaluate again:  python run.py {shlex.join(typed)}", file=sys.stderr)
+              f"  evaluate again:  python -m algd {shlex.join(typed)}", file=sys.stderr)
     else:
         print(f"stopped by {requests.stop} at a checkpoint: {folder.path}\n"
-              "  the same command goes on from there", file=sys.stderr)
+              "  the same command resumes from there", file=sys.stderr)

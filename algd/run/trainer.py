@@ -1,4 +1,4 @@
-"""The training loop of one run, from wherever its folder stands to its end."""
+"""The training loop of one run, from its folder's state to its end."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -35,7 +35,7 @@ from algd.storage.table import Table
 
 
 class Trainer:
-    """The loop: between two environment steps whatever is due, then the step and its updates.
+    """The loop: do what is due between two environment steps, then a step and its updates.
 
     Args:
         config: the checked configuration.
@@ -43,12 +43,12 @@ class Trainer:
         agent: the agent, on its device.
         task: the training environment.
         build_task: makes the evaluation environment, and a new one after the simulator failed.
-        console: what a person sees.
-        mirror_warnings: what the mirror of the logs has to say, asked at evaluations.
-        requests: what somebody outside asks for.
+        console: the console.
+        mirror_warnings: returns new warnings of the mirror; called at evaluations.
+        requests: requests by signals.
         clock: times the run and its updates.
         execution: how updates are executed.
-        callbacks: watch the run.
+        callbacks: observe the run.
     """
 
     def __init__(self, config: Mapping[str, Any], folder: RunFolder, agent: Agent, task: Task,
@@ -81,7 +81,7 @@ class Trainer:
     # --- the loop ---------------------------------------------------------------------------------------------
 
     def run(self) -> str:
-        """Train until the end or until asked to stop. Returns "finished" or "interrupted"."""
+        """Train until the end or until a stop is requested. Returns "finished" or "interrupted"."""
         self.begin_or_resume()
         while True:
             complete = self._do_what_is_due()
@@ -135,19 +135,19 @@ class Trainer:
                 batch = state.replay.sample(self.config["batch_size"], state.update_noise)
                 scalars = self.agent.update(batch, state.update_noise, self._execute_update)
                 values = state.means.add(scalars)
-                # On a GPU this would wait for every update: there the means are checked when they are written.
+                # On a GPU this would synchronise at every update: there the means are checked when they are written.
                 if values.device.type == "cpu" and not values.isfinite().all():
                     self._stop_at(batch, values)
                 self._callbacks.on_update(state.step, state.means.names, values)
 
     def _do_what_is_due(self) -> bool:
-        """Whatever is due at this step. Returns False if an evaluation was cut short: then it is still due."""
+        """Do what is due at this step. Returns False if an evaluation was interrupted: then it is still due."""
         state, schedule = self.state, self.state.schedule
         point = state.step, state.warm_up_left, state.replay.added
         for action in schedule.due(*point):
             if action == "evaluation" and not self._evaluate():
                 return False
-            # Before a checkpoint is saved, which is to say that it was.
+            # Before the checkpoint is saved, which includes the mark.
             schedule.mark_done(action, state.step, state.replay.added)
             if action == "metrics":
                 means = self.metrics.write(state.step, with_curvature=schedule.is_evaluation(state.step))
@@ -159,7 +159,7 @@ class Trainer:
         return True
 
     def _evaluate(self) -> bool:
-        """Evaluate both samplers, and look for signs of divergence. Returns False if it was cut short."""
+        """Evaluate both samplers, and check for signs of divergence. Returns False if it was interrupted."""
         state = self.state
         rows = self.evaluator.evaluate(state.step)
         if rows is None:
@@ -175,11 +175,11 @@ class Trainer:
         return True
 
     def _is_asked(self) -> bool:
-        """Whether somebody asks for a checkpoint or a stop, for which an evaluation is cut short."""
+        """Whether a checkpoint or a stop is requested, for which an evaluation is interrupted."""
         return self.requests.stop is not None or self.requests.checkpoint
 
     def _stop_at(self, batch: Batch, values: Tensor) -> None:
-        """Keep the batch of an update that went wrong, and end the run.
+        """Save the batch of a failed update, and end the run.
 
         Raises:
             NumericalError: always.
@@ -194,7 +194,7 @@ class Trainer:
     # --- begin, save, end -------------------------------------------------------------------------------------
 
     def begin_or_resume(self) -> None:
-        """Bring the state to the newest good checkpoint, or to the beginning if there is none."""
+        """Restore the newest good checkpoint, or begin if there is none."""
         state = self.state
         has_replay = self.persistence.restore()
         if has_replay is None:
@@ -214,7 +214,7 @@ class Trainer:
         self.write_status("running")
 
     def _finish(self) -> None:
-        """Keep one last checkpoint, without the replay buffer unless it is to stay."""
+        """Keep one last checkpoint, without the replay buffer unless checkpoint.keep_replay is set."""
         point = self.state.step, self.state.replay.added
         if not self.state.schedule.is_done("finish", *point):
             self.state.schedule.mark_done("finish", *point)
@@ -223,7 +223,7 @@ class Trainer:
         self.write_status("finished")
 
     def write_status(self, status: str, reason: str | None = None) -> None:
-        """Write status.json, and find out how fast the run is now."""
+        """Write status.json, and measure the current rate."""
         state = self.state
         self.folder.write_status({
             "state": status, "step": state.row_step, "total_steps": self.total_steps, "updates": self.agent.updates,

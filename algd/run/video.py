@@ -27,7 +27,7 @@ BACKGROUND, TEXT, OVER_BUDGET = (24, 26, 31), (235, 235, 235), (255, 110, 100)
 
 
 def check_rendering(build: Callable[[], Task]) -> None:
-    """Draw one frame, so that a machine that cannot make a video says so before anything is trained.
+    """Render one frame, so that a machine without rendering is detected before training.
 
     Args:
         build: makes the task with render_mode="rgb_array". (MuJoCo looks for OpenGL when it is imported, so making
@@ -46,16 +46,16 @@ def check_rendering(build: Callable[[], Task]) -> None:
             task.close()
     except UsageError:
         raise
-    except Exception as error:  # OpenGL's bindings raise whatever they like
+    except Exception as error:  # OpenGL's bindings raise exceptions of many types
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise UsageError(
-            f"a video was asked for, but this machine cannot draw one ({reason}); MuJoCo needs OpenGL: install "
-            "libegl1, or libosmesa6 and set MUJOCO_GL=osmesa; or ask for no video (eval.video=false)"
+            f"eval.video=true: this machine cannot render a video ({reason}); MuJoCo needs OpenGL: install libegl1, or "
+            "libosmesa6 and set MUJOCO_GL=osmesa; or set eval.video=false"
         ) from error
 
 
 def record(task: Task, act: Act, seed: int, cost_discount: float, path: Path) -> Episode:
-    """Run one episode and write it as an H.264 video, which is complete or not there.
+    """Run one episode and write it as an H.264 video, atomically.
 
     Args:
         task: made with render_mode="rgb_array".
@@ -97,7 +97,7 @@ def record_evaluation(loaded: LoadedAgent) -> Path:
 
 
 def video_path(folder: RunFolder, step: int) -> Path:
-    """Where the video of the agent of an environment step is."""
+    """The path of the video for an environment step."""
     return folder.videos / f"step{step}.mp4"
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: complete or absent, verified before use, and data only.
+"""Checkpoints: written atomically, verified before use, and data only.
 
     checkpoints/
       000003/               one checkpoint; its number only grows
@@ -57,7 +57,7 @@ def _join(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
 
 
 class DamagedCheckpoint(Exception):
-    """A checkpoint's files are not what was written. The message names the file."""
+    """A checkpoint's files are damaged. The message names the file."""
 
 
 class Checkpoints:
@@ -66,7 +66,7 @@ class Checkpoints:
     Args:
         folder: their directory; made when the first is saved.
         run: the identity of the run (`algd.config.identity`): a checkpoint of another run counts as damaged.
-            None: whoever's they are.
+            None: of any run.
     """
 
     def __init__(self, folder: Path, run: str | None = None):
@@ -74,13 +74,13 @@ class Checkpoints:
         self._segments: list[dict[str, Any]] = []
 
     def numbers(self) -> list[int]:
-        """The numbers of the checkpoints that are there, oldest first."""
+        """The numbers of the existing checkpoints, oldest first."""
         if not self.folder.is_dir():
             return []
         return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isascii() and p.name.isdigit())
 
     def save(self, state: Mapping[str, Any], replay: Replay | None) -> Path:
-        """Write a checkpoint, then remove what is no longer needed.
+        """Write a checkpoint, then remove files that are no longer needed.
 
         Args:
             state: nested dictionaries of tensors, arrays, numbers, texts and lists of those (no tensors in lists).
@@ -126,7 +126,7 @@ class Checkpoints:
         return segments
 
     def _prune(self) -> None:
-        """Remove all checkpoints but the newest, and everything that none of them needs."""
+        """Remove all checkpoints but the newest, and files that none of these needs."""
         numbers = self.numbers()
         for number in numbers[:-KEPT]:
             shutil.rmtree(self.folder / f"{number:06d}", ignore_errors=True)
@@ -142,13 +142,13 @@ class Checkpoints:
                 path.unlink(missing_ok=True)
 
     def keep_newest(self) -> None:
-        """Remove all checkpoints but the newest; if it was saved without the replay, that goes too."""
+        """Remove all checkpoints but the newest; if that was saved without the replay, remove the replay too."""
         for number in self.numbers()[:-1]:
             shutil.rmtree(self.folder / f"{number:06d}", ignore_errors=True)
         self._prune()
 
     def set_aside(self, number: int) -> None:
-        """Rename a damaged checkpoint, so that it neither counts nor is lost."""
+        """Rename a damaged checkpoint, so that it is not used but kept."""
         path = self.folder / f"{number:06d}"
         os.rename(path, free_name(path, "damaged"))
 
@@ -169,10 +169,10 @@ class Checkpoints:
     def load(self, number: int, replay: Replay | None = None) -> dict[str, Any]:
         """A checkpoint's state, with every checksum verified; the transitions go into `replay`, if one is given.
 
-        The result's "replay" tells whether the checkpoint had one; without one the given replay is emptied.
+        "replay" in the result is whether the checkpoint had one; without one the given replay is emptied.
 
         Raises:
-            DamagedCheckpoint: a file is missing, not what was written, or another run's. The replay may have changed
+            DamagedCheckpoint: a file is missing, damaged, or another run's. The replay may have changed
                 then.
         """
         folder, manifest = self.folder / f"{number:06d}", self._manifest(number)

@@ -1,9 +1,9 @@
-"""What a checkpoint holds: the only place that names its keys.
+"""The content of a checkpoint; the only place with its keys.
 
 `algd.storage.checkpoint` writes this tree as state.json (numbers and texts) and state.safetensors (tensors). The parts
 that are typed `dict` are an object's own, written by its `checkpoint` and read by its `restore`.
 
-The keys are a format: runs that were begun with an earlier version go on with them.
+The keys are a format: runs of earlier versions are resumed with them.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ else:
 
 
 class TablePosition(TypedDict):
-    """Where a table was: bytes, and the SHA-256 of those bytes."""
+    """The size of a table in bytes, and the SHA-256 of those bytes."""
 
     size: int
     sha256: str
@@ -65,15 +65,15 @@ class CollectorState(TypedDict):
 
 
 class CheckpointState(CollectorState):
-    """Everything that a run needs to go on from where it was, but the replay buffer, which has files of its own.
+    """Everything that a run needs to resume, except the replay buffer, which has files of its own.
 
     step, warm_up_left: environment steps taken, and initial steps still to take before the first of them.
-    done_at: what the schedule did last, at which step (a checkpoint: after how many transitions).
+    done_at: the step at which each scheduled action was last done (for a checkpoint: the number of transitions).
     snapshots: the steps of the snapshots taken.
     last: newest values for the console: return and cost of the last training episode, λ.
     agent: networks, λ and optimisers.
     means: sums of the updates' scalars since the last row of metrics.csv.
-    divergence, simulator_errors: what the warnings and the limit of errors go by.
+    divergence, simulator_errors: the state of the warnings, and the number of errors.
     acting_noise, update_noise: the generators of the policy's draws in the environment, and of the updates' draws.
     tables: episodes, evals and metrics.
     """
@@ -96,10 +96,10 @@ TABLES = ("episodes", "evals", "metrics")
 
 
 def checked(state: Mapping[str, Any]) -> CheckpointState:
-    """The state, if it has every key with a value of its kind.
+    """The state, checked to have every key with a value of its type.
 
     Raises:
-        ValueError: it has not. The message names the first key.
+        ValueError: it has not. The message names the first such key.
     """
     _check(state, CheckpointState, "")
     for name in TABLES:
@@ -126,8 +126,8 @@ def _check(value: Any, kind: Any, key: str) -> None:
 def newest_state(checkpoints: Path) -> CheckpointState | None:
     """The numbers and texts of a run's newest checkpoint, with names in place of tensors, read without torch.
 
-    None where there is no checkpoint, or the newest is damaged or was just removed: that is the run's own business,
-    which says so when it goes on.
+    None if there is no checkpoint, or if the newest is damaged or was just removed, which the run itself reports when
+    it is resumed.
 
     Args:
         checkpoints: the run's folder of checkpoints.

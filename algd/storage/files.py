@@ -1,4 +1,4 @@
-"""Writing files so that each is whole or not there, and checksums that tell what was written from what was not."""
+"""Atomic writing of files, and checksums that detect damage."""
 
 import contextlib
 import hashlib
@@ -13,7 +13,7 @@ CHECKSUM = re.compile(r"[0-9a-f]{64}")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that under its name there is, at every moment, the old content, the new, or nothing."""
+    """Write a file atomically: at every moment it has the old content, or the new, or does not exist."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -44,7 +44,7 @@ def sha256(path: Path) -> str:
 
 
 def sealed(content: Mapping[str, Any]) -> bytes:
-    """A JSON file's content that carries its own checksum, under "sha256"."""
+    """The content of a JSON file with its own checksum, under "sha256"."""
     plain = json.loads(json.dumps(content))
     return (json.dumps(plain | {"sha256": _seal(plain)}, indent=1) + "\n").encode()
 
@@ -53,11 +53,10 @@ def unsealed(data: bytes, strict: bool = False) -> dict[str, Any]:
     """The inverse of `sealed`.
 
     Args:
-        strict: whether a file without a checksum is refused. Otherwise it is taken as it is: somebody may have written
-            it by hand.
+        strict: whether a file without a checksum is refused. Otherwise it is accepted, since it may be written by hand.
 
     Raises:
-        ValueError: it is no JSON object, or not what was written. The message says which.
+        ValueError: it is not a JSON object, or it is damaged. The message says which.
     """
     try:
         content = json.loads(data)
@@ -65,7 +64,7 @@ def unsealed(data: bytes, strict: bool = False) -> dict[str, Any]:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(content, dict):
         raise ValueError("it is not a JSON object")
-    # Its name may be what is damaged.
+    # The checksum's name may be damaged.
     is_sealed = "sha256" in content or any(isinstance(v, str) and CHECKSUM.fullmatch(v) for v in content.values())
     if (strict or is_sealed) and content.pop("sha256", None) != _seal(content):
         raise ValueError("its checksum is not the one that was recorded")

@@ -11,13 +11,13 @@ from algd.errors import UsageError
 
 
 class Lock:
-    """An exclusive lock on a folder that ends with the process that holds it, however it ends.
+    """An exclusive lock on a folder, released when the process that holds it ends in any way.
 
-    It is the kernel's (flock), not the file: the file stays, and says who held it last. Between machines it holds where
-    the file system that they share passes locks on (docs/sweeps.md).
+    The lock is the kernel's (flock), not the file: the file stays, and names the last holder. Between machines it works
+    if their shared file system supports locks (docs/sweeps.md).
 
     Args:
-        path: the lock's file; made if need be.
+        path: the lock's file; made if needed.
 
     Raises:
         UsageError: another process holds it, or the file system has no locks.
@@ -35,7 +35,7 @@ class Lock:
             if path.exists() and os.path.samestat(os.fstat(self._file.fileno()), path.stat()):
                 break
             self._file.close()
-        with contextlib.suppress(OSError):  # a full disk: the name is for people only
+        with contextlib.suppress(OSError):  # a full disk: the name is only information
             os.ftruncate(self._file.fileno(), 0)
             os.write(self._file.fileno(), f"process {os.getpid()} on {platform.node()}\n".encode())
 
@@ -50,7 +50,7 @@ class Lock:
                 raise UsageError(f"{path} cannot be locked ({error.strerror}): runs need a file system with locks "
                                  "(flock), or two processes could train one run") from error
             try:
-                # Somebody who only looks whether a run is trained holds the lock shared, for an instant.
+                # A process that only checks whether a run is trained holds the lock shared, for an instant.
                 fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 fcntl.flock(self._file, fcntl.LOCK_UN)
             except BlockingIOError as error:
@@ -68,7 +68,7 @@ def is_locked(path: Path) -> bool:
     """Whether a living process holds the lock at this path."""
     try:
         with path.open() as file:
-            # Shared, so that several can look at once; closing the file releases it.
+            # Shared, so that several can check at the same time; closing the file releases it.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -25,10 +25,10 @@ PACKAGES = ["torch", "numpy", "gymnasium", "mujoco", "safety-gymnasium", "hydra-
 
 @cache
 def code_version() -> dict[str, str | None]:
-    """The git commit of the code and the uncommitted changes to it when the process first asked; both None outside a
+    """The git commit of the code and its uncommitted changes at the first call in the process; both None outside a
     checkout.
 
-    A copy of the code that a sweep has kept says itself what it was copied from.
+    For a copy of the code that a sweep has kept, they are recorded in the copy.
     """
     root = Path(__file__).parents[2]
     if (root / "code.json").exists():
@@ -67,10 +67,10 @@ def package_hashes(modules: Iterable[str]) -> dict[str, str]:
 
 
 def process_record(pid: int) -> dict[str, Any]:
-    """What tells a process of this machine from every other, whatever the clock says: host, process id, the machine's
-    boot, and the ticks from there to the process's start.
+    """The identity of a process, independent of the clock: host, process id, the machine's boot, and the ticks from
+    boot to the process's start.
 
-    The last two are None for a process that is not there, and where there is no Linux to ask.
+    The last two are None for a process that does not exist, and on systems other than Linux.
     """
     boot = ticks = None
     try:
@@ -83,7 +83,7 @@ def process_record(pid: int) -> dict[str, Any]:
 
 
 def start_record(threads: int, device: str) -> dict[str, Any]:
-    """What meta.json keeps about one start of a run: when, where, and with what."""
+    """The record of one start of a run in meta.json: when, where, and with which versions."""
     versions: dict[str, str | None] = {"algd": __version__}
     for package in PACKAGES:
         try:
@@ -97,13 +97,13 @@ def start_record(threads: int, device: str) -> dict[str, Any]:
 
 
 def safe_command(arguments: list[str]) -> str:
-    """The command line as typed, without the values of arguments that look like secrets, or are the environment's."""
+    """The command line as typed, without arguments' values that look like secrets or are secrets of the environment."""
     secret = re.compile(r"(?i)([\w.]*(key|token|secret|password)[\w.]*=).*")
     return shlex.join(redacted(secret.sub(r"\1***", argument)) for argument in arguments)
 
 
 def processor(about: Path = Path("/proc/cpuinfo")) -> str:
-    """The name of this machine's CPU; with its generation, which a virtual machine's name does not tell."""
+    """The name of this machine's CPU with its generation, which the name on a virtual machine may lack."""
     try:
         lines = about.read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""A run's folder: its name, its files, and what they say about the run."""
+"""A run's folder: its name and its files."""
 
 import os
 import re
@@ -25,13 +25,13 @@ UNKNOWN = "unknown"  # the state of a run whose status.json is damaged
 
 
 def run_path(config: Mapping[str, Any]) -> Path:
-    """Where the run of this configuration is: <runs_dir>/<env>/<agent>-<guidance>/seed=<seed>-<identity>."""
+    """The folder of the run of this configuration: <runs_dir>/<env>/<agent>-<guidance>/seed=<seed>-<identity>."""
     return (Path(config["runs_dir"]) / config["env"]["name"] / f"{config['agent']['name']}-{config['guidance']['name']}"
             / f"seed={config['seed']}-{identity(config)}")
 
 
 class RunFolder:
-    """The files of one run, by the names that sweeps and analysis know.
+    """The files of one run, which sweeps and analysis use too.
 
     Args:
         path: the folder, which need not exist.
@@ -50,7 +50,7 @@ class RunFolder:
         """The configuration that the run was started with, checked.
 
         Raises:
-            UsageError: there is none, or it does not fit this version of the code.
+            UsageError: there is none, or it is not valid for this version of the code.
         """
         refuse_links(self.path)
         try:
@@ -72,14 +72,14 @@ class RunFolder:
         write_atomically(self.config_file, text.encode())
 
     def status(self) -> dict[str, Any]:
-        """What status.json says; empty if there is none. If it is damaged, its state is "unknown", with the reason."""
+        """The content of status.json; empty if there is none. If damaged, the state is "unknown", with the reason."""
         try:
             return _read_json(self.status_file)
         except ValueError as error:
             return {"state": UNKNOWN, "reason": f"{self.status_file.name} is damaged: {error}"}
 
     def is_own(self, status: Mapping[str, Any]) -> bool:
-        """Whether a status is of the run whose folder bears this name."""
+        """Whether a status is of the run with this folder name."""
         return status.get("run", self.path.resolve().name) == self.path.resolve().name
 
     def write_status(self, status: Mapping[str, Any]) -> None:
@@ -90,7 +90,7 @@ class RunFolder:
         write_atomically(self.status_file, sealed(content))
 
     def meta(self) -> dict[str, Any]:
-        """What meta.json says; empty if there is none or it is damaged."""
+        """The content of meta.json; empty if there is none or it is damaged."""
         try:
             return _read_json(self.meta_file)
         except ValueError:
@@ -101,7 +101,7 @@ class RunFolder:
         write_atomically(self.meta_file, sealed(meta))
 
     def damage(self, run: str) -> list[str]:
-        """What is wrong with the files that tell what this run is and where it stands, a sentence each.
+        """What is wrong with config.yaml, meta.json and status.json, a sentence each.
 
         Args:
             run: the run's identity (`algd.config.identity`).
@@ -127,7 +127,7 @@ class RunFolder:
         return found
 
     def remove_leftovers(self) -> None:
-        """Remove the unfinished files that a killed process left behind; nobody else may be writing."""
+        """Remove the unfinished files of a killed process; no other process may be writing."""
         for path in self.path.rglob(".*.tmp"):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
@@ -139,7 +139,7 @@ class RunFolder:
 
 
 def refuse_links(folder: Path) -> None:
-    """Refuse a run's folder in which a link leads out of it: what is written or shown there would be another's.
+    """Refuse a run's folder with a link out of it: files outside would be written or shown.
 
     Raises:
         UsageError: there is such a link.

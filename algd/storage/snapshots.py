@@ -1,4 +1,4 @@
-"""Snapshots: the networks and λ at one moment of a run, in one file of plain tensors that carries its own checksum."""
+"""Snapshots: the networks and λ at one step of a run, in one file of plain tensors with its own checksum."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ ABOUT = "snapshot"  # the entry of the file's metadata that says whose it is, of
 
 
 class DamagedSnapshot(Exception):
-    """A snapshot is not what was written, or another run's. The message names the file."""
+    """A snapshot is damaged, or another run's. The message names the file."""
 
 
 def snapshot_name(step: int) -> str:
@@ -36,7 +36,7 @@ def newest_snapshot(folder: Path) -> Path | None:
 
 
 def write_snapshot(path: Path, tensors: Mapping[str, Tensor], step: int, run: str) -> None:
-    """Write a snapshot; under its name it is complete or not there.
+    """Write a snapshot atomically.
 
     Args:
         path: the file.
@@ -46,7 +46,7 @@ def write_snapshot(path: Path, tensors: Mapping[str, Tensor], step: int, run: st
     """
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     about = {"step": step, "run": run}
-    # One entry: of several, safetensors writes the order as it falls out.
+    # One entry: the order of several is not determined in safetensors.
     write_atomically(path, save(plain, metadata={ABOUT: json.dumps(about | {"sha256": _digest(plain, about)})}))
 
 

@@ -1,4 +1,4 @@
-"""CSV tables that grow by whole rows and can be cut back to where a checkpoint was."""
+"""CSV tables that grow by whole rows and can be cut back to the position of a checkpoint."""
 
 import csv
 import errno
@@ -14,7 +14,7 @@ from algd.storage.files import write_atomically
 
 
 def _cells(line: str) -> list[str]:
-    """The cells of one line; none if it is no CSV."""
+    """The cells of one line; none if it is not CSV."""
     try:
         return next(csv.reader([line]), [])
     except csv.Error:
@@ -22,13 +22,13 @@ def _cells(line: str) -> list[str]:
 
 
 class Table:
-    """A CSV file that grows by whole rows, each flushed as it comes.
+    """A CSV file that grows by whole rows, each flushed when it is written.
 
-    Numbers are written so that they read back exactly; a missing value is an empty cell. What is there already is
-    taken as it is, but for a last line without its end, torn by a full disk: that is removed.
+    Numbers are written so that they are read back exactly; a missing value is an empty cell. Existing rows are kept,
+    except a last line without its end, incomplete from a full disk: that is removed.
 
     Args:
-        path: the file; rows are appended to what is there.
+        path: the file; rows are appended to existing ones.
         columns: the columns; None: those of the file's header or, in a new file, of the first row.
     """
 
@@ -43,7 +43,7 @@ class Table:
         if len(whole) < len(content):
             os.truncate(self.path, len(whole))
         self._size, self._hash = len(whole), hashlib.sha256(whole)
-        # A header that is no text is damage, which `holds` finds.
+        # A header that is not text is damage, which `holds` detects.
         first_line = whole.split(b"\n", 1)[0].decode(errors="replace")
         self.columns = _cells(first_line) or self._new_columns
         self._file = self.path.open("ab", buffering=0)
@@ -65,7 +65,7 @@ class Table:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerow(cells)
         line = text.getvalue().encode()
-        # One write a row: a reader, or a kill, sees whole rows, save for a disk that fills up in the middle of one.
+        # One write per row: readers and kills find whole rows, unless the disk becomes full in the middle of one.
         if self._file.write(line) != len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         self._size += len(line)
@@ -80,24 +80,24 @@ class Table:
         os.fsync(self._file.fileno())
 
     def holds(self, position: TablePosition) -> bool:
-        """Whether the file still begins with what was there at this position."""
+        """Whether the file still begins with its content at this position."""
         return begins_with(self.path, position)
 
     def cut(self, position: TablePosition | None, keep: Callable[[Mapping[str, str]], bool] | None = None) -> None:
-        """Remove the rows that are newer than the position (None: all), save those that `keep` says to keep."""
+        """Remove the rows that are newer than the position (None: all), except those for which `keep` is true."""
         size = position["size"] if position else 0
         content = self.path.read_bytes()
         kept = self._newer_rows(content, size, keep) if keep else []
         self._file.close()
         if kept:
-            # In one step: a kill between a cut and new rows would lose those that are to be kept.
+            # In one step: a kill between the cut and the new rows would lose those to be kept.
             write_atomically(self.path, content[:size] + b"".join(kept))
         else:
             os.truncate(self.path, size)
         self._open()
 
     def _newer_rows(self, content: bytes, size: int, keep: Callable[[Mapping[str, str]], bool]) -> list[bytes]:
-        """The lines of whole rows after the first `size` bytes that `keep` says to keep, under a header if need be."""
+        """The complete rows after the first `size` bytes for which `keep` is true, with a header if needed."""
         header = content[:content.find(b"\n") + 1]
         kept = []
         for line in content[max(size, len(header)):].splitlines(keepends=True):
@@ -112,6 +112,6 @@ class Table:
 
 
 def begins_with(path: Path, position: TablePosition) -> bool:
-    """Whether a table's file begins with what was there at a position of `Table.position`."""
+    """Whether a table's file begins with its content at a position of `Table.position`."""
     content = path.read_bytes()[:position["size"]] if path.exists() else b""
     return len(content) == position["size"] and hashlib.sha256(content).hexdigest() == position["sha256"]

@@ -1,4 +1,4 @@
-"""Reading the YAML of a run's folder, which may be anybody's: plain values, of bounded size, depth and effort."""
+"""Reading the YAML of a run's folder, which may be untrusted: plain values, of bounded size, depth and time."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-# The pure Python reader takes eight times as long, which is most of the time that a table of many runs takes.
+# The pure Python reader takes eight times as long, most of the time of a table of many runs.
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 BYTES = 1_000_000
 DEPTH = 50
@@ -14,17 +14,17 @@ FEW = 1000  # openings of lists and groups that no depth comes of that could hur
 
 
 def read_yaml(path: Path) -> Any:
-    """The plain values of a YAML file: no tags that make objects, nothing that refers to another place in the file.
+    """The plain values of a YAML file, without tags that make objects, and without anchors and aliases.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not YAML of this kind. The message is one line.
+        ValueError: it is not such YAML. The message is one line.
     """
     if path.stat().st_size > BYTES:
         raise ValueError(f"it is larger than {BYTES} bytes")
     text = path.read_text(encoding="utf-8")
     try:
-        # References multiply, and the loader recurses in C, where too deep is not an exception.
+        # Aliases multiply, and the loader recurses in C, where too great a depth is not an exception.
         if re.search(r"[*&]\S", text) or sum(map(text.count, "[{-?")) > FEW:
             _check_shape(text)
         return yaml.load(text, Loader=LOADER)

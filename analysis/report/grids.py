@@ -21,12 +21,12 @@ WAITING, UNREADABLE = "waiting", "unreadable"
 # What a state means, and what there is to do about it.
 MEANING = {
     "failed": "The run ended with an error. The same command starts it again from its last checkpoint.",
-    "lost": "Its process ended without a word: it was killed, ran out of memory or lost its machine. The same command "
-            "goes on from the last checkpoint.",
-    "interrupted": "It was stopped on request, at a checkpoint. The same command goes on from there.",
+    "lost": "Its process ended without reporting why: it was killed, ran out of memory or lost its machine. The same "
+            "command resumes from the last checkpoint.",
+    "interrupted": "It was stopped on request, at a checkpoint. The same command resumes from there.",
     "unknown": "Its status.json is missing or damaged.",
     UNREADABLE: "The folder cannot be read as a run; it is in no table and no figure.",
-    "pruned": "A search gave it up at a rung, where others were better. The same settings as a plain run finish it.",
+    "pruned": "A search stopped it at a rung, where others were better. The same settings as a plain run finish it.",
     "starting": "It is being built, or takes its initial steps.",
     "running": "It trains.",
     WAITING: "A sweep lists it, and it has not started.",
@@ -128,7 +128,7 @@ def value_entry(value: float | None, text: Callable[[float], str] = number, styl
 
 
 def rank(state: str) -> int:
-    """A state's place where runs are sorted by it: what goes on first, then what needs somebody, then the rest."""
+    """A state's place where runs are sorted by it: what continues first, then what needs somebody, then the rest."""
     return ORDER.index(state) if state in ORDER else len(ORDER)
 
 

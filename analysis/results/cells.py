@@ -168,7 +168,7 @@ def cells(runs: Sequence[Run], rows: Sequence[str] = ROWS, columns: Sequence[str
             and must not be pooled; families are mixed; no run has a grouping key.
     """
     if len(families := sorted({run.family for run in runs})) > 1:
-        raise UsageError(f"tasks of the families {' and '.join(families)} never stand in one table: choose one with "
+        raise UsageError(f"tasks of the families {' and '.join(families)} never share a table: choose one with "
                          f"--where env.family={families[0]}")
     keys = (*rows, *columns)
     for key in keys:

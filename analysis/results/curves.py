@@ -3,7 +3,7 @@
 Small multiples: a figure for each quantity, with a panel for each row of the grouping. Of returns a line is the
 interquartile mean over the seeds that have a value at that step, and the band its interval, from three seeds on; of
 all else, as in the tables, the plain mean and the range of the seeds. Nothing is padded: where seeds stop early the
-line goes on with fewer, and is faint where it stands for fewer seeds than the cell has.
+line continues with fewer, and is faint where it stands for fewer seeds than the cell has.
 """
 
 from collections.abc import Callable, Iterable, Sequence

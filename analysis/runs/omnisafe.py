@@ -50,7 +50,7 @@ def read_progress(folder: Path) -> Run:
     seconds = epochs[-1].get("Time/Total") if epochs else None
     state = "finished" if total is not None and steps and steps[-1] >= float(total) else "unknown"
     what = "the last test episodes" if prefix == "Metrics/TestEp" else "up to 50 recent training episodes"
-    lacking = "" if limit is not None else f"; it knows no limit, and is judged by its benchmark's {STOCK_LIMIT:g}"
+    lacking = "" if limit is not None else f"; it has no limit, so its benchmark's {STOCK_LIMIT:g} is used"
     source = (f"OmniSafe ({settings['algo']}): means of {what}{lacking}; single episodes, their CVaR and share over "
               "the limit, training cost and updates/s are not known")
     return Run(folder, config, state, None, steps[-1] if steps else None, evaluations, {}, None, None,

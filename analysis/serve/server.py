@@ -76,8 +76,8 @@ class Server(ThreadingHTTPServer):
               f"{self.server_port}:127.0.0.1:{self.server_port} {platform.node()}, then the same address.",
               file=sys.stderr)
         if self.host not in LOOPBACK:
-            print(f"warning: whoever can reach {self.host} and knows the address can read these runs, and nothing is "
-                  "encrypted on the way", file=sys.stderr)
+            print(f"warning: anyone who can reach {self.host} and has the address can read these runs, and nothing is "
+                  "encrypted", file=sys.stderr)
         with self, contextlib.suppress(KeyboardInterrupt):
             self.serve_forever()
 

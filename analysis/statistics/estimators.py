@@ -140,7 +140,7 @@ def iqm_interval(strata: Sequence[Floats], seed: int = 0, method: Method = "t", 
                  resamples: int = RESAMPLES) -> Estimate:
     """The interquartile mean of all values, with a stratified bootstrap interval.
 
-    "percentile" takes the quantiles of the bootstrap distribution, as the field does (arXiv 2108.13264). For the
+    "percentile" takes the quantiles of the bootstrap distribution, as is usual (arXiv 2108.13264). For the
     three to five seeds of most papers that interval is far too short: it never leaves the range of the values, and a
     bootstrap variance is (n − S)/n of an unbiased one. "t" keeps the bootstrap's standard error s* and mends both:
 

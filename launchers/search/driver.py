@@ -123,7 +123,7 @@ def _check(config: Mapping[str, Any], settings: Settings, options: SearchSetting
     if getattr(settings, "detach", False):
         raise UsageError("hydra.launcher.detach=true: a search waits for results before it proposes more")
     if config["fresh"]:
-        raise UsageError("fresh=true: a search goes on with its journal; hydra.launcher.name=... begins another")
+        raise UsageError("fresh=true: a search always resumes from its journal; hydra.launcher.name=... starts another")
 
 
 class Runs:
@@ -156,7 +156,7 @@ class Runs:
         """Train up to a step; those that fail once more."""
         everything = [member for members in self.members.values() for member in members]
         sweep = begin_sweep(self._runs_dir, self._name, self._experiment, everything, self._launcher)
-        # All trials are trained by the code that the first was, whatever is edited while the search goes on.
+        # All trials are trained by the code that the first was, whatever is edited while the search continues.
         kept = load_sweep(sweep.file).code if sweep.file.exists() else None
         code = sweep.file.parent / kept if kept else None
         runs = {member.folder: in_wandb(up_to(member, step), sweep)

@@ -1,7 +1,8 @@
-"""Successive halving under a constraint: which trials go on at a rung.
+"""Successive halving under a constraint: which trials continue at a rung.
 
-At each rung a share of 1/η of all trials that ever reached it goes on (arXiv 1502.07943; that earlier batches count too
-is arXiv 1810.05934's). Feasible comes before better: among those over the limit the smaller violation is the better.
+At each rung a share of 1/η of all trials that ever reached it continues (arXiv 1502.07943; counting earlier batches
+too is from arXiv 1810.05934). Feasible comes before better: of two over the limit the one with the smaller violation is
+better.
 """
 
 import math
@@ -35,7 +36,7 @@ class Result:
 
 
 def going_on(candidates: Mapping[int, Result], reached: Mapping[int, Result], factor: float) -> set[int]:
-    """The candidates that go on: those among the best ⌈n/factor⌉ of the n trials that reached the rung.
+    """The candidates that continue: those among the best ⌈n/factor⌉ of the n trials that reached the rung.
 
     Args:
         candidates: number ↦ result of the trials that are decided on.

@@ -63,7 +63,7 @@ def run(study: Study, trainer: Trainer) -> int:
 
 
 def _to(study: Study, trainer: Trainer, step: int) -> int:
-    """Bring the open trials to a step, and end those that do not go on. Returns 0, or a stop's exit code."""
+    """Bring the open trials to a step, and end those that do not continue. Returns 0, or a stop's exit code."""
     waiting = [trial for trial in study.open_trials() if study.result(trial, step) is None]
     if waiting and (code := trainer.train(waiting, step)) >= STOPPED:
         return code

@@ -54,7 +54,7 @@ def locked(journal: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UsageError(f"{journal}: another process goes on with this search right now; wait for it, or stop it "
+            raise UsageError(f"{journal}: another process is running this search; wait for it, or stop it "
                              "first") from error
         file.seek(0)
         content = file.read()

@@ -35,7 +35,7 @@ def submit_sweep(sweep: Sweep, members: Sequence[Member], settings: SlurmSetting
         lock: held (`submission_lock`).
 
     Returns:
-        The tasks that its runs are in now, and how many were finished before.
+        The tasks that its runs are in now, and how many runs were already finished.
 
     Raises:
         UsageError: there is no SLURM, or it refuses.
@@ -65,7 +65,7 @@ def submit_sweep(sweep: Sweep, members: Sequence[Member], settings: SlurmSetting
                          if folder in {member.folder for member in todo}}
     if settings.on_end and elements:
         submit_end(sweep, settings, code, sorted({job for job, _ in elements.values()}), lock)
-    say(f"{sweep.name}: {many(len(members), 'run')}, {skipped} finished before, {len(todo)} submitted; "
+    say(f"{sweep.name}: {many(len(members), 'run')}, {skipped} already finished, {len(todo)} submitted; "
         f"list of members: {shown_path(sweep.file)}\n"
         f"  python -m launchers status {shown_path(sweep.file)} shows how they are")
     return elements, skipped
@@ -93,12 +93,12 @@ def wait_for_sweep(sweep: Sweep, members: Sequence[Member], elements: Elements, 
     """Show the sweep until none of its tasks will do anything more.
 
     Returns:
-        0: all are finished; 1: some are not; 130: the user left, and the jobs go on.
+        0: all are finished; 1: some are not; 130: the user left, and the jobs continue.
     """
     try:
         return wait(sweep, members, elements, settings, skipped)
     except KeyboardInterrupt:
-        say(f"not waiting any longer; the jobs go on. python -m launchers cancel {shown_path(sweep.file)} stops them")
+        say(f"no longer waiting; the jobs continue. python -m launchers cancel {shown_path(sweep.file)} stops them")
         return ExitCode.INTERRUPTED
 
 

@@ -63,7 +63,7 @@ def joined(state: RunState, task: Task | None) -> tuple[str, str]:
         return "lost" if state.state == "new" else state.state, \
             "its task is over; SLURM's accounting does not answer how it ended"
     if task.state == GONE:
-        return state.state, "SLURM knows its task no more"
+        return state.state, "SLURM no longer lists its task"
     if task.state == "CANCELLED":
         return "cancelled", ""
     if state.state == "interrupted":

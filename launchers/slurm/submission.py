@@ -1,6 +1,6 @@
 """Submitting arrays so that none is ever lost or doubled, whoever else submits and whenever this process is killed.
 
-One submission at a time goes on in a runs_dir (`submission_lock`). Each array is written into the sweep's file before
+Only one submission at a time runs in a runs_dir (`submission_lock`). Each array is written into the sweep's file before
 sbatch is asked, without a job's id and with a token that SLURM keeps as the jobs' comment. sbatch holds the lock too,
 and so outlives a submitter that is killed: whoever comes next looks the token up, in the queue or in what the array's
 first task has left, and writes the id down (`adopt`).

@@ -2,7 +2,7 @@
 
 It runs the runs of its index side by side, each a process of its own, and answers SLURM:
 
-    SIGUSR2 (time limit, preemption)   checkpoints, then the task is requeued and goes on later
+    SIGUSR2 (time limit, preemption)   checkpoints, then the task is requeued and continues later
     SIGTERM (scancel)                  checkpoints, and no requeue: who cancels does not want it back; if it came from a
                                        preemption, the task waits for the requeue that SLURM does itself
     exit code                          0: all finished; 1: a run failed; 143: stopped

@@ -40,7 +40,7 @@ def test_a_run_that_is_too_short_is_told() -> None:
     assert short is not None and long is not None and long.warning() is None
     assert "99,990 updates are too few" in str(short.warning()) and "100,000" in str(short.warning())
     held = of("total_steps=10000", "guidance.dual.hold=500")
-    assert held is not None and "100,500" in str(held.warning()) and "still for the first 500" in held.sentence()
+    assert held is not None and "100,500" in str(held.warning()) and "constant for the first 500" in held.sentence()
 
 
 def test_without_a_constraint_there_is_nothing_to_say() -> None:

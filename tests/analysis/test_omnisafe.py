@@ -57,7 +57,7 @@ def test_a_run_by_hand(tmp_path: Path) -> None:
     assert run.hours == 200 / 3600 and "recent training episodes" in run.source
     run = read_progress(progress(tmp_path / "b", 3, [(1000, 5, 24)], algo="SAC", test=True))
     assert run.last is not None and (run.last.mean_return, run.last.violation, run.state) == (6, 1, "unknown")
-    assert "last test episodes" in run.source and "knows no limit" in run.source
+    assert "last test episodes" in run.source and "it has no limit" in run.source
     run = read_progress(progress(tmp_path / "c", 3, [(1000, 5, 24)], algo="CPO", cost_limit=10))
     assert run.limit == 10 and not run.feasible
     assert read_progress(progress(tmp_path / "d", 3, [])).last is None

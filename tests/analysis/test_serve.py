@@ -1,4 +1,4 @@
-"""The live report: it follows runs as they go on, writes nothing, and gives an attacker nothing to hold on to."""
+"""The live report: it follows runs as they continue, writes nothing, and gives an attacker nothing to hold on to."""
 
 import fcntl
 import http.client

@@ -266,7 +266,7 @@ def test_families_never_mix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert [[cell["env"] for cell in table["cells"]] for table in as_json(capsys, tmp_path)] == [
         ["point_button1"], ["safety_point_button1"]]
     assert "families paper, stock" in refused(capsys, tmp_path, "--format", "csv")
-    with pytest.raises(UsageError, match="never stand in one table"):
+    with pytest.raises(UsageError, match="never share a table"):
         cells(runs_in(tmp_path), pool=True)
 
 

@@ -16,7 +16,7 @@ WRONG = {
     "guidance=plain,augmented": "guidance=plain,augmented: several values are a sweep, which needs -m",
     "agent.policy.process.steps=0": "agent.policy.process.steps=0: it should be greater than 0",
     "seed=[": "seed=[ cannot be read: a value with more in it than letters",
-    "device=cuda:7": "device=cuda:7: torch sees",
+    "device=cuda:7": "device=cuda:7: torch finds",
     "env=gymnasium": "env.id",
     "mode=eval": "mode=eval: name the run's folder",
 }

@@ -257,7 +257,7 @@ def test_a_step_that_cannot_be_captured_is_said_in_one_sentence() -> None:
     for number in range(2 * WARM_UP - 1):
         agent.update(batch_of(number), draws, step)  # type: ignore[arg-type]
     before = copy.deepcopy(agent.checkpoint())
-    with pytest.raises(RunError, match="stream is capturing; compile=false goes on from the") as caught:
+    with pytest.raises(RunError, match="stream is capturing; compile=false continues from the") as caught:
         for number in range(2):
             agent.update(batch_of(number), draws, step)  # type: ignore[arg-type]
             before = copy.deepcopy(agent.checkpoint())
@@ -297,7 +297,7 @@ def test_the_first_starts_choice_is_recorded_and_kept(tmp_path: Path, monkeypatc
     # auto is what it was at the first start, however long the run has become.
     start, notes = record_start(folder, config, cpu, "native")
     assert start["execution"] == "eager"
-    # Where what it was cannot be had, the run goes on and says so.
+    # Where what it was cannot be had, the run continues and says so.
     meta["starts"][0]["execution"] = "native"
     folder.write_meta(meta)
     assert record_start(folder, config, cpu, "eager")[0]["execution"] == "native"

@@ -47,7 +47,7 @@ def make_run(folder: Path, **what: object) -> Path:
 
 
 def test_cancel_retry_and_logs(tmp_path: Path) -> None:
-    """cancel stops the launcher and its run with a checkpoint; retry goes on with the sweep's own settings."""
+    """cancel stops the launcher and its run with a checkpoint; retry continues with the sweep's own settings."""
     sweep = start("-m", *ENDLESS, "seed=0,1", f"runs_dir={tmp_path}", "hydra.launcher.jobs=1", "hydra.launcher.name=s")
     try:
         while not list(tmp_path.glob("*/*/*/metrics.csv")):
@@ -71,7 +71,7 @@ def test_cancel_retry_and_logs(tmp_path: Path) -> None:
     reached = max(status(folder)["step"], 1)
     (folder / "config.yaml").write_text(config.replace("total_steps: 100000", f"total_steps: {reached}"))
     said = launchers("retry", tmp_path, "--on-end", f"cat > {tmp_path / 'told'}")
-    assert "1 run, 0 finished before, 1 at once" in said and status(folder)["state"] == "finished"
+    assert "1 run, 0 already finished, 1 at once" in said and status(folder)["state"] == "finished"
     assert (tmp_path / "told").read_text() == "s-retry: 1 run: 1 finished\n"
     assert "nothing failed or was stopped" in launchers("retry", folder)
 

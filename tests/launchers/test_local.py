@@ -50,7 +50,7 @@ def process_of(folder: Path) -> int:
 
 
 def test_a_run_that_fails_and_one_that_is_killed(tmp_path: Path) -> None:
-    """The others go on; what failed is told and left, or tried again, and ends as if nothing had happened."""
+    """The others continue; what failed is told and left, or tried again, and ends as if nothing had happened."""
     arguments = ["-m", *SMALL, "agent.policy.beta=1.0,1e-38", "seed=0,1", f"runs_dir={tmp_path / 'runs'}",
                  "hydra.launcher.jobs=2", "hydra.launcher.name=fates"]
     sweep = start(*arguments)
@@ -71,7 +71,7 @@ def test_a_run_that_fails_and_one_that_is_killed(tmp_path: Path) -> None:
     assert sorted(tmp_path / "runs" / path for path in listed) == runs_in(tmp_path / "runs")
 
     errors = run(*arguments, "hydra.launcher.retry_failed=false", code=1)
-    assert errors.count("left so by retry_failed=false") == 3 and "1 were finished before" in errors
+    assert errors.count("left so by retry_failed=false") == 3 and "1 already finished" in errors
     assert states == {folder: status(folder) for folder in runs_in(tmp_path / "runs")}
 
     sweep = start(*arguments, "agent.policy.beta=1.0", "hydra.launcher.dry_run=true")
@@ -110,7 +110,7 @@ def test_out_of_memory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_stopped_and_typed_again(number: signal.Signals, tmp_path: Path) -> None:
-    """Ctrl-C, or a terminal that is closed: a checkpoint, and the same command goes on from there."""
+    """Ctrl-C, or a terminal that is closed: a checkpoint, and the same command resumes from there."""
     arguments = ["-m", *SMALL, "checkpoint.every=100000", "seed=0,1", f"runs_dir={tmp_path / 'runs'}",
                  "hydra.launcher.jobs=1"]
     sweep = start(*arguments)

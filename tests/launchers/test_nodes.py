@@ -90,7 +90,7 @@ def test_a_setup_that_leaves_no_time(nodes: Nodes, tmp_path: Path) -> None:
 
 
 def test_one_folder_of_a_task_that_cannot_be_written(nodes: Nodes, tmp_path: Path) -> None:
-    """That run fails, the others of its task go on."""
+    """That run fails, the others of its task continue."""
     submit(*SHORT, "seed=0,1,2", f"runs_dir={tmp_path}", "hydra.launcher.runs_per_task=3",
            "hydra.launcher.cpus=2", "hydra.launcher.exclude=[n2,n3]", "+hydra.launcher.sbatch.hold=true")
     folders, (job,) = runs_in(tmp_path), jobs_of(tmp_path)
@@ -106,7 +106,7 @@ def test_one_folder_of_a_task_that_cannot_be_written(nodes: Nodes, tmp_path: Pat
 
 
 def test_a_node_that_dies(nodes: Nodes, tmp_path: Path) -> None:
-    """SLURM requeues its task, which goes on elsewhere."""
+    """SLURM requeues its task, which continues elsewhere."""
     submit(*LONG, "checkpoint.every=100", "total_steps=600", "seed=0", f"runs_dir={tmp_path}")
     (folder,), (job,) = runs_in(tmp_path), jobs_of(tmp_path)
     until_trained(folder, 4)
@@ -119,7 +119,7 @@ def test_a_node_that_dies(nodes: Nodes, tmp_path: Path) -> None:
 
 
 def test_a_slurmd_that_dies_alone(nodes: Nodes, tmp_path: Path) -> None:
-    """The run goes on while SLURM starts its task elsewhere: there it is waited for, and not trained twice at once."""
+    """The run continues while SLURM starts its task elsewhere, which waits for it and does not train it twice."""
     arguments = [*LONG, "seed=0", f"runs_dir={tmp_path / 'runs'}"]
     nodes.again("n1", mortal=False)
     try:

@@ -149,7 +149,7 @@ def yaml_beta(folder: Path) -> str:
 
 
 def test_cancelled_while_pending_and_while_running(cluster: Cluster, tmp_path: Path) -> None:
-    """Mid-episode: the checkpoint that the signal asks for is the one that the same command goes on from."""
+    """Mid-episode: the checkpoint that the signal asks for is the one that the same command resumes from."""
     arguments = [*LONG, "seed=0,1", f"runs_dir={tmp_path / 'runs'}", "hydra.launcher.max_running=1"]
     sweep = start("-m", *SLURM, *arguments)
     until(lambda: bool(jobs_of(tmp_path / "runs")), "the submission")
@@ -172,7 +172,7 @@ def test_cancelled_while_pending_and_while_running(cluster: Cluster, tmp_path: P
 
 
 def test_killed_requeued_and_lost(cluster: Cluster, tmp_path: Path) -> None:
-    """scontrol requeue: goes on by itself. The whole task killed: lost, until the same command is typed again."""
+    """scontrol requeue: continues by itself. The whole task killed: lost, until the same command is typed again."""
     arguments = [*LONG, "checkpoint.every=100", "total_steps=600", "seed=0", f"runs_dir={tmp_path / 'runs'}"]
     submit(*arguments)
     (folder,), (job,) = runs_in(tmp_path / "runs"), jobs_of(tmp_path / "runs")
@@ -195,7 +195,7 @@ def test_killed_requeued_and_lost(cluster: Cluster, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("user_signal", [True, False])
 def test_preempted(user_signal: bool, cluster: Cluster, tmp_path: Path) -> None:
-    """A higher partition takes the node: a checkpoint, and the run goes on when it is free again."""
+    """A higher partition takes the node: a checkpoint, and the run continues when it is free again."""
     arguments = [*LONG, "total_steps=1200", "seed=0"]
     cluster.reconfigure(user_signal)
     try:

@@ -218,7 +218,7 @@ def test_second_mirror_of_a_folder_waits_and_then_refuses(folder: Path) -> None:
 
 
 def test_folder_without_a_config_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=f"{tmp_path} is no run's folder"):
+    with pytest.raises(UsageError, match=f"{tmp_path} is not a run's folder"):
         follow_later(tmp_path, tmp_path / "room", lambda *_: Recorder())
 
 

@@ -400,7 +400,7 @@ def test_the_same_command_under_another_id_hands_the_rows_over(tmp_path: Path, s
     assert [step for step, _ in first.rows("train/lam")] == [20, 40, 60]
     assert {name: first.rows(name) for name in ("train/lam", "episode/return", "eval/deterministic/return")} == {
         name: second.rows(name) for name in ("train/lam", "episode/return", "eval/deterministic/return")}
-    # Each has what there is: neither name is sent anything again, and without one the newest goes on.
+    # Each has what there is: neither name is sent anything again, and without one the newest continues.
     for name in ("first", "second", ""):
         run(*trained, WANDB_RUN_ID=name)
     assert [len(server.runs[name].rows("train/lam")) for name in ("first", "second")] == [3, 3]

@@ -1,4 +1,4 @@
-"""A run that goes on on another kind of device, as far as a machine without a GPU can show it."""
+"""A run that continues on another kind of device, as far as a machine without a GPU can show it."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def test_the_updates_generator_of_a_gpu_is_replaced_by_one_that_follows_from_the
     checkpoints.save(state, None)
     train_here(*RUN, f"runs_dir={tmp_path}", "total_steps=61")
     told = capsys.readouterr().err
-    assert told.count("the updates' random numbers are drawn anew from here on") == 1 and "not bit for bit" in told
+    assert told.count("the updates' random numbers are reseeded from here on") == 1 and "not bit for bit" in told
     final = Checkpoints(folder / "checkpoints", run)
     expected = torch.Generator().manual_seed(stream(0, "updates", state["agent"]["updates"]))
     found = torch.Generator()
@@ -51,7 +51,7 @@ def test_another_gpu_or_driver_is_not_exact() -> None:
     earlier = Earlier([record()], goes_on=True)
     assert inexactness(record(), earlier) == []
     (card,) = inexactness(record(gpu="A100"), earlier)
-    assert card == "GPU was H200 and is A100 now: the run goes on, but not bit for bit as it would have"
+    assert card == "GPU was H200 and is A100 now: the run continues, but not bit for bit as it would have"
     (driver,) = inexactness(record(gpu_driver="560.1"), earlier)
     assert driver.startswith("GPU driver was 550.54.15 and is 560.1 now")
     before = record()

@@ -106,8 +106,8 @@ def test_one_that_fails_is_named_and_dropped(tmp_path: Path, capsys: pytest.Capt
     train_here(*RUN, f"runs_dir={tmp_path / 'run'}", f"trusted=[{HERE}]",
                f"callbacks=[{{_target_:{HERE}.Fails,at:40}},{{_target_:{HERE}.Watch}}]")
     folder, errors = only_run(tmp_path / "run"), capsys.readouterr().err
-    assert errors.count(f"warning: callback {HERE}.Fails failed in on_step: KeyError: 'no such plot'; the run goes on "
-                        "without it (the trace is in callback-errors.log)") == 1
+    assert errors.count(f"warning: callback {HERE}.Fails failed in on_step: KeyError: 'no such plot'; the run "
+                        "continues without it (the trace is in callback-errors.log)") == 1
     assert (folder / "callback-errors.log").read_text().count("Traceback") == 1
     assert sum(what == "step" for what, _ in Watch.told) == 120
     assert outcome(folder) == outcome(only_run(tmp_path / "twin"))
@@ -116,7 +116,7 @@ def test_one_that_fails_is_named_and_dropped(tmp_path: Path, capsys: pytest.Capt
 def test_one_that_fails_ends_the_run_as_asked_and_the_run_can_go_on(tmp_path: Path) -> None:
     train_here(*RUN, f"runs_dir={tmp_path / 'twin'}")
     runs, end = f"runs_dir={tmp_path / 'run'}", f"callbacks=[{{_target_:{HERE}.Fails,at:40,on_failure:stop}}]"
-    with pytest.raises(RunError, match=rf"callback {HERE}.Fails failed in on_step: KeyError: .* the same command goes"):
+    with pytest.raises(RunError, match=rf"callback {HERE}.Fails failed in on_step: KeyError: .* the same command re"):
         train_here(*RUN, runs, f"trusted=[{HERE}]", end)
     assert status(only_run(tmp_path / "run"))["state"] == "failed"
     train_here(*RUN, runs)

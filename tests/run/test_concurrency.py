@@ -44,7 +44,7 @@ def test_the_holder_is_killed(small: Ground) -> None:
 
 
 def test_reading_while_it_is_written(small: Ground) -> None:
-    """Rows, states and `python -m analysis` in a loop, while a run is killed and goes on: no reader stumbles, none sees
+    """Rows, states and `python -m analysis` in a loop, while a run is killed and resumed: no reader fails, none reads
     half a row, and none keeps the run from starting."""
     trial = campaigns.watched(small, random.Random(0), 3)
     assert trial.problem is None and trial.faults >= 1

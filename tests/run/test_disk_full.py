@@ -1,4 +1,4 @@
-"""A file system that refuses: the run stops with one sentence, loses nothing, and goes on when there is room."""
+"""A file system that refuses: the run stops with one sentence, loses nothing, and continues when there is room."""
 
 import errno
 import os
@@ -43,8 +43,8 @@ def test_no_room_and_read_only(tmp_path: Path) -> None:
     assert process.returncode == 0, process.stderr
     for line in ("first exit code 1", "second exit code 1", "third exit code 0"):
         assert line in process.stdout, process.stderr
-    assert process.stderr.count("No space left on device; once there is room again") == 1
-    assert process.stderr.count("lock cannot be used: Read-only file system; once that is mended") == 1
+    assert process.stderr.count("No space left on device; once there is room the same") == 1
+    assert process.stderr.count("lock cannot be used: Read-only file system; once that is fixed") == 1
     assert "Traceback" not in process.stderr
     assert "going on from step" in process.stderr
     train_here(*RUN, f"runs_dir={tmp_path / 'twin'}")
@@ -81,7 +81,7 @@ echo "second exit code $code"
 
 @pytest.mark.needs("namespaces")
 def test_no_room_for_a_sweep(tmp_path: Path) -> None:
-    """There is room for the code's copy, not for two runs: the runs fail, the sweep says so and ends, and goes on."""
+    """There is room for the code's copy, not for two runs: the runs fail, the sweep says so and ends, and continues."""
     room = sum(-(-path.stat().st_size // 4096) * 4 for path in code_files()) + 300
     process = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", SWEEP, "bash", str(tmp_path), str(room),

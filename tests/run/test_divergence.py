@@ -74,7 +74,7 @@ def test_a_multiplier_that_does_its_work_is_no_sign(looks: list[EvaluationMeans]
 def test_a_multiplier_that_falls_over_the_limit() -> None:
     (sentence,) = evaluations(signs(), at(0.8, 20), at(0.5, 20), at(0.4, 15))
     assert sentence == ("step 2: λ fell from 0.8 to 0.4 over the last 3 evaluations, in all of which the stochastic "
-                        "policy's cost was over the limit (now 15, limit 10, episode): what moves λ does not see the "
+                        "policy's cost was over the limit (now 15, limit 10, episode): its signal does not show the "
                         "violation")
     found = signs()
     told = evaluations(found, *[at(0.0, 20)] * 9)
@@ -138,7 +138,7 @@ def test_losses_that_are_absurd_from_the_start() -> None:
         "diverge"]
     # In the critics' own units, where rewards are normalised: the largest of a step is 2 / 4.
     assert signs().after_updates(0, means(q=249.0), 4.0) == []
-    assert "Q is 250 on average, but rewards of at most 0.5 a step can only come to 50" in signs().after_updates(
+    assert "Q is 250 on average, but rewards of at most 0.5 a step can only add up to 50" in signs().after_updates(
         0, means(q=250.0), 4.0)[0]
 
 

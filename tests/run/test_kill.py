@@ -108,7 +108,7 @@ def test_sigkill_at_every_kind_of_operation(small: Ground) -> None:
 
 
 def test_sigkill_and_sigkill_again(small: Ground) -> None:
-    """The life that goes on is killed, too, while it is still cutting tables and reading checkpoints, or later."""
+    """The life that continues is killed, too, while it is still cutting tables and reading checkpoints, or later."""
     chance = random.Random(2)
     late = campaigns.late(small)
     hold([campaigns.kill_at(small, Fault(chance.randint(60, late)), again) for again in (3, 12, 16, 20, 24, 50)])

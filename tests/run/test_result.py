@@ -100,7 +100,7 @@ def test_a_finished_run_of_an_earlier_version_gets_one_and_a_damaged_one_is_mend
         file.unlink() if damage is None else file.write_bytes(damage)
         train_here(*RUN, f"runs_dir={tmp_path}")
         assert file.read_bytes() == content
-        assert capsys.readouterr().err.count("result.json is not what the run's tables say") == warnings
+        assert capsys.readouterr().err.count("result.json does not match the run's tables") == warnings
 
 
 def test_an_extended_run_has_the_result_of_its_new_end(tmp_path: Path) -> None:

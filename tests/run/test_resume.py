@@ -79,7 +79,7 @@ def test_stop_and_go_on(agent: str, tmp_path: Path) -> None:
         process.terminate()
         _, errors = process.communicate()
         assert process.returncode == 143, errors
-        assert "the same command goes on from there" in errors
+        assert "the same command resumes from there" in errors
         assert status(only_run(runs))["state"] == "interrupted"
     run(*arguments, f"runs_dir={runs}")
     assert twin.wait() == 0, twin.communicate()
@@ -88,7 +88,7 @@ def test_stop_and_go_on(agent: str, tmp_path: Path) -> None:
 
 
 def test_checkpoint_on_request(tmp_path: Path) -> None:
-    """SIGUSR1 between two steps: a checkpoint, and the run goes on to the same end."""
+    """SIGUSR1 between two steps: a checkpoint, and the run continues to the same end."""
     arguments = [*TINY, *TASKS["toy"], "checkpoint.every=100000"]
     process = start(*arguments, f"runs_dir={tmp_path / 'asked'}")
     twin = start(*arguments, f"runs_dir={tmp_path / 'twin'}")
@@ -223,7 +223,7 @@ def test_processors_of_one_name_and_two_generations_are_two(tmp_path: Path) -> N
 ])
 def test_resumed_elsewhere(facts: dict, sentence: str | None, stopped: Path,
                            capsys: pytest.CaptureFixture[str]) -> None:
-    """It goes on, the start is recorded, and what makes it inexact is told once; another host alone does not, and the
+    """It continues, the start is recorded, and what makes it inexact is told once; another host alone does not, and the
     thread count is the one that the run was begun with."""
     pretend(stopped, **facts)
     capsys.readouterr()
@@ -250,7 +250,7 @@ def test_another_thread_count(stopped: Path, capsys: pytest.CaptureFixture[str],
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "advance", stops)
         assert train_here(*SHORT, f"runs_dir={stopped.parents[2]}", "threads=2") == 143
-    assert "thread count was 1 and is 2 now: the run goes on, but not bit for bit" in capsys.readouterr().err
+    assert "thread count was 1 and is 2 now: the run continues, but not bit for bit" in capsys.readouterr().err
     train_here(*SHORT, f"runs_dir={stopped.parents[2]}")
     assert "as it was begun, but an earlier start did not" in capsys.readouterr().err
     starts = RunFolder(stopped).meta()["starts"]

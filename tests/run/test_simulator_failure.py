@@ -171,7 +171,7 @@ def test_it_fails_while_the_open_episode_is_repeated(faults: int, tmp_path: Path
     if faults == 1:
         assert outcome(folder) == outcome(only_run(tmp_path / "twin")) and failed(folder, "episodes") == []
         return
-    assert "the open episode cannot be repeated: the run goes on, but not exactly" in told
+    assert "the open episode cannot be repeated: the run continues, but not exactly" in told
     (cut,) = failed(folder, "episodes")
     assert int(cut["episode"]) == state["episodes_begun"] - 1 and int(cut["length"]) == len(state["actions"])
     assert float(cut["return"]) == state["episode"]["reward"] and status(folder)["simulator_errors"] == 1

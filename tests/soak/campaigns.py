@@ -248,7 +248,7 @@ def fail_at(ground: Ground, fault: Fault) -> Trial:
 
 
 def _told_once(life: Life) -> str | None:
-    """What is wrong with how a life told that it could not go on."""
+    """What is wrong with how a life told that it could not continue."""
     if "Traceback" in life.said:
         return f"a traceback: {life.said[-800:]}"
     if (count := sum(line.startswith("error: ") for line in life.said.splitlines())) != 1:
@@ -446,7 +446,7 @@ def together(ground: Ground, chance: random.Random, count: int) -> Trial:
 
 
 def take_over(ground: Ground, chance: random.Random) -> Trial:
-    """A life that is killed while others of the same command come and go: whoever is next goes on."""
+    """A life that is killed while others of the same command come and go: whoever is next continues."""
     config, scratch = ground.place()
     first = begin(config, scratch / "first")
     time.sleep(chance.uniform(0.1, 0.8) * ground.seconds)

@@ -1,7 +1,7 @@
 """Lives of runs: each a process that does what `python run.py` does, forked from one that has imported everything.
 
 A life can end by SIGKILL at a chosen operation on files, at a chosen time, or by itself; the next life of the same
-command goes on with the folder that it left.
+command continues with the folder that it left.
 """
 
 import contextlib

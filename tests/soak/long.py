@@ -1,4 +1,4 @@
-"""Long runs: memory, open files and what is written per step, sampled from outside while a run goes on."""
+"""Long runs: memory, open files and what is written per step, sampled from outside while a run continues."""
 
 import os
 import shutil

@@ -85,7 +85,7 @@ def kill(life: Life, runs: Path, chance: random.Random) -> str | None:
             os.kill(child, signal.SIGKILL)
     life.kill()
     life.wait()
-    return f"{place}, {'with its runs' if everything else 'and its runs go on'}"
+    return f"{place}, {'with its runs' if everything else 'and its runs continue'}"
 
 
 def _lines(journal: Path) -> int:

@@ -74,7 +74,7 @@ def seconds_of_groups(report: Path) -> dict[str, float]:
 
 def table(taken: dict[str, float]) -> str:
     """The groups with what they may take and took, in Markdown."""
-    lines = ["| tests of | seconds of a core, at most | took |", "|---|---:|---:|"]
+    lines = ["| tests of | CPU seconds, at most | took |", "|---|---:|---:|"]
     lines += [f"| {group.name} | {group.seconds} | {taken.get(group.name, 0):.0f} |" for group in GROUPS]
     return "\n".join([*lines, f"| all | {sum(group.seconds for group in GROUPS)} | {sum(taken.values()):.0f} |"])
 

@@ -1,4 +1,4 @@
-"""Policies: what an agent samples actions from. Each is one file and one YAML."""
+"""Policies, from which an agent samples actions. Each is one file and one YAML file."""
 
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -12,19 +12,19 @@ from algd.algorithm.rng import RandomGenerator
 
 
 class Sample(NamedTuple):
-    """Actions (B, d) and what they add to the return for their entropy, −α log π(a|s), (B,), or 0."""
+    """Actions (B, d) and their entropy bonus in the return, −α log π(a|s), (B,), or 0."""
 
     action: Tensor
     entropy_bonus: Tensor | float
 
 
 class ActingPolicy(Protocol):
-    """What acting and the critics' targets ask of a policy, which is a `torch.nn.Module` too."""
+    """The part of a policy that acting and the critics' targets use; it is a `torch.nn.Module` too."""
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
     def draw(self, batch: int, noise: RandomGenerator) -> Tensor:
-        """The normals that `sample` turns into actions at `batch` states."""
+        """The normals for `sample` at `batch` states."""
         ...
 
     def draw_loss(self, batch: int, noise: RandomGenerator) -> tuple[Tensor, ...]:
@@ -51,7 +51,7 @@ class Policy(ActingPolicy, Protocol):
 
 @runtime_checkable
 class ImprovingPolicy(ActingPolicy, Protocol):
-    """A policy that carries out its own update."""
+    """A policy with an update of its own."""
 
     def improve(self, observation: Tensor, energy: EnergyAtStates, draws: tuple[Tensor, ...], guidance: Guidance,
                 optimizer: torch.optim.Optimizer) -> tuple[Tensor, dict[str, Tensor]]:

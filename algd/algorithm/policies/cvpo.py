@@ -1,8 +1,8 @@
 """The policy of constrained variational policy optimisation (CVPO; Liu et al., arXiv 2201.11927) and of MPO.
 
-It is improved by expectation maximisation, not by descending its energy: the E-step weights actions of the policy as it
-was (`algd.algorithm.estep`), the M-step fits the policy to them by weighted maximum likelihood, with the mean's and the
-covariance's divergence from the policy as it was each held to a bound by a multiplier of its own.
+It is improved by expectation maximisation, not by descending its energy. The E-step weights actions of the target
+policy (`algd.algorithm.estep`). The M-step fits the policy to them by weighted maximum likelihood, with a bound on the
+mean's and one on the covariance's divergence from the target policy, each with a multiplier of its own.
 """
 
 import copy
@@ -38,10 +38,10 @@ class CVPOPolicy(nn.Module):
         epsilon: bound of the E-step's mean KL divergence, nats.
         mean_bound, covariance_bound: bounds of the M-step's mean KL divergences, nats.
         m_steps: gradient steps of an M-step.
-        mean_rate, covariance_rate: what moves the bounds' multipliers, per nat and gradient step.
-        mean_most, covariance_most: the bounds' multipliers stay in [0, these].
+        mean_rate, covariance_rate: step sizes of the bounds' multipliers, per nat and gradient step.
+        mean_most, covariance_most: upper bounds of these multipliers, which are at least 0.
         max_gradient_norm: gradients are scaled down to this length.
-        polyak: weight of the policy in an update of the policy as it was.
+        polyak: weight of the policy in an update of the target policy.
     """
 
     low: Tensor
@@ -110,8 +110,8 @@ class CVPOPolicy(nn.Module):
         parameters = list(self.network.parameters())
         for _ in range(self.m_steps):
             mean, factor = self.distribution(self.network, observation)
-            # The mean is fitted under the old covariance, the covariance about the old mean, so that the divergence of
-            # each can be held to a bound of its own.
+            # The mean is fitted with the old covariance, the covariance with the old mean, so that each divergence has
+            # a bound of its own.
             likelihood = log_density(actions, mean, old_factor) + log_density(actions, old_mean, factor)
             divergences = torch.stack([divergence_of_means(old_mean, old_factor, mean),
                                        divergence_of_covariances(old_factor, factor)])
@@ -144,7 +144,7 @@ class CVPOPolicy(nn.Module):
                                      "estep_cost": (weights * qc).sum(1).mean()}
 
     def _move_multipliers(self, divergences: Tensor) -> None:
-        """Ascent on the multipliers of the M-step's bounds."""
+        """Gradient ascent on the multipliers of the M-step's bounds."""
         for index, (bound, rate, most) in enumerate(zip(self.bounds, self.rates, self.most, strict=True)):
             self.multipliers[index] = (self.multipliers[index] - rate * (bound - divergences[index])).clamp(0, most)
 

@@ -17,10 +17,10 @@ from algd.algorithm.score import monte_carlo_score
 
 
 class DiffusionPolicy(nn.Module):
-    """a = tanh(x_0)·scale + bias, where x_0 ends the reverse process of `process`, driven by a score network.
+    """a = tanh(x_0)·scale + bias, where x_0 is the end of the reverse process of `process` with a score network.
 
-    The defaults are the authors' algorithm; each switch's other value is what the mathematics asks for
-    (docs/fidelity.md tells them one by one).
+    The defaults are the authors' algorithm; each switch's other value is the mathematically consistent one
+    (docs/fidelity.md describes them).
 
     Args:
         observation_size: s.
@@ -30,15 +30,15 @@ class DiffusionPolicy(nn.Module):
         beta: temperature β of the Boltzmann density.
         mc_samples: N, the estimator's samples a state.
         score_weight: weight of the score-matching loss.
-        score_space: "action": the network sees the squashed action, the estimator's samples are squashed
+        score_space: "action": the network gets the squashed action, the estimator's samples are squashed
             actions' neighbours and φ* is a gradient in action units, but is added to the latent (the authors');
             "latent": network, samples and energy are the latent's, with the energy's change of variables
             −β log|det ∂a/∂x|.
-        score_level: which point of the chain stands for level τ. "after": the latent after reverse step τ,
-            which has level τ − 1 (the authors'); "before": the one that step τ starts from.
+        score_level: which point of the chain is used for level τ. "after": the latent after reverse step τ,
+            which has level τ − 1 (the authors'); "before": the one from which step τ starts.
         score_detach: whether the score-matching loss's gradient stops at that point (the authors' does not).
-        mc_rescale: whether the samples are centred on x_τ / scale_τ, and spread by spread_τ / scale_τ, as the
-            estimator of a process that shrinks its signal (DDPM) has it (the authors' does not). No effect on VE-SDE.
+        mc_rescale: whether the samples are centred on x_τ / scale_τ, and spread by spread_τ / scale_τ, as is correct
+            for a process that scales its signal (DDPM) (the authors' are not). No effect on VE-SDE.
         mc_clip: whether the samples are clipped to the box of actions (the authors' are not). Only for
             score_space=action.
     """
@@ -73,18 +73,18 @@ class DiffusionPolicy(nn.Module):
         return torch.addcmul(self.bias, torch.tanh(latent), self.scale)
 
     def _predict(self, observation: Tensor) -> Predict:
-        """What drives the process at these states: the network, at latents (B, d)."""
+        """The process's `predict` at these states: the network, at latents (B, d)."""
         network = self.network.at(observation)
         if self.score_space == "latent":
             return network
         return lambda head, x, level: network(head, self.squash(x) if head == "score" else x, level)
 
     def draw(self, batch: int, noise: RandomGenerator) -> Tensor:
-        """(K, B, d): x_K's normals, and then one reverse step's after the other."""
+        """(K, B, d): x_K's normals, then those of the reverse steps in order."""
         return noise.normal(self.process.steps, batch, len(self.scale))
 
     def chain(self, observation: Tensor, normals: Tensor) -> list[Tensor]:
-        """The latents [x_K, …, x_0], each (B, d), of one stochastic reverse process a state."""
+        """The latents [x_K, …, x_0], each (B, d), of one stochastic reverse process per state."""
         return self._reverse(self._predict(observation), normals)
 
     def _reverse(self, predict: Predict, normals: Tensor) -> list[Tensor]:
@@ -116,7 +116,7 @@ class DiffusionPolicy(nn.Module):
         latent = torch.stack(path)[index, torch.arange(len(level), device=level.device)]
         if self.score_detach:
             latent = latent.detach()
-        # φ* is estimated where the score network looks.
+        # φ* is estimated at the score network's input.
         point = latent if self.score_space == "latent" else self.squash(latent)
         target = self.score_target(energy, point, level, mc_normals)
         matching = nn.functional.mse_loss(predict("score", latent, level), target)
@@ -130,7 +130,7 @@ class DiffusionPolicy(nn.Module):
                                  normals, self.beta)
 
     def _energy_of_score(self, energy: EnergyAtStates, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Energies (B, N) and gradients (B, N, d) at samples (B, N, d), in the space that the score lives in."""
+        """Energies (B, N) and gradients (B, N, d) at samples (B, N, d), in the score's space."""
         if self.score_space == "action":
             if self.mc_clip:
                 samples = samples.clamp(self.bias - self.scale, self.bias + self.scale)

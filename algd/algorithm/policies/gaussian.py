@@ -24,7 +24,8 @@ class GaussianPolicy(nn.Module):
         action_low, action_high: (d,), the box of actions.
         hidden_sizes: widths of the ReLU layers.
         initial_temperature: α at the start; the entropy's weight in return and loss.
-        target_entropy: the entropy (nats, of the action in units of its half range) that α is steered to; None: −d.
+        target_entropy: the entropy towards which α is adjusted (nats, of actions in units of their half range);
+            None: −d.
     """
 
     scale: Tensor

@@ -1,7 +1,7 @@
 """Faster resets of Safety-Gymnasium's navigation environments, with the same draws to the last bit.
 
-What goes is decoding 25 MB of sky, which becomes a gradient in pictures; parsing the same YAML again; and drawing
-candidate places one by one.
+Avoided are decoding 25 MB of sky, which becomes a gradient in pictures; parsing the same YAML again; and drawing
+candidate positions one by one.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ def _cached_assets() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Index:
-    """Where a compiled model keeps what the task asks for by name.
+    """The positions in a compiled model of what the task accesses by name.
 
     Attributes:
         bodies: by an object's name: the ids of its bodies, or the id of its only one.
@@ -115,7 +115,7 @@ class FastRandomGenerator(RandomGenerator):
             if layout is not None:
                 break
         self.random_generator.set_state(before)
-        self.random_generator.random_sample(samples.used)  # leaves the generator where single draws would have
+        self.random_generator.random_sample(samples.used)  # leaves the generator in the state after single draws
         if layout is None:
             raise ResamplingError("Failed to sample layout of objects")
         self.layout = layout
@@ -164,10 +164,10 @@ class Samples:
 
 def _draw_layout(plan: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]],
                  samples: Samples) -> dict[str, np.ndarray] | None:
-    """One attempt: an object after the other, a hundred tries for each; None if one of them found no place."""
+    """One attempt: an object after the other, a hundred tries for each; None if one has no position."""
     places = np.empty((len(plan), 2))
     for i, (_, lower, size, distances) in enumerate(plan):
-        for tries in (8, 92):  # most objects find a place soon
+        for tries in (8, 92):  # most objects need few tries
             candidates = lower + size * samples.peek(2 * tries).reshape(tries, 2)
             offsets = np.square(candidates[:, None] - places[:i])
             free = (np.sqrt(offsets[..., 0] + offsets[..., 1]) >= distances).all(axis=1)

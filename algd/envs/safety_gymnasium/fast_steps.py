@@ -1,12 +1,12 @@
 """The same navigation episodes in less time: faster resets and steps of Safety-Gymnasium's environments.
 
-`accelerate` gives the objects of ONE environment faster methods; other environments, and the package itself, stay
-as they are. Observations, rewards, costs and the generator's draws keep every bit, because the arithmetic stays the
-package's own, operation by operation. What goes is
+`accelerate` gives the objects of ONE environment faster methods; other environments, and the package itself, are
+unchanged. Observations, rewards, costs and the generator's draws are the same to the last bit, because the arithmetic
+is the package's own, operation by operation. Avoided are
 
 - at a reset: see `fast_resets`;
 - at a step: looking up bodies, sensors and contacts by name; computing each lidar beam by itself; moving each
-  gremlin by itself; repeating `mj_forward` on an unchanged state; asking whether the observation is in its space.
+  gremlin by itself; repeating `mj_forward` on an unchanged state; checking that the observation is in its space.
 """
 
 from typing import Any
@@ -153,8 +153,8 @@ def fast_task(task: type) -> type:
     """The fast subclass of a task's class.
 
     `simulation_forward`, a new goal and a reset leave the simulator's derived quantities up to date, and neither
-    these robots nor any object moves otherwise. So the further calls of `mj_forward` that the package makes before
-    it reads costs and observations change nothing, and are left out.
+    these robots nor any object moves otherwise. So the package's further calls of `mj_forward` before
+    it reads costs and observations change nothing, and are omitted.
     """
     methods: dict[str, Any] = {"simulation_forward": simulate, "calculate_cost": total_cost, "obs": observation}
     if issubclass(task, ButtonLevel0):

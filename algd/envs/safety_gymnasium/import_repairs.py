@@ -1,4 +1,4 @@
-"""Import safety-gymnasium 1.0.0 where its own pins do not reach: Python >= 3.11, gymnasium >= 1.0.
+"""Import safety-gymnasium 1.0.0 with newer versions than its pins allow: Python >= 3.11, gymnasium >= 1.0.
 
 The package is the reference implementation of the navigation and velocity tasks, but its last release predates
 both. `import_safety_gymnasium` imports it unchanged and repairs, from the outside,
@@ -37,10 +37,10 @@ from algd.errors import UsageError
 
 
 def choose_headless_opengl() -> None:
-    """Have MuJoCo render through EGL where there is no display and nobody has chosen.
+    """Let MuJoCo render with EGL if there is no display and MUJOCO_GL is not set.
 
     Call it before `mujoco` is imported, which reads MUJOCO_GL once. Without the EGL library nothing is chosen,
-    because MuJoCo could not even be imported then.
+    because MuJoCo could not be imported then.
     """
     headless = sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     if headless and "MUJOCO_GL" not in os.environ and ctypes.util.find_library("EGL"):
@@ -90,7 +90,7 @@ def _alike(id: str, known: Iterable[str]) -> list[str]:
 
 @contextlib.contextmanager
 def deprecations_unsaid() -> Iterator[None]:
-    """While open, MuJoCo does not say (nor write to a file in the working directory) that a model file is dated."""
+    """Let MuJoCo not warn (nor write to a file in the working directory) that a model file is dated."""
     import mujoco
 
     def say(message: str) -> None:
@@ -200,13 +200,13 @@ def _restore_spec_fields() -> None:
             return EnvSpec(*args, **{key: value for key, value in kwargs.items() if key not in removed})
 
     class LenientEnvSpec(metaclass=Lenient):
-        """An EnvSpec that swallows the removed fields."""
+        """An EnvSpec that accepts the removed fields."""
 
     registration.EnvSpec = LenientEnvSpec
 
 
 def _give_offscreen_viewer_its_size() -> None:
-    """The task has written the picture's size into the model by the time it asks for a viewer."""
+    """Give the viewer its size, which the task has written into the model by then."""
     from gymnasium.envs.mujoco.mujoco_rendering import OffScreenViewer
     from safety_gymnasium.bases import underlying
 

@@ -1,8 +1,8 @@
-"""MuJoCo's own word that a simulation blew up.
+"""Detecting that MuJoCo found a simulation unstable.
 
 When positions, velocities or accelerations stop being finite or become huge, MuJoCo raises nothing: it prints a line,
-sets the simulation back to its first state, and goes on. What the environment returns then is finite, and
-connects two states that have nothing to do with each other. Only a counter in its data tells.
+resets the simulation to its initial state, and continues. The environment's values are then finite, but of a
+transition between two unrelated states. Only a counter in its data shows it.
 """
 
 import sys
@@ -14,7 +14,7 @@ COUNTERS = {"mjWARN_BADQPOS": "positions", "mjWARN_BADQVEL": "velocities", "mjWA
 
 
 def instability(env: gymnasium.Env) -> str | None:
-    """What blew up since the simulation was last reset, in one word; None: nothing did, or it is not MuJoCo's.
+    """Which quantity became unstable since the last reset, in one word; None: none, or it is not a MuJoCo environment.
 
     Args:
         env: the innermost environment, of gymnasium (`env.data`) or Safety-Gymnasium (`env.task.data`).

@@ -1,4 +1,4 @@
-"""mlp.c as a library: built by the machine's own compiler when it is first asked for, and kept in a cache."""
+"""mlp.c as a library: built by the machine's own compiler at first use, and cached."""
 
 import contextlib
 import ctypes
@@ -42,7 +42,7 @@ class NetworkStruct(ctypes.Structure):
                 ("layers", POINTER), ("scratch", POINTER))
 
 
-# What takes a network has its address first; `algd.execution.native.network` calls these, and nobody else.
+# The first argument is a network's address; only `algd.execution.native.network` calls these.
 SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "panel_size": ([INT, INT], LONG),
     "scratch_size": ([INT], LONG),
@@ -64,7 +64,7 @@ def compiler() -> list[str]:
 
 
 def worthwhile() -> bool:
-    """Whether the library can be had here, and was measured to be faster than torch (docs/benchmarks.md)."""
+    """Whether the library is available here and was measured to be faster than torch (docs/benchmarks.md)."""
     if platform.system() != "Linux" or torch.backends.cpu.get_cpu_capability() not in INSTRUCTIONS:
         return False
     try:
@@ -75,7 +75,7 @@ def worthwhile() -> bool:
 
 
 def cache() -> Path:
-    """Where what was built is kept: $ALGD_CACHE, the virtual environment, or without one ~/.cache."""
+    """The folder of built libraries: $ALGD_CACHE, the virtual environment, or without one ~/.cache."""
     if os.environ.get("ALGD_CACHE"):
         return Path(os.environ["ALGD_CACHE"])
     if sys.prefix != sys.base_prefix:
@@ -121,7 +121,7 @@ def _build(new: Path, flags: list[str]) -> None:
 
 
 def _keep(new: Path, built: Path) -> None:
-    """Put a library into the cache, whole or not at all; without a place for it, every process builds its own."""
+    """Put a library into the cache atomically; if that is not possible, every process builds its own."""
     waiting = built.with_name(f".{built.name}.{os.getpid()}.tmp")
     try:
         built.parent.mkdir(parents=True, exist_ok=True)

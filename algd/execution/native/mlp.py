@@ -11,7 +11,7 @@ from algd.execution.native.network import Network, choose
 
 
 class Trace(NamedTuple):
-    """What a forward pass leaves for a backward one: its x, and all hidden layers' values and SiLU's slopes."""
+    """Saved by a forward pass for the backward one: its x, and all hidden layers' values and SiLU's slopes."""
 
     x: Tensor
     inputs: Tensor | None
@@ -21,8 +21,8 @@ class Trace(NamedTuple):
 class NativeMLP(MLP):
     """An MLP in float32 on a CPU, once differentiable; see MLP.
 
-    Where torch differentiates, all calls of one MLP take one vector more, all its parameters', whose gradient each of
-    them has C write as one vector. Autograd adds those up, and one node hands them to the parameters:
+    With autograd all calls of one MLP have one more argument, a vector of all its parameters. C writes each call's
+    gradient for it as one vector; autograd adds these up, and one node distributes the sum to the parameters:
 
         parameters ── _Parameters ── vector ──┬── _Values ── values
                                      x, start ┤
@@ -87,7 +87,7 @@ class NativeMLP(MLP):
 
 
 class _Parameters(torch.autograd.Function):
-    """Parameters as one vector: nobody reads its numbers, what counts is whose gradient it hands on."""
+    """Parameters as one vector. Its values are never read; it only passes the gradient to the parameters."""
 
     @staticmethod
     def forward(ctx: Any, *parameters: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class _Parameters(torch.autograd.Function):
 
 
 class _Values(torch.autograd.Function):
-    """An MLP's values, with gradients for its parameters, for x, and for what the first layer starts from."""
+    """An MLP's values, with gradients for its parameters, for x, and for `start`."""
 
     @staticmethod
     def forward(ctx: Any, mlp: NativeMLP, vector: Tensor, x: Tensor, start: Tensor | None) -> Tensor:

@@ -1,7 +1,7 @@
-"""mlp.c's functions as functions of tensors: the one place where there are pointers.
+"""mlp.c's functions as functions of tensors: the only place with pointers.
 
-C takes for granted what its arguments are. Here every tensor is checked for it: its type, its shape, and that its
-numbers lie on the CPU, one after the other.
+C does not check its arguments. Here every tensor is checked: its type, its shape, and that it is contiguous and on the
+CPU.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ FEW = 8
 
 
 def address(tensor: Tensor, *shape: int, dtype: torch.dtype = torch.float32) -> int:
-    """Where a tensor of this shape lies in memory.
+    """The address of a tensor of this shape.
 
     Raises:
         TypeError: it is not one that C can read or write.
@@ -44,11 +44,11 @@ def choose(slopes: Tensor) -> tuple[Tensor, Tensor]:
 class Network:
     """One network, or the networks of an ensemble's members, in C.
 
-    A leading (m) in a shape is there for an ensemble of m members only. What is called a hidden buffer has all hidden
-    layers' numbers, one layer's (m, rows, width) after the other's.
+    A leading (m) in a shape is present only for an ensemble of m members. A hidden buffer has all hidden layers'
+    numbers, one layer's (m, rows, width) after the other's.
 
     Args:
-        layers: from the first to the last; C reads their parameters where they lie.
+        layers: from the first to the last; C reads their parameters in place.
         activation: after every layer but the last.
 
     Attributes:
@@ -159,7 +159,7 @@ class Network:
             raise MemoryError(f"no memory for a gradient over {rows} rows")
 
     def write_to(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> None:
-        """Where the parameters' gradients go from now on, in the parameters' shapes: somebody has to keep these."""
+        """Set where the parameters' gradients are written, in the parameters' shapes; the caller keeps the tensors."""
         for layer, struct, weight, bias in zip(self.layers, self._structs, weights, biases, strict=True):
             struct.of_weight = address(weight, *layer.weight.shape)
             struct.of_bias = None if bias is None else address(bias, *self.lead, layer.weight.shape[-2])

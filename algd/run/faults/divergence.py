@@ -1,7 +1,7 @@
-"""Signs that a run diverges, told with numbers while it runs.
+"""Signs that a run diverges, reported with numbers while it trains.
 
-A few rules over what a run measures anyway. Each sign has a size; a warning is given when it first appears, and again
-only when its size has grown by a factor, so that a run that goes on diverging warns a few times and not at every
+A few rules on quantities that a run measures anyway. Each sign has a size; a warning is given when it first appears,
+and again only when its size has grown by a factor, so that a diverging run warns a few times and not at every
 evaluation.
 """
 
@@ -22,7 +22,7 @@ OUTWEIGHS = 1000.0  # λ times the largest cost of a step, against its largest r
 FAR_OFF = 3.0       # between what the cost critics predict and what the episodes cost
 GROWN = 100.0       # of a loss
 ABSURD = 100.0      # the error of a step, against the largest reward or cost of one
-BEYOND = 5.0        # Q, against what rewards can come to: an entropy bonus may add some
+BEYOND = 5.0        # Q, against the largest possible return: an entropy bonus may add some
 TENFOLD = 10.0
 SETTLED = 5.0       # times that a bootstrapped value needs to travel over its horizon
 
@@ -36,8 +36,7 @@ class EvaluationMeans:
         spent: mean cost of the stochastic sampler's episodes, in the budget's kind.
         predicted: mean of what the cost critics predict at the episodes' first states and actions.
         measured: mean discounted cost of the same episodes.
-        tail: what may come after their last step, discounted: γ_c^length · cost of a step / (1 − γ_c), if the episodes
-            went on as they did on average.
+        tail: an estimate of the discounted cost after their last step: γ_c^length · mean cost of a step / (1 − γ_c).
     """
 
     lam: float
@@ -68,12 +67,12 @@ class Divergence:
     """The signs of one run.
 
     Args:
-        budget: what the cost is held against.
+        budget: the allowed cost.
         threshold: h, the limit in the cost critics' units.
-        multiplier: λ at the start; None: it never moves, and being over the limit is no sign.
+        multiplier: λ at the start; None: it is constant, and being over the limit is no sign.
         discount, cost_discount: γ and γ_c.
-        settling_updates: updates after which the cost critics' predictions have had time to form; None: they predict
-            something else than the discounted cost (agent.cost_backup=reach).
+        settling_updates: updates that the cost critics need; None: they do not predict the discounted cost
+            (agent.cost_backup=reach).
 
     Attributes:
         warnings: the last warning of each sign that appeared.
@@ -122,7 +121,7 @@ class Divergence:
         Args:
             step: the environment step.
             means: the updates' scalars, averaged.
-            reward_unit: what the critics' rewards are divided by.
+            reward_unit: the divisor of the critics' rewards.
         """
         self._step = step
         allowed = self.threshold * (1 - self.cost_discount)
@@ -146,11 +145,11 @@ class Divergence:
         if abs(means["q"]) >= BEYOND * bound > 0:
             sentences += self._warn("q", abs(means["q"]), TENFOLD, (
                 f"Q is {means['q']:.3g} on average, but rewards of at most {scales['critic_loss']:.3g} a step can "
-                f"only come to {bound:.3g}: the reward critics diverge"))
+                f"only add up to {bound:.3g}: the reward critics diverge"))
         return sentences
 
     def _multiplier(self) -> list[str]:
-        """λ that moves away while the cost stays over the limit, or beyond all proportion."""
+        """λ that rises or falls while the cost stays over the limit, or outweighs the reward."""
         if self.multiplier is None:
             return []
         multipliers, costs = [past.lam for past in self.recent], [past.spent for past in self.recent]
@@ -172,11 +171,11 @@ class Divergence:
         if over and (lam == 0 or _grows([1 / past for past in multipliers if past > 0])):
             sentences += self._warn("multiplier falls", math.inf if lam == 0 else 1 / lam, DOUBLED, (
                 (f"λ is 0 {episodes}" if lam == 0 else f"λ fell from {shown} {episodes}")
-                + ": what moves λ does not see the violation"))
+                + ": its signal does not show the violation"))
         return sentences
 
     def _cost_critics(self, updates: int) -> list[str]:
-        """Cost critics that predict something else than the episodes cost."""
+        """Cost critics whose predictions differ from the episodes' costs."""
         margin = max(self.threshold, self.largest_cost)
         if margin <= 0 or self.settling_updates is None:
             return []

@@ -1,7 +1,7 @@
-"""What somebody outside asks of a run, by signals: flags that the trainer reads between steps.
+"""Requests to a run by signals: flags that the trainer reads between steps.
 
     SIGINT, SIGTERM, SIGUSR2    checkpoint, then stop; a second SIGINT stops at once
-    SIGUSR1                     checkpoint, and go on
+    SIGUSR1                     checkpoint, and continue
 """
 
 import contextlib
@@ -14,8 +14,8 @@ class Requests:
     """The flags.
 
     Attributes:
-        checkpoint: a checkpoint is asked for.
-        stop: the name of the signal that asks to stop, or None.
+        checkpoint: whether a checkpoint is requested.
+        stop: the name of the signal that requested a stop, or None.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Requests:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["Requests"]:
-        """Receive signals inside this context; what handled them before does so again afterwards."""
+        """Handle signals inside this context; the previous handlers are restored afterwards."""
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
         before = {number: signal.signal(number, self._receive) for number in numbers}
         try:

@@ -1,4 +1,4 @@
-"""How many exceptions of its simulator a run survives."""
+"""The limit of exceptions of the simulator in a run."""
 
 import traceback
 from collections.abc import Callable
@@ -8,10 +8,10 @@ from algd.errors import SimulatorError
 
 
 class SimulatorErrors:
-    """Counts them, warns of each in a sentence, keeps its trace in a file, and ends the run beyond the limit.
+    """Counts them, warns of each in a sentence, writes its trace to a file, and ends the run beyond the limit.
 
     Args:
-        limit: how many are survived.
+        limit: how many are allowed.
         log: the file that the traces are appended to.
         warn: takes a sentence for the user.
 
@@ -27,7 +27,7 @@ class SimulatorErrors:
         """Count one more.
 
         Raises:
-            SimulatorError: it is one too many.
+            SimulatorError: there are more than the limit.
         """
         self.count += 1
         with self.log.open("a", encoding="utf-8") as file:

@@ -183,7 +183,7 @@ def policy_level_rows(problem: Problem, settings: Settings) -> list[Row]:
 
 def _compare(problem: Problem, beta: float, rho: float, kind: multipliers.Kind, directions: int,
              refine: int = 1) -> Row:
-    """One B policy against π*. `refine` multiplies the panels; the multipliers are solved anew."""
+    """One B policy against π*. `refine` multiplies the panels; the multipliers are solved for again."""
     panels = refine * resolution(problem.dimension, beta, rho)
     optimal = multipliers.solve(problem, beta, 0.0, "optimal", panels)
     policy = multipliers.solve(problem, beta, rho, kind, panels)

@@ -34,7 +34,7 @@ class Local(Launcher):
 
             raise SystemExit(launch_grid(self.kind, self.settings, self.context, self.master, job_overrides))
         except KeyboardInterrupt:
-            print("interrupted; what was submitted or finished stays so, and the same command goes on from there",
+            print("interrupted; what was submitted or finished stays so, and the same command resumes from there",
                   file=sys.stderr)
             raise SystemExit(ExitCode.INTERRUPTED) from None
 
