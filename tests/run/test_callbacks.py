@@ -125,7 +125,7 @@ def test_one_that_fails_ends_the_run_as_asked_and_the_run_can_go_on(tmp_path: Pa
 
 @pytest.mark.parametrize(("given", "words"), [
     ("callbacks=[{_target_:os.system,command:x}]", "callbacks.0._target_='os.system': only code of this project"),
-    ("callbacks=[{_target_:algd.run.callbacks.Callbacks}]", "returns algd.run.callbacks.Callback"),
+    ("callbacks=[{_target_:algd.run.callbacks.Callbacks}]", "annotated to return algd.run.callbacks.Callback"),
     ("callbacks=[{_target_:algd.run.callbacks.PrintEpisodes,every:0}]", "callbacks.0.every=0: it should be greater"),
     ("callbacks=[{_target_:algd.run.callbacks.PrintEpisodes,evry:3}]", "callbacks.0.evry is not a key"),
     ("callbacks=[{_target_:algd.run.callbacks.PrintEpisodes,on_failure:ignore}]", "'drop' or 'stop'"),
