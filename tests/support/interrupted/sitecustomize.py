@@ -22,4 +22,6 @@ def look(event: str, arguments: tuple[Any, ...]) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
+# Also where the tests run in a shell's background, whose processes ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.addaudithook(look)
