@@ -36,9 +36,6 @@ class Solution(NamedTuple):
     multiplier: float
 
 
-BEGIN = Solution(1.0, 1.0)
-
-
 def dual(temperature: float, multiplier: float, q: Floats, qc: Floats, threshold: float,
          epsilon: float) -> tuple[float, Floats]:
     """g(η, λ) and its gradient (2,).
@@ -61,29 +58,34 @@ def dual(temperature: float, multiplier: float, q: Floats, qc: Floats, threshold
     return float(value), np.array([of_temperature, of_multiplier])
 
 
-def solve(q: Floats, qc: Floats | None, threshold: float, epsilon: float, start: Solution) -> Solution:
+def solve(q: Floats, qc: Floats | None, threshold: float, epsilon: float, multiplier: float) -> Solution:
     """The temperature η, and with costs the multiplier λ, that minimise the dual.
 
     Args:
         q: (B, N): Q, or with `qc` None minus the energy.
         qc: (B, N), or None: only η is solved for.
         threshold, epsilon: h, and ε in nats.
-        start: where the search begins: the solution of the update before.
+        multiplier: where the search for λ begins: the solution of the update before.
     """
-    # η spans orders of magnitude: the search is over its logarithm. Shifting by a state's largest value changes g only
-    # by a constant, and keeps it small relative to its slopes.
-    shifted = q - q.max(1, keepdims=True)
-    costs = np.zeros_like(q) if qc is None else qc
+    # What is taken off a state's values changes the minimiser by nothing. In units of their spread the search is the
+    # same whatever the scale of rewards and costs, and η begins where it ends for normal values: std/√(2ε). From far
+    # below it would not come back: there the weights are one action's alone, and the dual's slope in log η is η log N.
+    reward = q - q.mean(1, keepdims=True)
+    reward_unit = max(float(reward.std()), LEAST)
+    cost, limit, cost_unit = np.zeros_like(q), 0.0, reward_unit
+    if qc is not None:
+        cost, limit = qc - qc.mean(1, keepdims=True), threshold - float(qc.mean())
+        cost_unit = max(float(cost.std()), LEAST)
+    reward, cost, limit, unit = reward / reward_unit, cost / cost_unit, limit / cost_unit, reward_unit / cost_unit
 
     def objective(x: Floats) -> tuple[float, Floats]:
+        # η spans orders of magnitude: the search is over its logarithm.
         temperature = float(np.exp(x[0]))
-        value, slope = dual(temperature, float(x[1]), shifted, costs, threshold, epsilon)
+        value, slope = dual(temperature, float(x[1]), reward, cost, limit, epsilon)
         return value, np.array([slope[0] * temperature, slope[1] if qc is not None else 0.0])
 
-    bounds = [(np.log(LEAST), np.log(MOST)), (0.0, MOST if qc is not None else 0.0)]
-    # If no policy within ε meets the constraint both grow to their bounds, where g is too flat to return.
-    stuck = start.temperature >= MOST / 10 or start.multiplier >= MOST / 10
-    first = BEGIN if stuck else start
-    begin = np.array([np.log(np.clip(first.temperature, LEAST, MOST)), first.multiplier if qc is not None else 0.0])
+    bounds = [(np.log(LEAST / reward_unit), np.log(MOST / reward_unit)), (0.0, MOST / unit if qc is not None else 0.0)]
+    # Where no policy within ε is cheap enough λ grows to its bound, and the dual is too flat there to come back.
+    begin = np.array([-0.5 * np.log(2 * epsilon), min(multiplier / unit, 10.0) if qc is not None else 0.0])
     found = minimize(objective, begin, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 100})
-    return Solution(float(np.exp(found.x[0])), float(found.x[1]))
+    return Solution(float(np.exp(found.x[0])) * reward_unit, float(found.x[1]) * unit)

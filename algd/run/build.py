@@ -94,9 +94,13 @@ def build_agent(config: Mapping[str, Any], task: Task) -> Agent:
     normaliser = Normaliser(observation_size, normalise["observation"], normalise["reward"], agent["discount"])
     made: Agent = build(agent, observation_size=observation_size, action_low=task.action_space.low.tolist(),
                         action_high=task.action_space.high.tolist(), guidance=guidance, normaliser=normaliser)
-    if isinstance(guidance.dual, EStep) and not isinstance(made.policy, ImprovingPolicy):
-        raise UsageError(f"guidance/dual=estep: λ comes from a policy's E-step, and agent={agent['name']} has none; "
-                         "it is for agent=cvpo")
+    if isinstance(guidance.dual, EStep):
+        if not isinstance(made.policy, ImprovingPolicy):
+            raise UsageError("guidance/dual=estep: λ comes from a policy's E-step, and "
+                             f"agent={agent['name']} has none; it is for agent=cvpo")
+        if guidance.kind != "plain":
+            raise UsageError("guidance/dual=estep: it finds the plain Lagrangian's λ, and "
+                             f"guidance={config['guidance']['name']} has another energy; it is for guidance=plain")
     return made
 
 

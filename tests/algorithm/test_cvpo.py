@@ -113,6 +113,13 @@ def test_the_e_steps_multiplier_is_for_a_policy_with_an_e_step() -> None:
         build_agent(config, build_task(config))
 
 
+def test_the_e_steps_multiplier_is_the_plain_lagrangians() -> None:
+    """Beside L_A's own penalty it would count the cost twice."""
+    config = compose(*TINY, "env=toy", "agent=cvpo", "guidance=augmented", "guidance/dual=estep")
+    with pytest.raises(UsageError, match=r"guidance/dual=estep: .*guidance=augmented has another energy"):
+        build_agent(config, build_task(config))
+
+
 def test_reachability_needs_critics_of_the_worst_violation() -> None:
     config = compose(*TINY, "env=toy", "guidance=reachability")
     assert config["agent"]["cost_backup"] == "reach"

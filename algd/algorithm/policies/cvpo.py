@@ -17,7 +17,7 @@ from torch.nn.functional import softplus
 
 from algd.algorithm.dual import EStep
 from algd.algorithm.energy import EnergyAtStates
-from algd.algorithm.estep import Solution, solve
+from algd.algorithm.estep import solve
 from algd.algorithm.guidance import Guidance
 from algd.algorithm.networks import Perceptron
 from algd.algorithm.policies import Sample
@@ -130,13 +130,13 @@ class CVPOPolicy(nn.Module):
                  guidance: Guidance) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The E-step: weights (B, N) of actions (B, N, d), which sum to 1 at each state; and their mean Qc, (B,)."""
         q, qc = energy.values(actions)
-        before = Solution(float(self.temperature), float(guidance.multiplier))
         if isinstance(guidance.dual, EStep):
-            found = solve(q.double().cpu().numpy(), qc.double().cpu().numpy(), guidance.threshold, self.epsilon, before)
+            found = solve(q.double().cpu().numpy(), qc.double().cpu().numpy(), guidance.threshold, self.epsilon,
+                          float(guidance.multiplier))
             guidance.dual.take(found.multiplier)
         energies = energy.of_values(q, qc)
         if not isinstance(guidance.dual, EStep):
-            found = solve(-energies.double().cpu().numpy(), None, 0.0, self.epsilon, before)
+            found = solve(-energies.double().cpu().numpy(), None, 0.0, self.epsilon, 0.0)
         self.temperature.fill_(found.temperature)
         weights = torch.softmax(-energies / found.temperature, 1)
         return weights, qc.mean(1), {"energy": (weights * energies).sum(1).mean(),
