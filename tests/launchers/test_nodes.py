@@ -13,6 +13,7 @@ from algd.errors import ExitCode
 from tests.launchers.submission_race import killed_before, operations, orphans, tries
 from tests.launchers.test_slurm import (
     LONG,
+    PATIENCE,
     SHORT,
     SLURM,
     jobs_of,
@@ -25,7 +26,7 @@ from tests.launchers.test_slurm import (
     until_over,
     until_trained,
 )
-from tests.support.command import interrupted_at, run, status
+from tests.support.command import interrupted_at, run, start, status
 from tests.support.virtual_nodes import Nodes
 
 pytestmark = pytest.mark.needs("nodes")
@@ -198,6 +199,24 @@ def test_the_controller_is_away(nodes: Nodes, tmp_path: Path) -> None:
     until(lambda: nodes.works("squeue"), "the controller's return")
     launchers("cancel", tmp_path)
     assert [line["state"] for line in json.loads(launchers("status", "--json", tmp_path))] == ["cancelled"] * 2
+
+
+def test_more_jobs_than_the_cluster_takes(nodes: Nodes, tmp_path: Path) -> None:
+    """What is waited for is said at once, and the array is submitted when there is room."""
+    nodes.take_at_most(1)
+    try:
+        waiting = start("-m", *SLURM, *SHORT, "seed=0,1", f"runs_dir={tmp_path}", "hydra.launcher.detach=true",
+                        "+hydra.launcher.sbatch.hold=true")
+        assert waiting.stderr is not None
+        said = next((line for line in waiting.stderr if "does not take" in line), "")
+        assert "SLURM does not take the array yet, and sbatch tries again: Slurm temporarily unable" in said
+        assert jobs_of(tmp_path) == []
+    finally:
+        nodes.take_at_most(10000)
+    output, errors = waiting.communicate(timeout=PATIENCE)
+    assert waiting.returncode == 0, output + errors
+    assert orphans(nodes, tmp_path) == []
+    launchers("cancel", tmp_path)
 
 
 def test_ctrl_c_while_it_is_submitted(nodes: Nodes, tmp_path: Path) -> None:

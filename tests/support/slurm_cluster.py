@@ -68,6 +68,7 @@ class Cluster:
         self.root, self.cpus, self.gpus, self.max_array = root, cpus, gpus, max_array
         self.host = socket.gethostname().split(".")[0]
         self.controller_port, self.node_port, self.database_port, self.sql_port = free_ports(4)
+        self.max_jobs = 10000
         self._started: list[subprocess.Popen[bytes]] = []
 
     @property
@@ -196,6 +197,7 @@ SchedulerParameters=bf_interval=1,sched_interval=1,sched_min_interval=100000,bat
 PriorityType=priority/basic
 FirstJobId={int(time.time()) % 60_000_000}
 MaxArraySize={self.max_array}
+MaxJobCount={self.max_jobs}
 KillWait=15
 JobRequeue=1
 AccountingStorageType=accounting_storage/slurmdbd
@@ -234,6 +236,14 @@ PidFile={root}/slurmdbd.pid
         """Change what a preempted job gets."""
         self.configure(user_signal)
         self.ask("scontrol", "reconfigure")
+
+    def take_at_most(self, jobs: int) -> None:
+        """Change MaxJobCount, which the controller reads when it starts. Tasks of arrays and finished jobs count."""
+        self.max_jobs = jobs
+        self.configure()
+        self.end("slurmctld")
+        self.restart("slurmctld")
+        wait_for(lambda: self.works("squeue"), 120, "the controller's return")
 
     def end_jobs(self) -> None:
         """End every job, as far as SLURM answers."""
