@@ -31,8 +31,9 @@ def validated(model: type[BaseModel], values: Mapping[str, Any], prefix: str) ->
         first, *others = error.errors()
         # A location ends with the branch's name where a union was tried; no key is spelled like that.
         branch = not isinstance(first["loc"][-1], int) and first["loc"][-1] not in values and len(first["loc"]) > 1
-        in_union = [e for e in others if branch and e["loc"][:-1] == first["loc"][:-1]]
-        location = first["loc"][:-1] if in_union else first["loc"]
+        outer = first["loc"][:-1]
+        in_union = [e for e in others if branch and e["loc"][:len(outer)] == outer]
+        location = outer if in_union else first["loc"]
         key = ".".join(str(part) for part in (prefix, *location) if part != "")
         if first["type"] == "extra_forbidden":
             fields = model.model_fields

@@ -73,7 +73,7 @@ class Settings(_Strict):
     eval: Evaluation
     curvature: Curvature
     log_every: Count
-    snapshots: Annotated[int, Field(ge=0, le=10**4)]
+    snapshots: Annotated[int, Field(ge=0, le=10**4)] | Annotated[list[Count], Field(max_length=10**4)]
     checkpoint: Checkpointing
     device: Annotated[str, AfterValidator(_device)]
     threads: Literal["auto"] | Annotated[int, Field(gt=0, le=4096)]

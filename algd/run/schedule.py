@@ -6,6 +6,12 @@ from typing import Any, Literal
 Action = Literal["evaluation", "metrics", "snapshot", "checkpoint", "finish"]
 
 
+def snapshot_steps(config: Mapping[str, Any]) -> list[int]:
+    """The steps at which a run of this configuration takes snapshots: those listed, or so many, evenly spaced."""
+    asked, total = config["snapshots"], config["total_steps"]
+    return [round(total * i / asked) for i in range(1, asked + 1)] if isinstance(asked, int) else list(asked)
+
+
 class Schedule:
     """Which evaluations, rows of metrics.csv, snapshots and checkpoints are due.
 
@@ -21,10 +27,10 @@ class Schedule:
     """
 
     def __init__(self, config: Mapping[str, Any]):
-        self._total_steps, count = config["total_steps"], config["snapshots"]
+        self._total_steps = config["total_steps"]
         self._evaluate_every, self._log_every = config["eval"]["every"], config["log_every"]
         self._save_every = config["checkpoint"]["every"]
-        self._snapshot_steps = {round(self._total_steps * i / count) for i in range(1, count + 1)}
+        self._snapshot_steps = set(snapshot_steps(config))
         self.done_at: dict[str, int] = {}
 
     def is_evaluation(self, step: int) -> bool:

@@ -18,6 +18,7 @@ from algd.config.messages import validated
 from algd.config.schema import check
 from algd.errors import UsageError
 from algd.logging.console import answer
+from algd.run.schedule import snapshot_steps
 from algd.storage.run_folder import RunFolder
 from launchers.ending import tell_end
 from launchers.grid import compose_members
@@ -187,11 +188,13 @@ class Runs:
 
 
 def up_to(member: Member, step: int) -> Member:
-    """The member as it is trained up to a step: before the end it keeps its replay, so that going on is exact."""
+    """The member as it is trained up to a step. Before the end it keeps its replay and takes the whole run's snapshots
+    alone, so that going on is exact."""
     config = dict(member.config)
     if step == config["total_steps"]:
         return member
-    return replace(member, config=check(config | {"total_steps": step,
+    taken = [taken for taken in snapshot_steps(config) if taken <= step]
+    return replace(member, config=check(config | {"total_steps": step, "snapshots": taken,
                                                   "checkpoint": config["checkpoint"] | {"keep_replay": True}}))
 
 

@@ -11,13 +11,17 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FrozenTrial, TrialState
 
 from algd.errors import UsageError
+from algd.storage.run_folder import RunFolder
 from launchers.search import study as study_module
 from launchers.search.halving import Result, going_on
 from launchers.search.loop import run
 from launchers.search.settings import SearchSettings
 from launchers.search.space import Space, parse
 from launchers.search.study import Study, locked
+from tests.launchers.test_slurm import runs_in
+from tests.soak.campaigns import SMALL
 from tests.soak.search import campaign
+from tests.support.command import only_run, outcome, status, train_here
 
 RHO, RATE = "guidance.rho", "guidance.dual.learning_rate"
 TYPED = [f"{RHO}=tag(log, interval(0.01, 100))", f"{RATE}=tag(log, interval(1e-5, 1e-1))", "env=toy", "seed=3,4"]
@@ -217,8 +221,33 @@ def test_it_finds_more_than_random_search_with_fewer_updates(tmp_path: Path) -> 
 # --- real processes ------------------------------------------------------------------------------------------------
 
 
-def test_kills_of_a_real_search_change_nothing(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def kills(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], list[str]]:
+    """A folder in which a search was left alone and others were killed; what was said; and what was wrong."""
+    folder, told = tmp_path_factory.mktemp("kills"), []
+    places, problems = campaign(3, 2, folder, told.append, trials=4)
+    assert places.total() == 3, told
+    return folder, told, problems
+
+
+def test_kills_of_a_real_search_change_nothing(kills: tuple[Path, list[str], list[str]]) -> None:
     """The search's process alone, or with its runs; `python -m tests.soak.search` does it 50 times."""
-    told: list[str] = []
-    places, problems = campaign(3, 2, tmp_path, told.append, trials=4)
-    assert problems == [] and places.total() == 3, told
+    _, told, problems = kills
+    assert problems == [], told
+
+
+def test_a_pruned_run_is_finished_later_as_if_it_never_was(kills: tuple[Path, list[str], list[str]],
+                                                           tmp_path: Path) -> None:
+    """By the same settings as a plain run: tables, snapshots and networks are those of a run in one go."""
+    runs = kills[0] / "twin"
+    pruned = [folder for folder in runs_in(runs) if status(folder)["state"] == "pruned"]
+    assert 0 < len(pruned) < 4
+    folder = pruned[0]
+    assert status(folder)["step"] == 12 and status(folder)["total_steps"] == 24
+    config = RunFolder(folder).config()
+    arguments = [*SMALL, f"{RHO}={config['guidance']['rho']!r}",
+                 f"{RATE}={config['guidance']['dual']['learning_rate']!r}"]
+    train_here(*arguments, f"runs_dir={runs}")
+    assert status(folder)["state"] == "finished" and status(folder)["step"] == 24
+    train_here(*arguments, f"runs_dir={tmp_path}")
+    assert outcome(folder) == outcome(only_run(tmp_path))

@@ -3,7 +3,7 @@
 from algd.run.schedule import Schedule
 
 
-def schedule(**changes: int) -> Schedule:
+def schedule(**changes: int | list[int]) -> Schedule:
     """A run of 10 steps with an evaluation every 4, metrics every 5, 2 snapshots and a checkpoint every 3."""
     return Schedule({"total_steps": 10, "snapshots": 2, "eval": {"every": 4}, "log_every": 5,
                      "checkpoint": {"every": 3}} | changes)
@@ -32,6 +32,11 @@ def test_a_whole_run() -> None:
         (5, 0): ["metrics", "snapshot", "checkpoint"],
         (8, 0): ["evaluation", "metrics", "checkpoint"],
         (10, 0): ["evaluation", "metrics", "snapshot"]}
+
+
+def test_snapshots_at_steps_that_are_listed() -> None:
+    done = carried_out(schedule(snapshots=[3, 4, 50]), 0)
+    assert [step for (step, _), actions in done.items() if "snapshot" in actions] == [3, 4]
 
 
 def test_without_snapshots() -> None:
