@@ -1,4 +1,5 @@
-"""Every agent learns the toy: feasible, and at least 80% of the best feasible return on two of three seeds."""
+"""Every agent learns the toy: feasible, and at least 80% of the best feasible return on two of three seeds. The
+baselines with hard constraints learn it and throttle, with seed 0 of the studies of docs/hard_constraints.md."""
 
 import csv
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -7,11 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from algd.envs import throttle
 from tests.support.command import only_run, run
 
 # toy.optimum(limit=4, horizon=16), which tests/envs/test_toy.py computes.
 BEST_FEASIBLE, BEST_UNCONSTRAINED = 24.50, 29.93
 LIMIT = 4.0
+# The same for a lap of 20 steps: within the limit, and where no step may cost, toy.optimum(limit=0, horizon=20).
+BEST_OF_A_LAP, BEST_SAFE = 30.50, 29.87
+SPEED = 0.4  # throttle's limit, and what reachability allows in a step
 # The authors' rates, and their conversion of the budget, 6.7 times as strict as it says: feasible in so few updates.
 AUTHORS = ["env.horizon=16", "env.cost_return=authors", "agent.discount=0.99", "agent.cost_discount=0.99",
            "agent.polyak=0.005", "agent.target_interval=2", "agent.policy_learning_rate=3e-4",
@@ -44,12 +49,18 @@ def train(pool: ThreadPoolExecutor, tmp_path_factory: pytest.TempPathFactory):
     return submit
 
 
-def last_evaluation(folder: Path) -> Result:
+def last_episodes(folder: Path) -> np.ndarray:
+    """Returns and costs of the last deterministic evaluation's episodes, (20, 2)."""
     with (folder / "evals.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["sampler"] == "deterministic"]
     rows = [row for row in rows if row["step"] == rows[-1]["step"]]
     assert len(rows) == 20
-    return float(np.mean([float(row["return"]) for row in rows])), float(np.mean([float(r["cost"]) for r in rows]))
+    return np.array([(float(row["return"]), float(row["cost"])) for row in rows])
+
+
+def last_evaluation(folder: Path) -> Result:
+    value, cost = last_episodes(folder).mean(0)
+    return float(value), float(cost)
 
 
 @pytest.mark.parametrize("agent", STEPS)
@@ -72,3 +83,42 @@ def test_other_guidances_become_feasible_and_none_does_not(train) -> None:
     assert all(spent <= LIMIT for _, spent in results.values()), results
     # That is what the toy is for: more return than any feasible policy has, and a broken budget.
     assert BEST_FEASIBLE < unconstrained <= BEST_UNCONSTRAINED + 0.5 and cost > 2 * LIMIT, (unconstrained, cost)
+
+
+@pytest.fixture(scope="module")
+def hard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs_dir of both studies, but for FAC on throttle, which swings."""
+    runs = tmp_path_factory.mktemp("hard")
+    for study in (["experiment=toy_hard"], ["experiment=throttle_hard", "~hydra.sweeper.cells.fac"]):
+        run(*study, "seed=0", "logger=none", "eval.every=10000", "hydra.launcher.jobs=2", f"runs_dir={runs}")
+    return runs
+
+
+def episodes_of(hard: Path, cell: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns and costs of the last evaluation of a study's run."""
+    (folder,) = (hard / cell).iterdir()
+    value, cost = last_episodes(folder).T
+    return value, cost
+
+
+@pytest.mark.parametrize("agent", ["gaussian", "vesde"])
+def test_reachability_learns_the_toy_without_a_single_unsafe_step(agent: str, hard: Path) -> None:
+    value, cost = episodes_of(hard, f"toy/{agent}-reachability")
+    assert cost.max() == 0 and value.mean() >= 0.6 * BEST_SAFE, (value, cost)
+
+
+@pytest.mark.parametrize(("cell", "share"), [("gaussian-plain", 0.8), ("cvpo-plain", 0.7)])
+def test_fac_and_cvpo_learn_the_toy_within_its_limit(cell: str, share: float, hard: Path) -> None:
+    value, cost = episodes_of(hard, f"toy/{cell}")
+    assert cost.mean() <= LIMIT and value.mean() >= share * BEST_OF_A_LAP, (value, cost)
+
+
+def test_reachability_holds_throttles_speed_in_every_step(hard: Path) -> None:
+    value, cost = episodes_of(hard, "throttle/gaussian-reachability")
+    assert cost.max() <= SPEED and value.mean() >= 0.6 * throttle.optimum(SPEED, 1), (value, cost)
+
+
+def test_cvpo_holds_throttles_speed_on_average(hard: Path) -> None:
+    """Where plain guidance is at one end or the other: the E-step asks for a mean cost, and its steps are short."""
+    value, cost = episodes_of(hard, "throttle/cvpo-plain")
+    assert cost.mean() == pytest.approx(SPEED, abs=0.15) and value.mean() >= 0.7 * throttle.optimum(SPEED, 1)
