@@ -1,5 +1,6 @@
 """The study of throttle: its formulas against the Lagrangians themselves, its loop, and what it writes of runs."""
 
+import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from algd.algorithm import lagrangian
 from algd.envs.throttle import GAIN
 from algd.errors import UsageError
 from analysis.runs.model import Evaluation, Run
-from analysis.studies.throttle.measured import Examined
+from analysis.studies.throttle.measured import MeasuredRun
 from analysis.studies.throttle.study import run, slopes
 from analysis.studies.throttle.theory import LAG, closed_loop, minimiser, noisy_minimiser, swing
 from tests.support.command import TINY, train_here
@@ -81,7 +82,8 @@ def test_tables_and_figures_of_runs(tmp_path: Path) -> None:
     fixed = [["guidance=augmented", "guidance.rho=5", "guidance/dual=fixed", f"guidance.dual.multiplier={lam}"]
              for lam in (0.3, 0.5, 0.7)]
     for guidance in (["guidance=plain"], ["guidance=augmented", "guidance.rho=5"],
-                     ["guidance=augmented", "guidance.dual.signal=policy"], ["guidance=pid"], *fixed):
+                     ["guidance=augmented", "guidance.dual.signal=policy"],
+                     ["guidance=plain", "guidance/dual=pid"], ["guidance=plain", "guidance.dual.hold=5"], *fixed):
         train_here(*TINY, *guidance, "env=throttle", "initial_steps=20", "total_steps=40", "eval.every=20",
                    "eval.episodes=2", "log_every=10", "snapshots=2", f"runs_dir={tmp_path / 'runs'}")
     run(tmp_path / "out", [str(tmp_path / "runs")])
@@ -89,17 +91,20 @@ def test_tables_and_figures_of_runs(tmp_path: Path) -> None:
     tables = {f"throttle_{name}.{kind}" for name in ("runs", "cells", "slopes", "snapshots")
               for kind in ("csv", "md")}
     assert written == tables | {f"throttle_{name}.png" for name in ("training", "training_policy", "law", "landscape")}
-    rows = (tmp_path / "out" / "throttle_runs.csv").read_text().splitlines()
-    assert len(rows) == 4, "a run whose multiplier does not ascend is none of this table"
+    with (tmp_path / "out" / "throttle_cells.csv").open(newline="") as file:
+        cells = {(row["rho"], row["rule for λ"]): row for row in csv.DictReader(file)}
+    assert {rule for rho, rule in cells if rho == "plain"} == {"replay", "replay, hold 5", "pid"}
+    assert {rule for rho, rule in cells if rho == "5"} == {"replay", "fixed 0.3", "fixed 0.5", "fixed 0.7"}
+    assert cells["plain", "replay"]["predicted"] and not cells["plain", "pid"]["predicted"]
     assert len((tmp_path / "out" / "throttle_slopes.csv").read_text().splitlines()) == 2
 
 
-def fixed_run(lam: float, cost: float) -> Examined:
+def fixed_run(lam: float, cost: float) -> MeasuredRun:
     """A run with ρ = 5 that held λ and settled at this cost."""
     config = {"agent.name": "gaussian", "env.limit": 0.4, "guidance.rho": 5.0}
     evaluations = [Evaluation(step, 0.0, cost, 0.0, None, None, 1, 1) for step in (0, 100)]
-    one = Run(Path("run"), config, "finished", None, 100, evaluations, {}, None, None, None)
-    return Examined(one, 5.0, "fixed", np.zeros(1), np.array([lam]))
+    record = Run(Path("run"), config, "finished", None, 100, evaluations, {}, None, None, None)
+    return MeasuredRun(record, 5.0, "fixed", np.zeros(1), np.array([lam]))
 
 
 def test_the_slope_of_a_held_multiplier_by_hand() -> None:
@@ -118,9 +123,9 @@ def test_the_lag_of_a_policy_by_hand(tmp_path: Path) -> None:
         f"{step},{0.0 if 1090 <= step < 1620 else 1.0}\n" for step in range(1, 2001)))
     lam_steps = np.arange(0.0, 2001, 100)
     lams = np.where((lam_steps > 1050) & (lam_steps < 1550), 2 * GAIN, GAIN / 2)
-    one = replace(fixed_run(0.3, 0.4).run, folder=tmp_path, config={"total_steps": 2000})
-    assert Examined(one, 0.0, "policy", lam_steps, lams).lags() == pytest.approx([40, 70], abs=1)
-    assert Examined(one, 0.0, "policy", lam_steps, lams / 4).lags() == []
+    record = replace(fixed_run(0.3, 0.4).record, folder=tmp_path, config={"total_steps": 2000})
+    assert MeasuredRun(record, 0.0, "policy", lam_steps, lams).lags() == pytest.approx([40, 70], abs=1)
+    assert MeasuredRun(record, 0.0, "policy", lam_steps, lams / 4).lags() == []
 
 
 def test_without_runs_it_says_what_makes_them(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from algd.algorithm.curvature import both_energies
 from algd.envs.throttle import GAIN, optimum
 from algd.errors import UsageError
 from analysis.studies.style import BLACK, BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, WIDTH, YELLOW
-from analysis.studies.throttle.measured import Examined
+from analysis.studies.throttle.measured import MeasuredRun
 from analysis.studies.throttle.theory import minimiser, swing
 
-COLOURS = {0.0: RED, 1.0: ORANGE, 4.0: SKY, 5.0: BLUE, 6.0: PINK, 8.0: YELLOW, 20.0: GREEN}
+COLOURS = {0.0: RED, 1.0: ORANGE, 4.0: SKY, 4.75: YELLOW, 5.0: BLUE, 6.0: PINK, 20.0: GREEN}
 MARKERS = {"vesde": "o", "ddpm": "s", "gaussian": "^"}
 AT_PLAIN = 3.0  # where plain stands on an axis of 1/ρ
 
@@ -25,28 +25,31 @@ def _name(rho: float) -> str:
     return "plain" if rho == 0 else f"ρ = {rho:g}"
 
 
-def training_figure(runs: Sequence[Examined]) -> Figure | None:
-    """Cost, λ and return over steps, a column for plain and for each ρ; one line a run. Predicted: dashed
-    without the policy's noise and lag, dash-dotted with them. Dotted: the limit, λ* and the best feasible return."""
-    agent = "vesde" if any(one.agent == "vesde" for one in runs) else runs[0].agent
-    shown = [one for one in runs if one.agent == agent]
-    rhos = sorted({one.rho for one in shown})
+def training_figure(runs: Sequence[MeasuredRun]) -> Figure | None:
+    """Cost, λ and return over steps, a column for plain and for each ρ; one line a run. Predicted: dash-dotted with the
+    policy's noise and lag, and where λ hears the replay dashed without them (plain guidance that hears itself and
+    follows at once would turn at every update). Dotted: the limit, λ* and the best feasible return."""
+    agent = "vesde" if any(run.agent == "vesde" for run in runs) else runs[0].agent
+    shown = [run for run in runs if run.agent == agent]
+    rhos = sorted({run.rho for run in shown})
     figure, axes = plt.subplots(3, len(rhos), figsize=(2 * WIDTH, 3.6), sharex=True, sharey="row", squeeze=False,
                                 layout="constrained")
     for column, rho in zip(axes.T, rhos, strict=True):
-        here = [one for one in shown if one.rho == rho]
-        for style, as_measured in (("--", False), ("-.", True)):
+        here = [run for run in shown if run.rho == rho]
+        lines = {"-.": True} | ({"--": False} if here[0].rule == "replay" else {})
+        for style, as_measured in lines.items():
             for axis, values in zip(column, here[0].predicted(as_measured), strict=False):
                 axis.plot(np.arange(1, len(values) + 1), values, color=BLACK, linestyle=style, linewidth=0.7)
-        for one in here:
+        for run in here:
             look = {"color": COLOURS.get(rho, GREY), "alpha": 0.75, "linewidth": 0.9}
-            column[0].plot(one.run.steps, one.run.costs, **look)
-            column[1].plot(one.lam_steps, one.lams, **look)
-            column[2].plot(one.run.steps, one.run.returns, **look)
-        column[0].axhline(here[0].run.limit, color=GREY, linestyle=":")
-        column[1].axhline(GAIN, color=GREY, linestyle=":")
+            column[0].plot(run.record.steps, run.record.costs, **look)
+            column[1].plot(run.lam_steps, run.lams, **look)
+            column[2].plot(run.record.steps, run.record.returns, **look)
+        first = here[0].record
+        best = optimum(first.limit, int(first.config["env.horizon"]))
+        for axis, level in zip(column, (first.limit, GAIN, best), strict=True):
+            axis.axhline(level, color=GREY, linestyle=":")
         column[1].set_yscale("log")
-        column[2].axhline(optimum(here[0].run.limit, int(here[0].run.config["env.horizon"])), color=GREY, linestyle=":")
         column[0].set_title(_name(rho))
         column[2].set_xlabel("environment steps")
     for axis, label in zip(axes[:, 0], ("cost", "λ", "return"), strict=True):
@@ -54,7 +57,7 @@ def training_figure(runs: Sequence[Examined]) -> Figure | None:
     return figure
 
 
-def law_figure(moving: Sequence[Examined], fixed: Sequence[Examined]) -> Figure | None:
+def law_figure(moving: Sequence[MeasuredRun], fixed: Sequence[MeasuredRun]) -> Figure | None:
     """Left, if λ was held in runs: where they settled, on v(λ). Middle: the mean speed of policies in training, against
     what is predicted from their λ and their noise. Right: the swing against 1/ρ, with what is predicted."""
     figure, axes = plt.subplots(1, 3 if fixed else 2, figsize=(2 * WIDTH, 2.4), layout="constrained")
@@ -65,66 +68,66 @@ def law_figure(moving: Sequence[Examined], fixed: Sequence[Examined]) -> Figure 
     return figure
 
 
-def _settled(axis: Axes, fixed: Sequence[Examined]) -> None:
-    lams, limit = np.linspace(0.2, 0.8, 301), fixed[0].run.limit
-    for rho in sorted({one.rho for one in fixed}):
-        here = [one for one in fixed if one.rho == rho]
+def _settled(axis: Axes, fixed: Sequence[MeasuredRun]) -> None:
+    lams, limit = np.linspace(0.2, 0.8, 301), fixed[0].record.limit
+    for rho in sorted({run.rho for run in fixed}):
+        here = [run for run in fixed if run.rho == rho]
         colour = COLOURS.get(rho, GREY)
         axis.plot(lams, minimiser(lams, limit, rho), color=colour, label=_name(rho), linewidth=0.9)
-        for one in here:
-            axis.plot(one.lams[0], one.settled, MARKERS.get(one.agent, "^"), color=colour, alpha=0.8, clip_on=False)
+        for run in here:
+            axis.plot(run.lams[0], run.settled, MARKERS.get(run.agent, "^"), color=colour, alpha=0.8, clip_on=False)
     axis.axhline(limit, color=GREY, linestyle=":", linewidth=0.8)
     axis.set(xlabel="λ, held", ylabel="cost where it settles", ylim=(-0.03, 1.03))
     axis.legend(frameon=False)
 
 
-def _at_snapshots(axis: Axes, moving: Sequence[Examined]) -> None:
+def _at_snapshots(axis: Axes, moving: Sequence[MeasuredRun]) -> None:
     axis.plot([0, 1], [0, 1], color=BLACK, linestyle="--", linewidth=0.8)
-    for one in moving:
-        axis.plot([each.predicted for each in one.snapshots], [each.speed for each in one.snapshots],
-                  MARKERS.get(one.agent, "^"), color=COLOURS.get(one.rho, GREY), alpha=0.5, markersize=2.5)
-    for rho in sorted({one.rho for one in moving}):
+    for run in moving:
+        axis.plot([each.predicted for each in run.snapshots], [each.speed for each in run.snapshots],
+                  MARKERS.get(run.agent, "^"), color=COLOURS.get(run.rho, GREY), alpha=0.5, markersize=2.5)
+    for rho in sorted({run.rho for run in moving}):
         axis.plot([], [], "o", color=COLOURS.get(rho, GREY), label=_name(rho))
     axis.set(xlabel="predicted from λ and the noise", ylabel="mean speed, in training", xlim=(-0.03, 1.03),
              ylim=(-0.03, 1.03))
     axis.legend(frameon=False, loc="lower right")
 
 
-def _swings(axis: Axes, moving: Sequence[Examined]) -> None:
+def _swings(axis: Axes, moving: Sequence[MeasuredRun]) -> None:
     """Filled: λ hears the replay, with what is predicted for that; open: another signal."""
     def place(rho: float) -> float:
         return 1 / rho if rho else AT_PLAIN
 
-    rhos = sorted({one.rho for one in moving}, key=place)
-    for one in moving:
-        colour, heard = COLOURS.get(one.rho, GREY), one.rule == "replay"
-        axis.plot(place(one.rho) * (1 if heard else 1.12), swing(one.run.costs), MARKERS.get(one.agent, "^"),
+    rhos = sorted({run.rho for run in moving}, key=place)
+    for run in moving:
+        colour, heard = COLOURS.get(run.rho, GREY), run.rule == "replay"
+        axis.plot(place(run.rho) * (1 if heard else 1.12), swing(run.record.costs), MARKERS.get(run.agent, "^"),
                   color=colour, markerfacecolor=colour if heard else "none", alpha=0.7)
-        if heard and one.snapshots:
-            axis.plot(place(one.rho), swing(one.predicted(as_measured=True)[0]), "_", color=BLACK, markersize=9)
-    firsts = [next((one for one in moving if one.rho == rho and one.rule == "replay"), None) for rho in rhos]
-    line = [(place(one.rho), swing(one.predicted()[0])) for one in firsts if one]
+        if heard and run.snapshots:
+            axis.plot(place(run.rho), swing(run.predicted(as_measured=True)[0]), "_", color=BLACK, markersize=9)
+    firsts = [next((run for run in moving if run.rho == rho and run.rule == "replay"), None) for rho in rhos]
+    line = [(place(run.rho), swing(run.predicted()[0])) for run in firsts if run]
     axis.plot(*zip(*line, strict=True) if line else ([], []), color=BLACK, linestyle="--", linewidth=0.8,
               label="predicted, no noise")
     axis.plot([], [], "_", color=BLACK, markersize=9, label="with the run's noise")
     axis.set_xscale("log")
-    axis.set_xticks([place(rho) for rho in rhos], ["plain" if rho == 0 else f"1/{rho:g}" for rho in rhos])
+    axis.set_xticks([place(rho) for rho in rhos], ["plain" if rho == 0 else f"1/{rho:g}" for rho in rhos], rotation=90)
     axis.minorticks_off()
     axis.set(xlabel="1/ρ", ylabel="swing of the cost, second half", ylim=(-0.03, 1.05))
     axis.legend(frameon=False, loc="upper left")
 
 
-def landscape_figure(runs: Sequence[Examined], seed: int | None, states: int) -> Figure | None:
+def landscape_figure(runs: Sequence[MeasuredRun], seed: int | None, states: int) -> Figure | None:
     """L and L_A over the speed as λ passes λ*: above as they are, below on the critics of trained agents."""
-    augmented = [one for one in runs if one.rho > 0]
+    augmented = [run for run in runs if run.rho > 0]
     if not augmented:
         return None
-    rho = max({one.rho for one in augmented}, key=lambda r: (r == 5.0, r))
-    chosen = min((one for one in augmented if one.rho == rho and seed in (None, one.run.seed)),
-                 key=lambda one: (one.agent != "vesde", one.rule != "replay", one.run.seed), default=None)
+    rho = max({run.rho for run in augmented}, key=lambda r: (r == 5.0, r))
+    chosen = min((run for run in augmented if run.rho == rho and seed in (None, run.record.seed)),
+                 key=lambda run: (run.agent != "vesde", run.rule != "replay", run.record.seed), default=None)
     if chosen is None:
         raise UsageError(f"study.seed_shown={seed}: there is no augmented run of this seed")
-    loaded, limit, speeds = algd.load(chosen.run.folder), chosen.run.limit, np.linspace(0, 1, 201)
+    loaded, limit, speeds = algd.load(chosen.record.folder), chosen.record.limit, np.linspace(0, 1, 201)
     contexts = np.random.default_rng(0).uniform(-1, 1, (states, 2)) if states > 1 else np.zeros((1, 2))
     actions = np.stack([np.broadcast_to(2 * speeds - 1, (states, 201)),
                         np.broadcast_to(contexts[:, :1], (states, 201))], -1)

@@ -3,10 +3,12 @@
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 import algd
+from algd.algorithm.dual import Signal
 from algd.envs.throttle import GAIN
 from analysis.runs.model import Run
 from analysis.studies.throttle.theory import LAG, Floats, closed_loop, noisy_minimiser
@@ -34,18 +36,18 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
-class Examined:
+class MeasuredRun:
     """A run on throttle.
 
     Attributes:
-        run: as it was read.
+        record: what was read of it.
         rho: ρ; 0 of the plain Lagrangian.
-        rule: what moves λ: "fixed", or the signal of the ascent.
-        lam_steps, lams: λ over steps; of a fixed λ one value.
-        snapshots: of the second half; none of a fixed λ.
+        rule: what moves λ: the signal of the ascent, also with "hold" and the updates of it, "pid" or "fixed".
+        lam_steps, lams: λ over steps.
+        snapshots: of the second half.
     """
 
-    run: Run
+    record: Run
     rho: float
     rule: str
     lam_steps: Floats
@@ -54,16 +56,17 @@ class Examined:
 
     @property
     def agent(self) -> str:
-        return str(self.run.config["agent.name"])
+        return str(self.record.config["agent.name"])
 
     @property
-    def cell(self) -> tuple[str, float, str]:
-        return self.agent, self.rho, self.rule
+    def is_predicted(self) -> bool:
+        """Whether `closed_loop` has this rule."""
+        return self.rule in get_args(Signal)
 
     @property
     def settled(self) -> float:
         """The mean cost of the second half's evaluations, of the policy without noise."""
-        return float(self.run.costs[len(self.run.costs) // 2:].mean())
+        return float(self.record.costs[len(self.record.costs) // 2:].mean())
 
     @property
     def spread(self) -> float:
@@ -73,8 +76,8 @@ class Examined:
     def predicted(self, as_measured: bool = False) -> tuple[Floats, Floats]:
         """`closed_loop` with the run's settings, of a policy without noise and lag; or with the run's noise, to a
         tenth, and, where λ hears the policy itself, `LAG`: beside the replay's memory it is short, and left out."""
-        config = self.run.config
-        return closed_loop(self.run.limit, self.rho, int(config["total_steps"]) * int(config["updates_per_step"]),
+        config = self.record.config
+        return closed_loop(self.record.limit, self.rho, int(config["total_steps"]) * int(config["updates_per_step"]),
                            int(config["initial_steps"]), float(config["guidance.dual.initial_multiplier"]),
                            float(config["guidance.dual.learning_rate"]), self.rule,  # type: ignore[arg-type]
                            round(self.spread, 1) if as_measured else 0.0,
@@ -83,7 +86,7 @@ class Examined:
     def lags(self) -> list[float]:
         """Steps from λ crossing λ* until the speed of training, a mean over `WINDOW` episodes, is across 1/2: of each
         crossing in the second half that the speed follows before the next. Only where episodes are one step long."""
-        steps, costs = _episodes(self.run)
+        steps, costs = _episodes(self.record)
         mean = np.convolve(costs, np.ones(WINDOW) / WINDOW, "same")
         above = np.log(self.lams / GAIN)
         found = []
@@ -98,47 +101,45 @@ class Examined:
         return found
 
 
-def examined(one: Run) -> Examined | None:
+def measure(record: Run) -> MeasuredRun | None:
     """What the study wants to know of a run; None of one that is none of its own."""
-    config = one.config
+    config = record.config
     rule = config.get("guidance.dual.name")
-    if one.env != "throttle" or len(one.evaluations) < 2 or rule not in ("ascent", "fixed"):
+    if record.env != "throttle" or len(record.evaluations) < 2 or rule not in ("ascent", "pid", "fixed"):
         return None
     if config["guidance.name"] not in ("plain", "augmented") or config.get("guidance.level") == "batch":
         return None
     rho = float(config.get("guidance.rho", 0.0))
-    if rule == "fixed":
-        return Examined(one, rho, "fixed", np.zeros(1), np.array([float(config["guidance.dual.multiplier"])]))
-    if config.get("guidance.dual.hold"):
-        return None
-    lam_steps, lams = _multipliers(one)
-    return Examined(one, rho, str(config.get("guidance.dual.signal", "replay")), lam_steps, lams,
-                    tuple(_snapshots(one, rho)))
+    if rule == "ascent":
+        hold = int(config.get("guidance.dual.hold", 0))
+        rule = str(config.get("guidance.dual.signal", "replay")) + (f", hold {hold}" if hold else "")
+    lam_steps, lams = _multipliers(record)
+    return MeasuredRun(record, rho, rule, lam_steps, lams, tuple(_snapshots(record, rho)))
 
 
-def _multipliers(one: Run) -> tuple[Floats, Floats]:
+def _multipliers(record: Run) -> tuple[Floats, Floats]:
     """Steps and λ of a run's metrics."""
-    with (one.folder / "metrics.csv").open(newline="") as file:
+    with (record.folder / "metrics.csv").open(newline="") as file:
         values = np.array([(float(row["step"]), float(row["lam"])) for row in csv.DictReader(file)])
-    values = values[values[:, 0] <= int(one.config["total_steps"])]
+    values = values[values[:, 0] <= int(record.config["total_steps"])]
     return values[:, 0], values[:, 1]
 
 
-def _episodes(one: Run) -> tuple[Floats, Floats]:
+def _episodes(record: Run) -> tuple[Floats, Floats]:
     """Steps and costs of a run's training episodes after the initial steps."""
-    with (one.folder / "episodes.csv").open(newline="") as file:
+    with (record.folder / "episodes.csv").open(newline="") as file:
         values = np.array([(float(row["step"]), float(row["cost"])) for row in csv.DictReader(file)])
-    values = values[(values[:, 0] > 0) & (values[:, 0] <= int(one.config["total_steps"]))]
+    values = values[(values[:, 0] > 0) & (values[:, 0] <= int(record.config["total_steps"]))]
     return values[:, 0], values[:, 1]
 
 
-def _snapshots(one: Run, rho: float) -> list[Snapshot]:
+def _snapshots(record: Run, rho: float) -> list[Snapshot]:
     """Of the second half of the run."""
-    last = one.evaluations[-1].step
+    last = record.evaluations[-1].step
     found = []
-    for path in sorted((one.folder / "snapshots").glob("step=*.safetensors")):
+    for path in sorted((record.folder / "snapshots").glob("step=*.safetensors")):
         if last / 2 < int(path.stem.removeprefix("step=")) <= last:
-            found.append(_snapshot(path, one.limit, rho))
+            found.append(_snapshot(path, record.limit, rho))
     return found
 
 

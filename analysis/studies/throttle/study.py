@@ -18,7 +18,7 @@ from analysis.statistics.comparisons import sign_flip
 from analysis.studies.style import write
 from analysis.studies.tables import Row, write_tables
 from analysis.studies.throttle.figures import landscape_figure, law_figure, training_figure
-from analysis.studies.throttle.measured import Examined, examined
+from analysis.studies.throttle.measured import MeasuredRun, measure
 from analysis.studies.throttle.theory import minimiser, swing
 
 
@@ -37,82 +37,88 @@ def run(folder: Path, runs: list[str], steps: PositiveInt | None = None, seed_sh
     Raises:
         UsageError: there is no run of throttle with λ from an ascent.
     """
-    found = [examined(_until(read_run(one), steps)) for one in find_runs(runs).folders]
-    kept = [one for one in found if one is not None]
-    moving = [one for one in kept if one.rule != "fixed"]
-    fixed = [one for one in kept if one.rule == "fixed"]
+    found = [measure(_until(read_run(path), steps)) for path in find_runs(runs).folders]
+    kept = [run for run in found if run is not None]
+    moving = [run for run in kept if run.is_predicted]
+    fixed = [run for run in kept if run.rule == "fixed"]
     if not moving:
         raise UsageError(f"study.runs={','.join(runs)}: there is no run of env=throttle with "
                          "guidance/dual=ascent; python run.py experiment=throttle_guidance makes them")
-    rows = [_row(one, swing_floor) for one in moving]
+    rows = [_row(run, swing_floor) for run in kept]
     folder.mkdir(parents=True, exist_ok=True)
-    snapshots = [{"agent": one.agent, "rho": one.rho, "signal": one.rule, "seed": one.run.seed} | asdict(each)
-                 for one in moving for each in one.snapshots]
+    snapshots = [{"agent": run.agent, "rho": run.rho, "rule": run.rule, "seed": run.record.seed} | asdict(each)
+                 for run in moving for each in run.snapshots]
     write_tables(folder, {"throttle_runs": rows, "throttle_cells": _cells(rows), "throttle_slopes": slopes(fixed),
                           "throttle_snapshots": snapshots})
-    for signal in sorted({one.rule for one in moving}):
-        heard = [one for one in moving if one.rule == signal]
+    for signal in sorted({run.rule for run in moving}):
+        heard = [run for run in moving if run.rule == signal]
         name = "throttle_training" + ("" if signal == "replay" else f"_{signal}")
         write(folder, {name: partial(training_figure, heard)})
     write(folder, {"throttle_law": lambda: law_figure(moving, fixed),
                    "throttle_landscape": lambda: landscape_figure(moving, seed_shown, states)})
 
 
-def _until(one: Run, steps: int | None) -> Run:
+def _until(record: Run, steps: int | None) -> Run:
     """The run as if it had ended after so many steps."""
-    if steps is None or steps >= int(one.config["total_steps"]):
-        return one
-    return replace(one, config=one.config | {"total_steps": steps},
-                   evaluations=[each for each in one.evaluations if each.step <= steps])
+    if steps is None or steps >= int(record.config["total_steps"]):
+        return record
+    return replace(record, config=record.config | {"total_steps": steps},
+                   evaluations=[each for each in record.evaluations if each.step <= steps])
 
 
-def _row(one: Examined, floor: float) -> Row:
-    last, best = one.run.evaluations[-1], optimum(one.run.limit, int(one.run.config["env.horizon"]))
-    lags = [] if one.rho else one.lags()
-    return {"agent": one.agent, "rho": one.rho, "signal": one.rule,
-            "policy_rate": float(one.run.config["agent.policy_learning_rate"]), "seed": one.run.seed, "step": last.step,
-            "return": last.mean_return, "share": last.mean_return / best, "cost": last.mean_cost,
-            "feasible": last.mean_cost <= one.run.limit, "mean_late_cost": one.settled, "swing": swing(one.run.costs),
-            "swings": swing(one.run.costs) >= floor, "noise": one.spread, "lag": float(np.median(lags)) if lags else "",
-            "predicted_swing": swing(one.predicted()[0]), "as_measured": swing(one.predicted(as_measured=True)[0]),
-            "last_lambda": float(one.lams[-1]), "largest_lambda": float(one.lams.max())}
+def _row(run: MeasuredRun, floor: float) -> Row:
+    record, config = run.record, run.record.config
+    last, best = record.evaluations[-1], optimum(record.limit, int(config["env.horizon"]))
+    lags = run.lags() if run.is_predicted and not run.rho else []
+    return {"agent": run.agent, "rho": run.rho,
+            "rule": f"fixed {run.lams[0]:g}" if run.rule == "fixed" else run.rule,
+            "policy_rate": float(config["agent.policy_learning_rate"]), "batch": int(config["batch_size"]),
+            "seed": record.seed, "step": last.step, "return": last.mean_return, "share": last.mean_return / best,
+            "cost": last.mean_cost, "feasible": last.mean_cost <= record.limit, "mean_late_cost": run.settled,
+            "swing": swing(record.costs), "swings": swing(record.costs) >= floor, "noise": run.spread,
+            "lag": float(np.median(lags)) if lags else "",
+            "predicted_swing": swing(run.predicted()[0]) if run.is_predicted else "",
+            "as_measured": swing(run.predicted(as_measured=True)[0]) if run.is_predicted else "",
+            "last_lambda": float(run.lams[-1]), "largest_lambda": float(run.lams.max())}
 
 
 def _cells(rows: list[Row]) -> list[Row]:
-    """A line for each agent, ρ, signal and rate of the policy: means over seeds, and whether its swings differ from
-    those of plain guidance with the same signal and rate by more than chance (p, the sign-flip test over seeds)."""
+    """A line for each agent, ρ, rule for λ, rate of the policy and batch size: means over seeds, and whether its swings
+    differ from plain guidance's, all else the same, by more than chance (p, the sign-flip test over seeds)."""
     cells = []
     plain = {(*_cell(row), row["seed"]): row["swing"] for row in rows}
-    for agent, rho, signal, rate in sorted({_cell(row) for row in rows}):
-        here = sorted((row for row in rows if _cell(row) == (agent, rho, signal, rate)), key=lambda row: row["seed"])
-        mean = {key: float(np.mean([row[key] for row in here])) for key in
-                ("share", "swing", "noise", "predicted_swing", "as_measured")}
+    for cell in sorted({_cell(row) for row in rows}):
+        agent, rho, rule, rate, batch = cell
+        here = sorted((row for row in rows if _cell(row) == cell), key=lambda row: row["seed"])
+        mean = {key: float(np.mean([row[key] for row in here])) for key in ("share", "swing", "noise")}
+        predicted = {key: f"{np.mean([row[key] for row in here]):.2f}" if here[0][key] != "" else ""
+                     for key in ("predicted_swing", "as_measured")}
         count = {key: f"{sum(row[key] for row in here)}/{len(here)}" for key in ("feasible", "swings")}
-        pairs = [plain[agent, 0, signal, rate, row["seed"]] - row["swing"] for row in here
-                 if rho and (agent, 0, signal, rate, row["seed"]) in plain]
+        pairs = [plain[agent, 0, *cell[2:], row["seed"]] - row["swing"] for row in here
+                 if rho and (agent, 0, *cell[2:], row["seed"]) in plain]
         p = sign_flip([np.array(pairs)])
-        cells.append({"agent": agent, "rho": f"{rho:g}" if rho else "plain", "signal": signal,
-                      "policy rate": f"{rate:g}", "seeds": ", ".join(str(row["seed"]) for row in here),
+        cells.append({"agent": agent, "rho": f"{rho:g}" if rho else "plain", "rule for λ": rule,
+                      "policy rate, batch": f"{rate:g}, {batch}", "seeds": ", ".join(str(row["seed"]) for row in here),
                       "feasible": count["feasible"], "cost by seed": ", ".join(f"{row['cost']:.3f}" for row in here),
                       "of the best": f"{mean['share']:.0%}", "swing": f"{mean['swing']:.2f}",
-                      "predicted": f"{mean['predicted_swing']:.2f}", "with noise and lag": f"{mean['as_measured']:.2f}",
+                      "predicted": predicted["predicted_swing"], "with noise and lag": predicted["as_measured"],
                       "noise": f"{mean['noise']:.2f}", "swinging": count["swings"],
                       "p": "" if p is None else f"{p:.4g}"})
     return cells
 
 
 def _cell(row: Row) -> tuple[Any, ...]:
-    return row["agent"], row["rho"], row["signal"], row["policy_rate"]
+    return row["agent"], row["rho"], row["rule"], row["policy_rate"], row["batch"]
 
 
-def slopes(fixed: Sequence[Examined]) -> list[Row]:
+def slopes(fixed: Sequence[MeasuredRun]) -> list[Row]:
     """For each ρ how the settled cost falls with a fixed λ: a least-squares slope, its standard error over the runs,
     and the greatest distance from v(λ)."""
     rows: list[Row] = []
-    for agent, rho in sorted({(one.agent, one.rho) for one in fixed}):
-        here = [one for one in fixed if (one.agent, one.rho) == (agent, rho)]
-        lams, costs = np.array([one.lams[0] for one in here]), np.array([one.settled for one in here])
-        distances = np.abs(costs - [float(minimiser(lam, one.run.limit, rho)) for lam, one in zip(lams, here,
+    for agent, rho in sorted({(run.agent, run.rho) for run in fixed}):
+        here = [run for run in fixed if (run.agent, run.rho) == (agent, rho)]
+        lams, costs = np.array([run.lams[0] for run in here]), np.array([run.settled for run in here])
+        distances = np.abs(costs - [float(minimiser(lam, run.record.limit, rho)) for lam, run in zip(lams, here,
                                                                                             strict=True)])
         found: Row = {"agent": agent, "rho": rho, "runs": len(here), "slope": "", "standard_error": "",
                       "predicted": -1 / rho if rho else "", "greatest_distance": float(distances.max())}
