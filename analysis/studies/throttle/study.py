@@ -48,7 +48,7 @@ def run(folder: Path, runs: list[str], steps: PositiveInt | None = None, seed_sh
     folder.mkdir(parents=True, exist_ok=True)
     snapshots = [{"agent": run.agent, "rho": run.rho, "rule": run.rule, "seed": run.record.seed} | asdict(each)
                  for run in moving for each in run.snapshots]
-    write_tables(folder, {"throttle_runs": rows, "throttle_cells": _cells(rows), "throttle_slopes": slopes(fixed),
+    write_tables(folder, {"throttle_runs": rows, "throttle_cells": cells(rows), "throttle_slopes": slopes(fixed),
                           "throttle_snapshots": snapshots})
     for signal in sorted({run.rule for run in moving}):
         heard = [run for run in moving if run.rule == signal]
@@ -72,7 +72,8 @@ def _row(run: MeasuredRun, floor: float) -> Row:
     lags = run.lags() if run.is_predicted and not run.rho else []
     return {"agent": run.agent, "rho": run.rho,
             "rule": f"fixed {run.lams[0]:g}" if run.rule == "fixed" else run.rule,
-            "policy_rate": float(config["agent.policy_learning_rate"]), "batch": int(config["batch_size"]),
+            "policy_rate": float(config["agent.policy_learning_rate"]),
+            "multiplier_rate": config.get("guidance.dual.learning_rate", ""), "batch": int(config["batch_size"]),
             "seed": record.seed, "step": last.step, "return": last.mean_return, "share": last.mean_return / best,
             "cost": last.mean_cost, "feasible": last.mean_cost <= record.limit, "mean_late_cost": run.settled,
             "swing": swing(record.costs), "swings": swing(record.costs) >= floor, "noise": run.spread,
@@ -82,13 +83,13 @@ def _row(run: MeasuredRun, floor: float) -> Row:
             "last_lambda": float(run.lams[-1]), "largest_lambda": float(run.lams.max())}
 
 
-def _cells(rows: list[Row]) -> list[Row]:
-    """A line for each agent, ρ, rule for λ, rate of the policy and batch size: means over seeds, and whether its swings
-    differ from plain guidance's, all else the same, by more than chance (p, the sign-flip test over seeds)."""
-    cells = []
+def cells(rows: list[Row]) -> list[Row]:
+    """A line for each agent, ρ, rule for λ, rates of policy and λ and batch size: means over seeds, and whether its
+    swings differ from plain guidance's, all else the same, by more than chance (p, the sign-flip test over seeds)."""
+    found: list[Row] = []
     plain = {(*_cell(row), row["seed"]): row["swing"] for row in rows}
     for cell in sorted({_cell(row) for row in rows}):
-        agent, rho, rule, rate, batch = cell
+        agent, rho, rule, *rates, batch = cell
         here = sorted((row for row in rows if _cell(row) == cell), key=lambda row: row["seed"])
         mean = {key: float(np.mean([row[key] for row in here])) for key in ("share", "swing", "noise")}
         predicted = {key: f"{np.mean([row[key] for row in here]):.2f}" if here[0][key] != "" else ""
@@ -97,18 +98,19 @@ def _cells(rows: list[Row]) -> list[Row]:
         pairs = [plain[agent, 0, *cell[2:], row["seed"]] - row["swing"] for row in here
                  if rho and (agent, 0, *cell[2:], row["seed"]) in plain]
         p = sign_flip([np.array(pairs)])
-        cells.append({"agent": agent, "rho": f"{rho:g}" if rho else "plain", "rule for λ": rule,
-                      "policy rate, batch": f"{rate:g}, {batch}", "seeds": ", ".join(str(row["seed"]) for row in here),
+        found.append({"agent": agent, "rho": f"{rho:g}" if rho else "plain", "rule for λ": rule,
+                      "rates of policy and λ, batch": f"{', '.join(str(rate or '-') for rate in rates)}, {batch}",
+                      "seeds": ", ".join(str(row["seed"]) for row in here),
                       "feasible": count["feasible"], "cost by seed": ", ".join(f"{row['cost']:.3f}" for row in here),
                       "of the best": f"{mean['share']:.0%}", "swing": f"{mean['swing']:.2f}",
                       "predicted": predicted["predicted_swing"], "with noise and lag": predicted["as_measured"],
                       "noise": f"{mean['noise']:.2f}", "swinging": count["swings"],
                       "p": "" if p is None else f"{p:.4g}"})
-    return cells
+    return found
 
 
 def _cell(row: Row) -> tuple[Any, ...]:
-    return row["agent"], row["rho"], row["rule"], row["policy_rate"], row["batch"]
+    return row["agent"], row["rho"], row["rule"], row["policy_rate"], row["multiplier_rate"], row["batch"]
 
 
 def slopes(fixed: Sequence[MeasuredRun]) -> list[Row]:

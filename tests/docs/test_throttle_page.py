@@ -1,0 +1,31 @@
+"""What docs/throttle.md says of the runs whose numbers are kept is what they hold."""
+
+import csv
+from typing import Any
+
+from analysis.studies.throttle.study import cells
+from tests.support.command import ROOT
+
+TEXT = ("agent", "rule")
+
+
+def kept_runs() -> list[dict[str, Any]]:
+    """The rows of throttle_runs.csv, as `cells` takes them."""
+    with (ROOT / "docs" / "results" / "throttle" / "throttle_runs.csv").open(newline="") as file:
+        return [{key: value if key in TEXT or not value else value == "True" if value in ("True", "False")
+                 else float(value) if "." in value or "e" in value else int(value) for key, value in row.items()}
+                for row in csv.DictReader(file)]
+
+
+def test_rows_follow_from_the_runs() -> None:
+    page = (ROOT / "docs" / "throttle.md").read_text(encoding="utf-8").replace("−", "-").splitlines()
+    for row in cells(kept_runs()):
+        assert f"| {' | '.join(row.values())} |" in page
+
+
+def test_the_last_round_passed_on_fresh_seeds() -> None:
+    """The claim itself: every fresh seed inside the limit, with 80% of the best feasible return on average."""
+    runs = [row for row in kept_runs() if (row["agent"], row["rule"], row["rho"]) == ("ddpm", "policy", 20)]
+    fresh = [row for row in runs if row["seed"] >= 20]
+    assert len(fresh) == 5 and all(row["feasible"] for row in runs)
+    assert sum(row["share"] for row in fresh) / 5 >= 0.8
