@@ -223,7 +223,7 @@ def configurations_grid(runs: Sequence[Run]) -> Grid:
 
 
 def time_constants_grid(runs: Sequence[Run]) -> Grid:
-    """Of runs with a constraint, how many updates they make and how many it takes until the constraint is heard."""
+    """Of runs with a constraint, how many updates they make and how many it takes until the constraint takes effect."""
     groups: dict[tuple[Any, ...], int] = {}
     for run in runs:
         if found := configured(run.config):

@@ -27,8 +27,8 @@ def _name(rho: float) -> str:
 
 def training_figure(runs: Sequence[MeasuredRun]) -> Figure | None:
     """Cost, λ and return over steps, a column for plain and for each ρ; one line a run. Predicted: dash-dotted with the
-    policy's noise and lag, and where λ hears the replay dashed without them (plain guidance that hears itself and
-    follows at once would turn at every update). Dotted: the limit, λ* and the best feasible return."""
+    policy's noise and lag, and with signal=replay dashed without them (with signal=policy
+    and no lag plain guidance would turn at every update). Dotted: the limit, λ* and the best feasible return."""
     agent = "vesde" if any(run.agent == "vesde" for run in runs) else runs[0].agent
     shown = [run for run in runs if run.agent == agent]
     rhos = sorted({run.rho for run in shown})
@@ -94,16 +94,16 @@ def _at_snapshots(axis: Axes, moving: Sequence[MeasuredRun]) -> None:
 
 
 def _swings(axis: Axes, moving: Sequence[MeasuredRun]) -> None:
-    """Filled: λ hears the replay, with what is predicted for that; open: another signal."""
+    """Filled: signal=replay, with its prediction; open: another signal."""
     def place(rho: float) -> float:
         return 1 / rho if rho else AT_PLAIN
 
     rhos = sorted({run.rho for run in moving}, key=place)
     for run in moving:
-        colour, heard = COLOURS.get(run.rho, GREY), run.rule == "replay"
-        axis.plot(place(run.rho) * (1 if heard else 1.12), swing(run.record.costs), MARKERS.get(run.agent, "^"),
-                  color=colour, markerfacecolor=colour if heard else "none", alpha=0.7)
-        if heard and run.snapshots:
+        colour, of_replay = COLOURS.get(run.rho, GREY), run.rule == "replay"
+        axis.plot(place(run.rho) * (1 if of_replay else 1.12), swing(run.record.costs), MARKERS.get(run.agent, "^"),
+                  color=colour, markerfacecolor=colour if of_replay else "none", alpha=0.7)
+        if of_replay and run.snapshots:
             axis.plot(place(run.rho), swing(run.predicted(as_measured=True)[0]), "_", color=BLACK, markersize=9)
     firsts = [next((run for run in moving if run.rho == rho and run.rule == "replay"), None) for rho in rhos]
     line = [(place(run.rho), swing(run.predicted()[0])) for run in firsts if run]

@@ -75,7 +75,7 @@ class MeasuredRun:
 
     def predicted(self, as_measured: bool = False) -> tuple[Floats, Floats]:
         """`closed_loop` with the run's settings, of a policy without noise and lag; or with the run's noise, to a
-        tenth, and, where λ hears the policy itself, `LAG`: beside the replay's memory it is short, and left out."""
+        tenth, and with `LAG` unless signal=replay, beside whose memory it is short."""
         config = self.record.config
         return closed_loop(self.record.limit, self.rho, int(config["total_steps"]) * int(config["updates_per_step"]),
                            int(config["initial_steps"]), float(config["guidance.dual.initial_multiplier"]),

@@ -51,9 +51,9 @@ def run(folder: Path, runs: list[str], steps: PositiveInt | None = None, seed_sh
     write_tables(folder, {"throttle_runs": rows, "throttle_cells": cells(rows), "throttle_slopes": slopes(fixed),
                           "throttle_snapshots": snapshots})
     for signal in sorted({run.rule for run in moving}):
-        heard = [run for run in moving if run.rule == signal]
+        of_signal = [run for run in moving if run.rule == signal]
         name = "throttle_training" + ("" if signal == "replay" else f"_{signal}")
-        write(folder, {name: partial(training_figure, heard)})
+        write(folder, {name: partial(training_figure, of_signal)})
     write(folder, {"throttle_law": lambda: law_figure(moving, fixed),
                    "throttle_landscape": lambda: landscape_figure(moving, seed_shown, states)})
 

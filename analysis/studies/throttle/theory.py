@@ -61,7 +61,7 @@ def closed_loop(limit: float, rho: float, updates: int, initial_steps: int, init
         rho: ρ; 0: the plain Lagrangian.
         updates: one after every step, from a replay that keeps everything.
         initial_steps: steps before them, at the mean speed `start` of an untrained policy.
-        initial_multiplier, learning_rate, signal: of the ascent. "replay": it hears the mean of all speeds so far;
+        initial_multiplier, learning_rate, signal: of the ascent. "replay": the mean of all speeds so far;
             "policy" and "episodes": that of the policy.
         spread: σ of the policy; 0: it is deterministic.
         lag: updates by which the policy is late: it is the one of least energy at the λ of so long ago.
@@ -78,8 +78,8 @@ def closed_loop(limit: float, rho: float, updates: int, initial_steps: int, init
         else:
             speeds[update], mean = (np.interp(np.log(lam), np.log(LEVELS), column) for column in table.T)
         total += mean
-        heard = total / (initial_steps + update + 1) if signal == "replay" else mean
-        cost = torch.tensor([heard], dtype=torch.float64)
+        measured = total / (initial_steps + update + 1) if signal == "replay" else mean
+        cost = torch.tensor([measured], dtype=torch.float64)
         rule.observe_batch(Signals(nothing, cost, cost))
     return speeds, lams
 
