@@ -22,6 +22,4 @@ def look(event: str, arguments: tuple[Any, ...]) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-# Also where the tests run in a shell's background, whose processes ignore Ctrl-C.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.addaudithook(look)
