@@ -1,5 +1,6 @@
 """What the README says is so: its choices, numbers, snippets and errors, and that it is short."""
 
+import json
 import math
 import re
 import shlex
@@ -65,6 +66,14 @@ def test_numbers_of_throttle_are_those_of_its_page() -> None:
         (measured,) = re.findall(rf"^\| vesde \| {rho} \| replay \|(.*)\|$", page, re.MULTILINE)
         cells = [cell.strip() for cell in measured.split("|")]
         assert (costs, swing) == (cells[3], cells[5])
+
+
+def test_numbers_of_the_real_task_are_those_of_its_runs() -> None:
+    runs = ROOT / "docs" / "results" / "point_button1_short" / "point_button1"
+    for guidance in ("plain", "augmented"):
+        (file,) = runs.glob(f"vesde-{guidance}/seed=0-*/result.json")
+        result = json.loads(file.read_text())
+        assert f"| VE-SDE, {guidance} | {result['return']:.2f} | {result['cost']:.2f} |" in README
 
 
 def test_example_errors_are_what_is_said() -> None:

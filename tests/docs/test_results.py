@@ -1,42 +1,58 @@
-"""What docs/results.md shows is what the runs' tables beside it hold."""
+"""docs/results.md shows what its commands print of the runs in docs/results/, and every run that was begun."""
 
-import csv
 import re
-from collections import defaultdict
+import shlex
 from pathlib import Path
-from statistics import fmean
 
+import pytest
+
+import algd
+from algd.storage.run_folder import RunFolder
+from analysis.__main__ import main
 from tests.support.command import ROOT
 
 DATA = ROOT / "docs" / "results"
+PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+RUNS = sorted(path.parent for path in DATA.rglob("config.yaml"))
+PRINTED = [line.strip() for line in PAGE.splitlines()
+           if re.match(r"    python -m analysis (table|compare) docs/results/", line)]
 
 
-def test_every_run_that_is_there_is_on_the_page() -> None:
-    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    (folder,) = [path.parent for path in DATA.rglob("config.yaml")]
-    episodes = defaultdict(list)
-    with (folder / "evals.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            if row["sampler"] == "deterministic":
-                episodes[int(row["step"])].append((float(row["return"]), float(row["cost"])))
-    assert all(len(rows) == 10 for rows in episodes.values())
-    shown = re.findall(r"^\| (\d+) \| (-?[\d.]+) \| ([\d.]+) \|$", page, re.MULTILINE)
-    assert shown == [(str(step), *(f"{fmean(column):.2f}" for column in zip(*rows, strict=True)))
-                     for step, rows in episodes.items()]
-    assert "Qc predicts a discounted cost of 1.03 where the episodes had 12.57" in re.sub(r"\s+", " ", page)
-    assert [f"{column:.2f}" for column in predicted_and_measured(folder, 14000)] == ["1.03", "12.57"]
+@pytest.mark.parametrize("command", PRINTED)
+def test_its_tables_are_what_the_command_prints(command: str, monkeypatch: pytest.MonkeyPatch,
+                                                capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main([*shlex.split(command)[3:], "--no-cache"]) == 0
+    shown = PAGE.split(f"    {command}\n\n", 1)[1]
+    # Its heading would be one of the page's.
+    printed = re.sub(r"\A## .*\n", "", capsys.readouterr().out).strip()
+    assert shown.startswith(printed), printed
 
 
-def predicted_and_measured(folder: Path, step: int) -> tuple[float, float]:
-    """Means over an evaluation's deterministic episodes: Qc at their start, and their discounted cost."""
-    with (folder / "evals.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if (row["step"], row["sampler"]) == (str(step), "deterministic")]
-    return fmean(float(row["predicted_cost"]) for row in rows), fmean(float(row["discounted_cost"]) for row in rows)
+def test_every_run_that_was_begun_is_on_the_page() -> None:
+    """And in one of its tables: the commands name all folders that there are."""
+    lines = set()
+    for folder in map(RunFolder, RUNS):
+        config, status = folder.config(), folder.status()
+        lines.add(f"| {config['agent']['name']}, {config['guidance']['name']} | {config['seed']} | {status['state']} | "
+                  f"{status['step']:,} | {status['seconds'] / 3600:.1f} | {folder.path.relative_to(DATA).parts[0]} |")
+    assert len(lines) == len(RUNS)
+    assert set(re.findall(r"^\| \w+, \w+ \| \d+ \| \w+ \| .*$", PAGE, re.MULTILINE)) == lines
+    tabled = {shlex.split(command)[4].split("/")[2] for command in PRINTED}
+    assert {folder.relative_to(DATA).parts[0] for folder in RUNS} == tabled
+
+
+@pytest.mark.parametrize("folder", [run for run in RUNS if (run / "snapshots").exists()], ids=str)
+def test_a_published_policy_acts(folder: Path) -> None:
+    agent = algd.load(folder)
+    (_, action) = agent.task.action_space, agent.act(agent.task.reset(seed=0)[0])
+    assert agent.action_space.contains(action)
 
 
 def test_nothing_tells_of_the_machine() -> None:
     """Small files alone, without hosts and places."""
     for path in DATA.rglob("*"):
         if path.is_file():
-            assert path.stat().st_size < 1_000_000 and path.suffix in (".csv", ".json", ".yaml")
-            assert not re.search(r"/root|/home|/tmp|\"host\"", path.read_text(encoding="utf-8")), path
+            assert path.stat().st_size < 1_000_000 and path.suffix in (".csv", ".json", ".yaml", ".safetensors", ".mp4")
+            if path.suffix in (".csv", ".json", ".yaml"):
+                assert not re.search(r"/root|/home|/tmp|\"host\"", path.read_text(encoding="utf-8")), path
