@@ -166,6 +166,8 @@ def draw(cells: Sequence[Cell], keys: Sequence[str], quantity: str, window: int 
                 axis.axhline(0, **LIMIT)
             if quantity == "critic_error" and having:
                 axis.axhline(0, color="0.35", linewidth=0.6)
+            if quantity == "lam" and having and _spans_decades(series for _, found in having for series in found):
+                axis.set_yscale("log")
             if not having:
                 axis.text(0.5, 0.5, "not logged", transform=axis.transAxes, ha="center", color="0.4")
                 axis.set(xticks=[], yticks=[])
@@ -186,6 +188,12 @@ def draw(cells: Sequence[Cell], keys: Sequence[str], quantity: str, window: int 
         figure.suptitle("\n".join(wrap(_said(quantity, sorted(seeds), window, raw, sampler, cells[0].method), 78)),
                         fontsize=6)
     return figure
+
+
+def _spans_decades(found: Iterable[Series]) -> bool:
+    """Whether all values are positive and some are a thousand times others, most of which a linear axis would hide."""
+    values = np.concatenate([series.values for series in found])
+    return bool((values > 0).all() and values.max() > 1000 * values.min())
 
 
 def _said(quantity: str, seeds: Sequence[int], window: int, raw: bool, sampler: str, method: Method) -> str:

@@ -18,7 +18,7 @@ from analysis.results.style import look
 from analysis.results.tradeoff import draw_tradeoff, path
 from analysis.runs.model import Series
 from analysis.runs.read import read_run
-from tests.analysis.run_folders import FIXTURE, config, fixture_runs, make_run
+from tests.analysis.run_folders import FIXTURE, config, evaluation, fixture_runs, make_run
 
 matplotlib.use("Agg")
 KEYS = ("agent", "guidance")
@@ -100,6 +100,14 @@ def test_lines_that_coincide_can_be_told_apart() -> None:
     every = [look((agent, guidance), KEYS, []) for agent in ("vesde", "ddpm", "gaussian")
              for guidance in ("augmented", "plain", "pid", "none")]
     assert len({(one["marker"], repr(one["linestyle"])) for one in every}) == 12
+
+
+@pytest.mark.parametrize(("lams", "scale"), [("0.7,1e-5", "log"), ("0.7,0.01", "linear"), ("0.7,0", "linear")])
+def test_a_multiplier_that_falls_by_decades_can_be_seen(tmp_path: Path, lams: str, scale: str) -> None:
+    folder = make_run(tmp_path / "run", config(), evaluation(200, [(1, 1, 1), (2, 1, 1)]))
+    (folder / "metrics.csv").write_text("step,lam\n" + "".join(f"{100 * i},{lam}\n"
+                                                              for i, lam in enumerate(lams.split(","))))
+    assert draw(cells([read_run(folder)]), KEYS, "lam").axes[0].get_yscale() == scale
 
 
 def test_cumulative_training_cost() -> None:
