@@ -45,8 +45,7 @@ def test_every_run_that_was_begun_is_on_the_page() -> None:
 @pytest.mark.parametrize("folder", [run for run in RUNS if (run / "snapshots").exists()], ids=str)
 def test_a_published_policy_acts(folder: Path) -> None:
     agent = algd.load(folder)
-    (_, action) = agent.task.action_space, agent.act(agent.task.reset(seed=0)[0])
-    assert agent.action_space.contains(action)
+    assert agent.action_space.contains(agent.act(agent.task.reset(seed=0)[0]))
 
 
 def test_nothing_tells_of_the_machine() -> None:
