@@ -1,5 +1,6 @@
 """docs/tasks.md says of every task what the task says of itself."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,11 @@ OWN = names("toy", "toy") + names("toy", "throttle")
 
 
 def rows(columns: int) -> dict[str, list[str]]:
-    """The page's table rows of so many columns, by their first cell."""
-    cells = [[cell.strip() for cell in line.strip("|\n").split("|")]
-             for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
-    return {row[0]: row[1:] for row in cells if len(row) == columns and row[0] != "task" and "---" not in row[0]}
+    """The rows of the page's tables of tasks that have so many columns, by their first cell."""
+    tables = re.findall(r"(?:^\|.*\n)+", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    cells = [[cell.strip() for cell in line.strip("|").split("|")]
+             for table in tables if table.startswith("| task ") for line in table.splitlines()[2:]]
+    return {row[0]: row[1:] for row in cells if len(row) == columns}
 
 
 def test_all_paper_and_stock_tasks_exist_and_are_on_the_page() -> None:
