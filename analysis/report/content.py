@@ -20,11 +20,13 @@ from analysis.report.grids import (
     rank,
     runs_grid,
     shown,
+    stalled,
     time_constants_grid,
     trouble_grid,
 )
 from analysis.report.pictures import Picture, curvatures, landscapes, printed_curves, videos
 from analysis.report.search import Search, search_of
+from analysis.report.tasks import TaskEnd, TaskEnds
 from analysis.results.cells import COLUMNS, ROWS, SAFE_SHARE
 from analysis.results.table import Table, tables
 from analysis.runs.gather import Gathered
@@ -109,7 +111,7 @@ class Content:
 
 
 def assemble(title: str, gathered: Gathered, options: Options, link: Link, sweep: Mapping[str, Any] | None = None,
-             refusal: str = "", live: bool = False) -> Content:
+             refusal: str = "", live: bool = False, ends: Mapping[Path, TaskEnd] | None = None) -> Content:
     """Everything about the runs.
 
     Args:
@@ -120,6 +122,7 @@ def assemble(title: str, gathered: Gathered, options: Options, link: Link, sweep
         sweep: of `analysis.runs.find.sweep_content`, if the runs are one sweep's.
         refusal: why there are no runs, where that is known.
         live: whether the page is made again and again: then there are no pictures for print, landscapes and videos.
+        ends: of the SLURM tasks of stalled runs; None: they are asked for.
 
     Runs that cannot stand in one table leave a sentence instead of it on a live page, and on that of a search, whose
     trials have a table of their own.
@@ -136,7 +139,10 @@ def assemble(title: str, gathered: Gathered, options: Options, link: Link, sweep
         if not live and search is None:
             raise
         refusal = str(error)
-    runs = sorted((shown(run) for run in gathered.runs), key=lambda member: (rank(member.state), member.run.folder))
+    if ends is None:
+        ends = TaskEnds().of(run.folder for run in gathered.runs if stalled(run))
+    runs = sorted((shown(run, ends.get(run.folder)) for run in gathered.runs),
+                  key=lambda member: (rank(member.state), member.run.folder))
     counts = Counter([member.state for member in runs])
     counts.update({WAITING: len(gathered.absent), UNREADABLE: len(gathered.unreadable)})
     provenance, commands = provenance_grid(gathered.runs)

@@ -10,7 +10,8 @@ from typing import Any
 
 from algd.algorithm.time_constants import configured
 from algd.logging.console import duration
-from algd.storage.run_folder import RunFolder
+from algd.storage.run_folder import UNKNOWN, RunFolder
+from analysis.report.tasks import TaskEnd
 from analysis.results.cells import number, sorting
 from analysis.runs.model import Run
 from analysis.runs.select import canonical, differing_keys, may_differ
@@ -24,14 +25,16 @@ MEANING = {
     "lost": "Its process ended without reporting why: it was killed, ran out of memory or lost its machine. The same "
             "command resumes from the last checkpoint.",
     "interrupted": "It was stopped on request, at a checkpoint. The same command resumes from there.",
-    "unknown": "Its status.json is missing or damaged.",
+    UNKNOWN: "Its status.json is missing or damaged.",
+    "cancelled": "It was taken out of SLURM's queue. The same command submits it again.",
     UNREADABLE: "The folder cannot be read as a run; it is in no table and no figure.",
     "pruned": "A search stopped it at a rung, where others were better. The same settings as a plain run finish it.",
     "starting": "It is being built, or takes its initial steps.",
     "running": "It trains.",
-    WAITING: "A sweep lists it, and it has not started.",
+    WAITING: "A sweep lists it, and it has not started. If its SLURM task has said something, it stands here.",
 }
-ORDER = ("running", "starting", "failed", "lost", UNREADABLE, "interrupted", "unknown", WAITING, "pruned", "finished")
+ORDER = ("running", "starting", "failed", "lost", UNREADABLE, "interrupted", "cancelled", UNKNOWN, WAITING, "pruned",
+         "finished")
 Link = Callable[[Path], str]
 
 
@@ -82,27 +85,46 @@ class Shown:
 
     Attributes:
         run: as it was read.
-        state: its own, or "lost" where it says that it runs and its lock is free.
+        state: its own; "lost" where it says that it runs and its lock is free, or where its SLURM task ended before it
+            began.
+        why: it did not finish, as it says itself, or its task.
         warnings: of status.json, a sentence each.
         written: when it last wrote something, ISO 8601; "" where nobody knows.
     """
 
     run: Run
     state: str
+    why: str
     warnings: list[str]
     written: str
 
 
-def shown(run: Run) -> Shown:
-    """What the folder says beyond the analysed numbers."""
-    state = run.state
+def stalled(run: Run) -> bool:
+    """Whether no process trains a run that has neither finished nor said why it failed."""
     # A folder that was copied from elsewhere has no lock, and then its own word is all there is.
-    if state in ("running", "starting") and (run.folder / "lock").exists() and not is_held(run.folder):
+    left = run.state in ("running", "starting") and (run.folder / "lock").exists() and not is_held(run.folder)
+    return not run.source and (left or run.state in ("interrupted", UNKNOWN))
+
+
+def shown(run: Run, end: TaskEnd | None = None) -> Shown:
+    """What the folder says beyond the analysed numbers.
+
+    Args:
+        run: as it was read.
+        end: what is known of its SLURM task.
+    """
+    state, why = run.state, [run.reason or ""]
+    if state in ("running", "starting") and stalled(run):
         state = LOST
+    elif state == UNKNOWN and not (run.reason or run.evaluations):
+        # Frozen by a sweep: it has a configuration, and nothing has been done.
+        state = end.state if end and end.state in (LOST, "cancelled") else WAITING
+    if end and state != "cancelled":
+        why.append(end.why)
     status = {} if run.source else RunFolder(run.folder).status()
     warnings = status.get("warnings")
     texts = [str(text) for text in warnings] if isinstance(warnings, list) else []
-    return Shown(run, state, texts, _written(run.folder))
+    return Shown(run, state, "\n".join(filter(None, why)), texts, _written(run.folder))
 
 
 def _written(folder: Path) -> str:
@@ -195,9 +217,10 @@ def trouble_grid(runs: Sequence[Shown], unreadable: Mapping[Path, str], link: Li
     """What did not finish and why, what is damaged, and what has warnings."""
     lines = []
     for item in runs:
-        if item.state in ("finished", "pruned", "running", "starting") and not item.warnings:
+        quiet = item.state in ("finished", "pruned", "running", "starting") or (item.state == WAITING and not item.why)
+        if quiet and not item.warnings:
             continue
-        reason = item.run.reason or ("" if item.state in ("finished", "running", "starting", LOST) else "not recorded")
+        reason = item.why or ("not recorded" if item.state in ("failed", "interrupted", UNKNOWN) else "")
         why = "\n".join([*([reason] if reason else []), *(f"warning: {warning}" for warning in item.warnings)])
         lines.append([Entry(short_name(item.run.folder), link=link(item.run.folder)), state_entry(item.state),
                       _progress(item.run), Entry(why, style="long code")])

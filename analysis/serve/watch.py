@@ -15,7 +15,9 @@ from typing import Any
 
 from algd.errors import UsageError
 from analysis.report.content import Content, Options, assemble
+from analysis.report.grids import stalled
 from analysis.report.page import as_json, figures_data, parts, render, versions
+from analysis.report.tasks import TaskEnds
 from analysis.runs.cache import stamp_of
 from analysis.runs.find import SWEEPS, sweep_content, sweep_members
 from analysis.runs.gather import Gathered, gather
@@ -47,6 +49,7 @@ class Watch:
         self._options, self._title, self.seconds = options, title, seconds
         self._read: dict[Path, tuple[Signature, Run | UsageError]] = {}
         self._folders: dict[str, Path] = {}
+        self._task_ends = TaskEnds()
         self._lock = threading.Lock()
         self._due = 0.0
         self._seen: Signature | None = None
@@ -82,11 +85,13 @@ class Watch:
         except UsageError as error:
             refusal = str(error)
         gathered = replace(gathered, absent=self._waiting(gathered))
+        ends = self._task_ends.of(run.folder for run in gathered.runs if stalled(run))
         signatures = ((folder, signature) for folder, (signature, _) in self._read.items())
-        seen = (refusal, *gathered.absent, *signatures, *(_is_active(run) for run in gathered.runs))
+        seen = (refusal, *gathered.absent, *ends.items(), *signatures, *(_is_active(run) for run in gathered.runs))
         if self._content is None or seen != self._seen:
             sweep = sweep_content(self._names, self._runs_dir)
-            self._content = assemble(self._title, gathered, self._options, self._link, sweep, refusal, live=True)
+            self._content = assemble(self._title, gathered, self._options, self._link, sweep, refusal, live=True,
+                                     ends=ends)
             self._seen, sections = seen, parts(self._content)
             data = {"parts": sections, "versions": versions(sections)} | figures_data(self._content)
             self._data = as_json(data).encode()

@@ -133,6 +133,28 @@ def test_what_the_page_says(fixture_page: Path) -> None:
     assert trouble.count(HOSTILE) == 2 and "warning: Qc diverges" in trouble
 
 
+def test_what_a_slurm_task_said_before_its_run_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where SLURM cannot be asked; but not the content of a file that is linked to."""
+    shutil.copytree(FIXTURE, runs := tmp_path / "runs")
+    stalled = sorted((runs / "point_button1" / "vesde-pid").glob("seed=*"))[:2]
+    for folder in stalled:
+        for path in folder.iterdir():
+            if path.name != "config.yaml":
+                path.unlink()
+    content = {"runs": [str(folder.relative_to(runs)) for folder in stalled], "overrides": [[], []],
+               "submissions": [{"job": "7", "tasks": [[str(folder.relative_to(runs))] for folder in stalled]}]}
+    (runs / "sweeps" / "s.json").write_text(json.dumps(content))
+    (outputs := runs / "sweeps" / "s" / "slurm").mkdir(parents=True)
+    (outputs / "7_0_0_log.out").write_text("n2 cannot run this task: setup: module load x: exit code 1\n")
+    (tmp_path / "private").write_text("nobody else's business")
+    (outputs / "7_1_0_log.out").symlink_to(tmp_path / "private")
+    monkeypatch.setenv("PATH", "/nowhere")
+    text = re.sub(r"\s+", " ", Page(written(tmp_path / "page.html", runs)).text)
+    trouble = text[text.index("What failed"):text.index("Runs", text.index("What failed"))]
+    assert "n2 cannot run this task: setup: module load x: exit code 1" in trouble and "waiting" in trouble
+    assert "nobody else's business" not in text
+
+
 def test_how_long_until_the_constraint_is_heard(tmp_path: Path) -> None:
     """For each configuration with a constraint, whether its runs are long enough, by hand."""
     for arguments in (["guidance=none"], ["guidance=plain", "agent.cost_discount=0.9", "agent.target_interval=1"]):

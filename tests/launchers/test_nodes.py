@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from algd.errors import ExitCode
+from analysis.__main__ import main
 from tests.launchers.submission_race import killed_before, operations, orphans, tries
 from tests.launchers.test_slurm import (
     LONG,
@@ -27,6 +29,7 @@ from tests.launchers.test_slurm import (
     until_trained,
 )
 from tests.support.command import interrupted_at, run, start, status
+from tests.support.page import Page
 from tests.support.virtual_nodes import Nodes
 
 pytestmark = pytest.mark.needs("nodes")
@@ -78,6 +81,11 @@ def test_a_setup_that_fails_everywhere(nodes: Nodes, tmp_path: Path) -> None:
     assert "setup: ls /nowhere: exit code 2" in line["note"] and " on n" in line["note"]
     assert outputs(tmp_path).count("cannot run this task") == 3 and not (folder / "log.txt").exists()
     assert "No such file or directory" in launchers("logs", folder)
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 0
+    text = Page((tmp_path / "page.html").read_text()).text
+    trouble = text[text.index("What failed"):text.index("Runs", text.index("What failed"))]
+    assert "lost" in trouble and re.search(r"FAILED on n\d, its node cannot run it", trouble), trouble
+    assert "setup: ls /nowhere: exit code 2" in trouble and "No such file or directory" in trouble
 
 
 def test_a_setup_that_leaves_no_time(nodes: Nodes, tmp_path: Path) -> None:

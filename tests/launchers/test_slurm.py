@@ -1,5 +1,6 @@
 """Sweeps on a real SLURM with accounting: one node on this machine, started here (`tests.support.slurm_cluster`)."""
 
+import itertools
 import json
 import os
 import re
@@ -122,6 +123,19 @@ def test_an_array_with_two_at_once_typed_twice(cluster: Cluster, tmp_path: Path)
     # Once, however often the command was typed.
     until(lambda: told.exists() and told.read_text().count("\n") == 2, "the command at the end")
     assert told.read_text().startswith("s: 6 runs: 6 finished\n")
+
+
+def test_a_second_submission_counts_what_the_first_has_queued(cluster: Cluster, tmp_path: Path) -> None:
+    """Of two sweeps of one name with one task at once, the later array begins when the earlier one is over."""
+    submit(*SHORT, "seed=0,1", f"runs_dir={tmp_path}", "hydra.launcher.max_running=1")
+    submit(*SHORT, "seed=0,1,2,3", f"runs_dir={tmp_path}", "hydra.launcher.max_running=1")
+    first, second = jobs_of(tmp_path)
+    for job in (first, second):
+        assert set(until_over(cluster, job).values()) == {"COMPLETED"}
+    times = cluster.ask("sacct", "-n", "-X", "-P", "-o", "Start,End", "-j", f"{first},{second}").split()
+    spans = sorted(line.split("|") for line in times)
+    assert len(spans) == 4
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans)), spans
 
 
 def test_packed_failed_and_killed(cluster: Cluster, tmp_path: Path) -> None:

@@ -1,0 +1,62 @@
+"""How the SLURM tasks of runs ended that could not say so themselves: their node, their exit code, their last words."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from algd.errors import UsageError
+from launchers.processes import tail
+from launchers.slurm.queue import Queue, Task, available
+from launchers.slurm.status import Readings, lines_of, output_of, submitted_tasks
+from launchers.sweeps import SWEEPS, sweeps_of
+
+QUOTED = 10  # lines of a task's output
+
+
+@dataclass(frozen=True)
+class TaskEnd:
+    """What is known of a run beyond its own files.
+
+    Attributes:
+        state: as `python -m launchers status` has it.
+        why: SLURM's word on its task, if SLURM answers here, and the last lines of the task's output.
+    """
+
+    state: str
+    why: str
+
+
+class TaskEnds:
+    """The ends of tasks, each asked for until it is known."""
+
+    def __init__(self) -> None:
+        self._queue = Queue(())
+
+    def of(self, folders: Iterable[Path]) -> dict[Path, TaskEnd]:
+        """What is known of those runs that a sweep has submitted to SLURM."""
+        by_place: dict[Path, dict[Path, Path]] = {}
+        for folder in folders:
+            resolved = folder.resolve()
+            if len(resolved.parents) > 3 and (resolved.parents[2] / SWEEPS).is_dir():
+                by_place.setdefault(resolved.parents[2], {})[resolved] = folder
+        return {folder: end for runs_dir, members in by_place.items()
+                for folder, end in self._ends(runs_dir, members).items()}
+
+    def _ends(self, runs_dir: Path, members: dict[Path, Path]) -> dict[Path, TaskEnd]:
+        try:
+            sweeps = sweeps_of(runs_dir)
+        except (OSError, UsageError):  # being written, or somebody's own
+            return {}
+        elements = {run: element for run, element in submitted_tasks(sweeps).items() if run in members}
+        if available():
+            for element in elements.values():
+                self._queue.tasks.setdefault(element, Task("UNKNOWN"))
+            self._queue.refresh(patience=1)
+        ends = {}
+        for line in lines_of(elements, elements, self._queue.tasks, Readings()):
+            output = output_of(line.folder, elements[line.folder], sweeps)
+            # A link may lead to a file that is nobody else's business.
+            own = output is not None and output.resolve() == output
+            ends[members[line.folder]] = TaskEnd(line.state, "\n".join(
+                [*filter(None, [line.note]), *(tail(output, QUOTED) if output and own else [])]))
+        return ends
