@@ -127,6 +127,26 @@ def test_a_node_that_dies(nodes: Nodes, tmp_path: Path) -> None:
     assert starts(folder)[1]["host"] != victim and status(folder)["state"] == "finished"
 
 
+def test_two_nodes_that_die_before_a_checkpoint(nodes: Nodes, tmp_path: Path) -> None:
+    """The run is told as one that lost its nodes, not as one that needs more time."""
+    submit(*LONG, "total_steps=100000", "seed=0", f"runs_dir={tmp_path}")
+    (folder,), (job,) = runs_in(tmp_path), jobs_of(tmp_path)
+    victims = []
+    try:
+        for _ in range(2):
+            until(lambda: (folder / "meta.json").exists() and len(starts(folder)) > len(victims), "the next start")
+            victims.append(str(starts(folder)[-1]["host"]))
+            nodes.kill(victims[-1])
+            # So that SLURM need not find out by itself, which the test before it waits for.
+            nodes.ask("scontrol", "update", f"NodeName={victims[-1]}", "State=DOWN", "Reason=died")
+        assert until_over(nodes, job) == {f"{job}_0": "FAILED"}
+    finally:
+        for victim in victims:
+            nodes.again(victim)
+    assert f"its task vanished on {victims[0]} and then on {victims[1]}" in status(folder)["reason"]
+    assert f"vanished on {victims[0]}" in launchers("status", folder)
+
+
 def test_a_slurmd_that_dies_alone(nodes: Nodes, tmp_path: Path) -> None:
     """The run continues while SLURM starts its task elsewhere, which waits for it and does not train it twice."""
     arguments = [*LONG, "seed=0", f"runs_dir={tmp_path / 'runs'}"]
