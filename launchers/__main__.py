@@ -1,4 +1,4 @@
-"""python -m launchers: the states of runs, and commands for them, on any machine that has their folders.
+"""python -m launchers: show the states of runs and act on them, on any machine that has their folders.
 
     status [WHERE ...]     a table, joined with SLURM's information; --watch, --json
     retry [WHERE ...]      run again what failed, was lost or was interrupted, with its sweep's settings and the current
@@ -22,7 +22,7 @@ from launchers.sweeps import SWEEPS
 
 
 def parser() -> Parser:
-    """The parser of the command line; its result has the command's name as `command`."""
+    """Return the command-line parser; its result holds the command's name as `command`."""
     parser = Parser(prog="python -m launchers", description=__doc__,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -48,7 +48,7 @@ def parser() -> Parser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns the exit code."""
+    """Run the command line and return the exit code."""
     try:
         given = parser().parse_args(arguments)
         if given.command == "status":

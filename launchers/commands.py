@@ -1,4 +1,4 @@
-"""What the commands of `python -m launchers` do."""
+"""The commands of `python -m launchers`: status, retry, cancel, logs and sync."""
 
 import contextlib
 import json
@@ -32,11 +32,11 @@ AGAIN = ("failed", "lost", "interrupted", "cancelled")
 
 
 class Inquiry:
-    """Some runs, the sweeps that they belong to, and what SLURM says of them.
+    """A set of runs with their sweeps and what SLURM says about them.
 
     Args:
-        where: run folders, folders above runs, or sweeps' files.
-        settle: whether to wait for a submission that is going on; otherwise it is left out where it is.
+        where: run folders, folders above runs, or sweep files.
+        settle: whether to wait for a submission in progress; otherwise its arrays without a job id are left out.
     """
 
     def __init__(self, where: Sequence[Path], settle: bool = False):
@@ -47,29 +47,29 @@ class Inquiry:
         wanted = set(self.folders)
         self.elements: Elements = {folder: element for folder, element in submitted_tasks(self.sweeps).items()
                                    if folder in wanted}
-        # A finished run's task has nothing more to tell.
+        # The task of a finished run has nothing to add.
         asked = {element for folder, element in self.elements.items()
                  if RunFolder(folder).status().get("state") != "finished"}
         self.queue = Queue(asked if available() else ())
         self.patience = 1
 
     def lines(self) -> list[Line]:
-        """The runs as they are now."""
+        """Read the current state of each run."""
         tasks = self.queue.refresh(self.patience)
         self.patience = 3
         return lines_of(self.folders, {folder: element for folder, element in self.elements.items()
                                        if element in tasks}, tasks, Readings(), self.sweeps)
 
     def newest_sweep(self, folder: Path) -> Sweep | None:
-        """The sweep that a run was last part of."""
+        """Return the newest sweep that contains a run, or None."""
         return next((sweep for sweep in reversed(self.sweeps) if folder in sweep.folders), None)
 
 
 def settled_sweeps(runs_dir: Path, wait: bool) -> list[Sweep]:
-    """The sweeps of a runs_dir, oldest first, with the arrays whose submitters had no time to write them down."""
+    """Return the sweeps of a runs_dir, oldest first, after adopting arrays whose job ids were never recorded."""
     sweeps = sweeps_of(runs_dir)
     if available() and any(record["job"] is None for sweep in sweeps for record in sweep.submissions):
-        # Somebody who looks writes nothing where he may not, nor waits for a submission.
+        # `status` must also work without write permission, and without waiting for a submission.
         with contextlib.suppress(OSError, BlockingIOError), submission_lock(runs_dir / SWEEPS, wait):
             sweeps = sweeps_of(runs_dir)
             for sweep in sweeps:
@@ -78,7 +78,7 @@ def settled_sweeps(runs_dir: Path, wait: bool) -> list[Sweep]:
 
 
 def status(where: Sequence[Path], watch: bool, as_json: bool) -> int:
-    """Print the runs' states. Returns 0."""
+    """Print the states of runs. Returns 0."""
     inquiry = Inquiry(where)
     while True:
         lines = inquiry.lines()
@@ -95,13 +95,13 @@ def status(where: Sequence[Path], watch: bool, as_json: bool) -> int:
 
 def retry(where: Sequence[Path], trusted: Sequence[str] = (), exclude: Sequence[str] = (), on_end: str | None = None
           ) -> int:
-    """Run again what failed or stopped, with the launcher and the settings of the sweep that it was last part of.
+    """Run again what failed or stopped, with the launcher and the settings of its newest sweep.
 
     Args:
-        where: the runs.
-        trusted: modules whose code their configurations may name; nothing else that is not this project's is run.
-        exclude: nodes of SLURM's that the runs are to keep away from, beside those that the sweep left out.
-        on_end: `hydra.launcher.on_end`, which a sweep's file does not keep.
+        where: run folders, folders above runs, or sweep files.
+        trusted: modules that the configurations may name; no other code from outside this project is run.
+        exclude: SLURM nodes to avoid, in addition to those that the sweep excludes.
+        on_end: `hydra.launcher.on_end`, which a sweep's file does not store.
     """
     trust(trusted)
     inquiry = Inquiry(where)
@@ -136,14 +136,14 @@ def retry(where: Sequence[Path], trusted: Sequence[str] = (), exclude: Sequence[
 
 
 def cancel(where: Sequence[Path]) -> int:
-    """Stop runs with a checkpoint: SLURM's tasks, launchers on this machine, and runs on this machine.
+    """Stop runs at a checkpoint: SLURM tasks, launchers on this machine, and runs on this machine.
 
     Returns 1 if SLURM does not answer.
     """
     inquiry = Inquiry(where, settle=True)
     lines = inquiry.lines()
     unsettled = [sweep.name for sweep in inquiry.sweeps if any(record["job"] is None for record in sweep.submissions)]
-    # Also those of which SLURM says nothing now: they may wait.
+    # Includes tasks of unknown state: they may still be queued.
     active = {element for folder, element in inquiry.elements.items()
               if element in inquiry.queue.tasks and inquiry.queue.tasks[element].active}
     refused = 0
@@ -169,9 +169,9 @@ def cancel(where: Sequence[Path]) -> int:
 
 
 def scancel(names: Sequence[str]) -> int:
-    """Cancel tasks. Returns how many SLURM did not take."""
+    """Cancel SLURM tasks. Returns how many SLURM did not accept."""
     refused = 0
-    # One process for thousands of tasks would have too long a command line.
+    # Thousands of tasks do not fit into one command line.
     for first in range(0, len(names), 500):
         some = names[first:first + 500]
         try:
@@ -183,7 +183,7 @@ def scancel(names: Sequence[str]) -> int:
 
 
 def stop_here(sweeps: Iterable[Sweep], held: Iterable[Path]) -> int:
-    """Send SIGTERM to the launchers of these sweeps and the processes of these runs on this machine; how many."""
+    """Send SIGTERM to these sweeps' launchers and these runs' processes on this machine. Returns how many."""
     count = 0
     for sweep in sweeps:
         if sweep.launcher.get("kind") == "local" and is_ours(sweep.driver):
@@ -202,7 +202,7 @@ def stop_here(sweeps: Iterable[Sweep], held: Iterable[Path]) -> int:
 
 
 def is_ours(process: Mapping[str, Any]) -> bool:
-    """Whether a process that was recorded (`process_record`) is on this machine and still the same one."""
+    """Return whether a recorded process (`process_record`) is on this machine and still the same process."""
     if not isinstance(process.get("pid"), int):
         return False
     now = process_record(process["pid"])
@@ -210,9 +210,9 @@ def is_ours(process: Mapping[str, Any]) -> bool:
 
 
 def logs(folder: Path, follow: bool, lines: int) -> int:
-    """Print the end of a run's log, and with `follow` what is added to it, until the run has ended.
+    """Print the end of a run's log, and with `follow` what is appended until the run ends.
 
-    Of a run that has not said anything, print what the task of SLURM's said that was to run it.
+    For a run without a log yet, print the output of its SLURM task.
     """
     path = folder / LOG
     if not path.exists() and (folder / "config.yaml").exists():
@@ -245,7 +245,7 @@ def logs(folder: Path, follow: bool, lines: int) -> int:
 
 
 def sync(where: Sequence[Path]) -> int:
-    """Upload the offline W&B runs of these runs, oldest first, each once. Returns 1 if one was refused."""
+    """Upload the offline W&B data of these runs, oldest first, each once. Returns 1 if an upload failed."""
     client = Path(sys.executable).with_name("wandb")
     failed = 0
     for folder in named_runs(where):

@@ -1,4 +1,4 @@
-"""The end of a sweep, told by a command of the user's choice (`hydra.launcher.on_end`)."""
+"""Run the user's command at the end of a sweep (`hydra.launcher.on_end`)."""
 
 import os
 import subprocess
@@ -7,23 +7,23 @@ from pathlib import Path
 
 from launchers.table import say
 
-SECONDS = 300  # that the command may take
+SECONDS = 300  # time limit of the command
 
 
 def tell_end(command: str, file: Path, text: str) -> None:
-    """Run the command, with the summary as its input and the sweep in its environment.
+    """Run the command with the summary on its standard input and the sweep in its environment.
 
-    It gets ALGD_SWEEP, the sweep's name; ALGD_SWEEP_FILE, its list of members; and ALGD_SWEEP_ENDED, the summary's
-    first line. Whatever becomes of it changes nothing of the sweep.
+    The variables are ALGD_SWEEP, the sweep's name; ALGD_SWEEP_FILE, its file; and ALGD_SWEEP_ENDED, the summary's
+    first line. If the command fails, only a warning is printed.
 
     Args:
-        command: a line for the shell.
-        file: the sweep's.
-        text: the summary.
+        command: one line of bash.
+        file: the sweep's file.
+        text: the sweep's summary.
     """
     variables = {"ALGD_SWEEP": file.stem, "ALGD_SWEEP_FILE": str(file), "ALGD_SWEEP_ENDED": text.partition("\n")[0]}
     try:
-        # Standard output is for the launcher's own answer.
+        # Standard output is reserved for the launcher's own result.
         done = subprocess.run(["bash", "-c", command], input=text + "\n", text=True, stdout=sys.stderr,
                               env=os.environ | variables, timeout=SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:

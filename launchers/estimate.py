@@ -1,4 +1,4 @@
-"""What a sweep will cost, by runs of the same kind that are there: time, core-hours and GPU-hours."""
+"""Estimate a sweep's time, core-hours and GPU-hours from existing runs of the same kind."""
 
 import heapq
 import statistics
@@ -18,12 +18,12 @@ HOUR = 3600.0
 
 @dataclass(frozen=True)
 class Kind:
-    """What runs of about the same speed share.
+    """Properties shared by runs of about the same speed.
 
     Attributes:
         env: the environment's name.
-        method: the agent's and the guidance's, as folders have them.
-        updates: gradient updates for each environment step.
+        method: agent and guidance, as in the run's folder name.
+        updates: gradient updates per environment step.
     """
 
     env: str
@@ -35,12 +35,12 @@ class Kind:
 
 
 def kind_of(folder: Path, updates: int) -> Kind:
-    """The kind of a run, by its folder and its updates for each step."""
+    """Return the kind of a run from its folder and its updates per step."""
     return Kind(folder.parts[-3], folder.parts[-2], updates)
 
 
 class Speeds:
-    """Seconds for an environment step, learned from runs that have some behind them.
+    """Seconds per environment step, measured from runs that have made steps.
 
     Args:
         members: the runs whose speeds will be asked for.
@@ -51,32 +51,32 @@ class Speeds:
         self._known: dict[Kind, dict[Path, RunState]] = {}
 
     def learn(self, folder: Path, state: RunState) -> None:
-        """Take in what one run shows; it counts once, with what it showed last."""
+        """Add a run's measurement, replacing an earlier one of the same run."""
         if state.seconds_per_step is not None:
             self._known.setdefault(kind_of(folder, round(state.updates / state.step)), {})[folder] = state
 
     def learn_neighbours(self) -> None:
-        """Take in the runs that are there beside those that will be asked for."""
+        """Add the measurements of other runs in the members' parent folders."""
         for parent in {folder.parent for folder in self._kinds}:
             for status in parent.glob("*/status.json"):
                 self.learn(status.parent, read_state(status.parent))
 
     def kind(self, folder: Path) -> Kind:
-        """The kind of a run that is asked for."""
+        """Return the kind of a member."""
         return self._kinds[folder]
 
     def measured(self, folder: Path) -> dict[Path, RunState]:
-        """The runs that say how fast this one is: finished ones of its kind, or others of it where none is finished."""
+        """Return the runs that predict this one's speed: those of its kind, finished ones only if there are any."""
         known = self._known.get(self.kind(folder), {})
         return {path: state for path, state in known.items() if state.state == "finished"} or known
 
     def seconds_per_step(self, folder: Path) -> float | None:
-        """The median over runs of the same kind; None without any."""
+        """Return the median over runs of the same kind; None if there are none."""
         found = [state.seconds_per_step for state in self.measured(folder).values()]
         return statistics.median(seconds for seconds in found if seconds is not None) if found else None
 
     def seconds(self, rest: Mapping[Path, int]) -> dict[Path, float] | None:
-        """How long each run takes for the environment steps that it has left; None if one of them is not known."""
+        """Return each run's seconds for its remaining environment steps; None if the speed of one is unknown."""
         each = {}
         for folder, steps in rest.items():
             seconds = self.seconds_per_step(folder)
@@ -86,21 +86,21 @@ class Speeds:
         return each
 
     def seconds_left(self, rest: Mapping[Path, int], at_once: int) -> float | None:
-        """How long it takes until all are done.
+        """Return the seconds until all runs are finished.
 
         Args:
-            rest: environment steps that each run has left.
-            at_once: how many run at once.
+            rest: remaining environment steps of each run.
+            at_once: number of simultaneous runs.
 
         Returns:
-            Seconds; None if nothing is known about one of them.
+            Seconds; None if the speed of one run is unknown.
         """
         each = self.seconds(rest)
         return None if each is None else makespan(each.values(), at_once)
 
 
 def makespan(seconds: Iterable[float], at_once: int) -> float:
-    """When the last run ends, if each begins in its turn as soon as fewer than `at_once` others run."""
+    """Return the end of the last run, if runs start in order whenever fewer than `at_once` are running."""
     ends = [0.0] * max(at_once, 1)
     for each in seconds:
         heapq.heapreplace(ends, ends[0] + each)
@@ -109,7 +109,7 @@ def makespan(seconds: Iterable[float], at_once: int) -> float:
 
 @dataclass(frozen=True)
 class Cost:
-    """What runs take of a machine, in hours of one core and of one GPU."""
+    """The resources of runs: core-hours and GPU-hours."""
 
     core_hours: float
     gpu_hours: float
@@ -120,20 +120,20 @@ class Cost:
 
 
 def amount(value: float) -> str:
-    """A number of hours, no more exact than it is known."""
+    """Format hours with as many digits as the estimate is accurate to."""
     return "less than 0.1" if value < 0.05 else f"{value:.1f}" if value < 9.95 else f"{value:,.0f}"
 
 
 def cost(members: Sequence[Member], seconds: Mapping[Path, float], settings: Settings, at_once: int,
          gpus: int = 0) -> Cost:
-    """What runs take: all that a task of SLURM's asks for until its longest run ends; here, their threads.
+    """Return the cost of runs: on SLURM, all that a task requests until its longest run ends; here, the runs' threads.
 
     Args:
         members: the runs.
-        seconds: how long each takes.
-        settings: the launcher's keys.
-        at_once: how many run at once, on this machine.
-        gpus: how many GPUs they share, on this machine.
+        seconds: duration of each run.
+        settings: the launcher's settings.
+        at_once: number of simultaneous runs on this machine.
+        gpus: number of GPUs that they share on this machine.
     """
     cores = cards = 0.0
     if isinstance(settings, SlurmSettings):
@@ -151,12 +151,12 @@ def cost(members: Sequence[Member], seconds: Mapping[Path, float], settings: Set
 
 
 def estimate(members: Sequence[Member], rest: Mapping[Path, int], settings: Settings) -> str:
-    """In words, how long runs will take and what they will cost.
+    """Describe the time and the cost of runs in one line.
 
     Args:
-        members: those of a sweep.
-        rest: environment steps that runs have left; those that have none are not in it.
-        settings: the launcher's keys.
+        members: the sweep's members.
+        rest: remaining environment steps by run; finished runs are not in it.
+        settings: the launcher's settings.
     """
     speeds = Speeds(members)
     speeds.learn_neighbours()
@@ -173,7 +173,7 @@ def estimate(members: Sequence[Member], rest: Mapping[Path, int], settings: Sett
 
 
 def simultaneous(settings: Settings, members: Sequence[Member], count: int) -> int:
-    """How many of `count` runs there are at once, at most."""
+    """Return the largest number of `count` runs that run at the same time."""
     if isinstance(settings, SlurmSettings):
         return min(count, (settings.max_running or count) * settings.runs_per_task)
     assert isinstance(settings, LocalSettings)

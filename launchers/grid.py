@@ -1,4 +1,4 @@
-"""From the grid that a command line asks for to a sweep: composed, checked, and launched or listed."""
+"""Compose and check the runs of a grid, then launch or list them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,19 +24,19 @@ from launchers.sweeps import Member, begin_sweep
 
 def launch_grid(kind: str, given: Mapping[str, Any], context: HydraContext, master: DictConfig,
                 grid: Sequence[Sequence[str]]) -> int:
-    """Run every member of a grid, or list them.
+    """Launch every member of a grid, or list them in a dry run.
 
     Args:
         kind: "local" or "slurm".
-        given: the launcher's keys.
-        context, master: Hydra's, to compose configurations with.
+        given: the launcher's settings (`hydra.launcher.*`), unchecked.
+        context, master: Hydra's context and configuration, for composing members.
         grid: the overrides of each member.
 
     Returns:
-        The exit code: 0 if all is well, 1 if a run failed.
+        The exit code: 0 if all runs finished or were submitted, 1 if a run failed.
 
     Raises:
-        UsageError: something is wrong with a key or a member; nothing has been started or written.
+        UsageError: a setting or a member is invalid; nothing has been started or written.
     """
     settings = checked(SETTINGS[kind], given)
     members = compose_members(context, master, grid)
@@ -56,14 +56,14 @@ def launch_grid(kind: str, given: Mapping[str, Any], context: HydraContext, mast
 
 
 def _check_place(settings: Settings, members: Sequence[Member]) -> None:
-    """Check that the members can run where they are to run, before anything is written.
+    """Check that the members can run here, before anything is written.
 
     Raises:
-        UsageError: a GPU, or SLURM, is not here.
+        UsageError: a GPU or SLURM is missing, or SLURM cannot use the path of runs_dir.
     """
     if isinstance(settings, SlurmSettings) and not settings.dry_run:
         check(settings)
-        # In the names of what a job writes SLURM reads % as the job's number, and a script is made of lines.
+        # SLURM replaces % in the names of output files, and a line end would break the batch script.
         place = str(Path(members[0].config["runs_dir"]).absolute())
         if "%" in place or not place.isprintable():
             raise UsageError(f"runs_dir={place!r}: on SLURM a path without % and line ends is needed")
@@ -73,10 +73,10 @@ def _check_place(settings: Settings, members: Sequence[Member]) -> None:
 
 
 def compose_members(context: HydraContext, master: DictConfig, grid: Sequence[Sequence[str]]) -> list[Member]:
-    """The checked members of a grid, each once.
+    """Return the checked members of a grid without duplicates.
 
     Raises:
-        UsageError: the first that is wrong, with what it was asked for with.
+        UsageError: a member is invalid, with the overrides that asked for it.
     """
     setup_globals()
     composer = Composer(context.config_loader, master)
@@ -90,7 +90,7 @@ def compose_members(context: HydraContext, master: DictConfig, grid: Sequence[Se
                 raise UsageError(f"mode={config['mode']}: a sweep is over runs that train (mode=train)")
         except (UsageError, HydraException) as error:
             said = str(error) if isinstance(error, UsageError) else explain(error, overrides)
-            # What the sentence speaks of itself need not stand before it.
+            # Overrides that the message already mentions need no repetition.
             others = [override for override in own if override.partition("=")[0] not in said]
             raise UsageError(f"{' '.join(others)}: {said}" if others else said) from error
         folder = run_path(config).absolute()

@@ -1,4 +1,4 @@
-"""A sweep that is composed and checked: handed to its launcher, or listed."""
+"""Launch a checked sweep with its launcher, or list its members."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ SETTINGS: dict[str, type[Settings]] = {"local": LocalSettings, "slurm": SlurmSet
 
 
 def launch(sweep: Sweep, members: Sequence[Member], settings: Settings, code: Path | None = None) -> int:
-    """Keep the code and the list of members, then start whatever is not finished.
+    """Snapshot the code, write the sweep's file, and start the members that are not finished.
 
     Args:
-        sweep: the sweep, not written yet.
-        members: its members, or those of them whose turn it is.
-        settings: the launcher's keys.
-        code: a snapshot that was taken before; None: the code is kept as it is now.
+        sweep: the sweep, not yet written.
+        members: all its members, or those to launch now.
+        settings: the launcher's settings.
+        code: an earlier code snapshot to use; None: take one now.
 
     Returns:
         The exit code.
@@ -39,7 +39,7 @@ def launch(sweep: Sweep, members: Sequence[Member], settings: Settings, code: Pa
     if isinstance(settings, SlurmSettings):
         check(settings)
     with submission_lock(sweep.file.parent) as lock:
-        # What another process has submitted since the sweep was composed.
+        # Another process may have submitted runs since the sweep was composed.
         sweep.submissions = load_sweep(sweep.file).submissions if sweep.file.exists() else []
         code = code or take_snapshot(sweep.file.parent, own_packages(trusted))
         sweep.code, sweep.commit = str(code.relative_to(sweep.file.parent)), code_version()["commit"]
@@ -56,7 +56,7 @@ def launch(sweep: Sweep, members: Sequence[Member], settings: Settings, code: Pa
 
 
 def in_wandb(member: Member, sweep: Sweep) -> Member:
-    """The member with what makes a sweep findable in W&B: one group for all, and the experiment as a tag."""
+    """Return the member with the sweep's W&B group, and the experiment as a tag."""
     logger = dict(member.config["logger"])
     if "group" in logger:
         logger["group"] = logger["group"] or sweep.experiment or sweep.name
@@ -66,7 +66,7 @@ def in_wandb(member: Member, sweep: Sweep) -> Member:
 
 
 def warn_of_other_code(members: Sequence[Member], commit: str | None) -> None:
-    """Say which finished runs were trained by another commit than the one here."""
+    """Warn about finished runs that were trained by another commit than the current one."""
     others: Counter[str | None] = Counter()
     for member in members:
         if is_done(member, read_state(member.folder)):
@@ -79,7 +79,7 @@ def warn_of_other_code(members: Sequence[Member], commit: str | None) -> None:
 
 
 def list_members(sweep: Sweep, members: Sequence[Member], settings: Settings) -> None:
-    """Print every member with its state, what there is to do with it, its folder and its overrides; and an estimate."""
+    """Print each member's state, plan, steps, folder and overrides, then an estimate of time and cost."""
     tasks = {folder: named(element) for folder, element in active_tasks(sweep.folders, sweep.runs_dir).items()} \
         if isinstance(settings, SlurmSettings) else {}
     planned = triage(members, settings.retry_failed, tasks)

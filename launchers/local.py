@@ -1,7 +1,7 @@
-"""hydra/launcher=local: a few runs at once on this machine, each a process of its own.
+"""hydra/launcher=local: run a few runs at a time on this machine, each in its own process.
 
-One run's end, however it comes, never touches the others. Ctrl-C, SIGTERM and a closed terminal stop all of them with
-a checkpoint, and the same command resumes from there. If this process is killed, the runs that it started continue.
+The end of one run, even a crash, does not affect the others. Ctrl-C, SIGTERM and a closed terminal stop all runs at
+a checkpoint, and the same command resumes them. If this process is killed, the runs that it started continue.
 """
 
 import contextlib
@@ -30,14 +30,14 @@ POLL_SECONDS = 0.1
 
 
 class StopRequests:
-    """The signals that ask this process to stop, counted."""
+    """The signals received that ask this process to stop."""
 
     def __init__(self) -> None:
         self.received: list[int] = []
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["StopRequests"]:
-        """Receive signals inside this context."""
+        """Record stop signals inside this context, and restore the earlier handlers after it."""
         def receive(number: int, frame: FrameType | None) -> None:
             self.received.append(number)
 
@@ -51,7 +51,7 @@ class StopRequests:
 
 @dataclass(frozen=True)
 class Running:
-    """A member that runs: its process, and the GPU that it was given, if it was."""
+    """A running member: its process, and its GPU if it was assigned one."""
 
     member: Member
     process: subprocess.Popen[bytes]
@@ -60,14 +60,14 @@ class Running:
 
 @dataclass
 class Pool:
-    """The members of a sweep by what they are waiting for.
+    """The members of a sweep by what happens to them next.
 
     Attributes:
-        todo: those to start.
-        elsewhere: those that another process trains right now.
-        running: those that run.
-        states: the states of those that are over, or left as they are.
-        found: what each folder said when it was last read.
+        todo: members to start.
+        elsewhere: members that another process is training.
+        running: members that this process runs.
+        states: final states of members that have ended or are not run.
+        found: the state last read from each folder.
     """
 
     todo: deque[Member] = field(default_factory=deque)
@@ -78,16 +78,16 @@ class Pool:
 
 
 def run_here(sweep: Sweep, members: Sequence[Member], settings: LocalSettings, code: Path) -> int:
-    """Run what is not finished of a sweep.
+    """Run the members of a sweep that are not finished.
 
     Args:
         sweep: the sweep, already written.
         members: its members.
-        settings: the launcher's keys.
-        code: the snapshot that the runs use.
+        settings: the launcher's settings.
+        code: the code snapshot to run.
 
     Returns:
-        0: all are finished; 1: one failed or was stopped; 130, 143 or 129: this process was asked to stop.
+        Exit code. 0: all finished; 1: a run failed or was stopped; 128 + signal (130, 143 or 129): stopped on request.
     """
     pool = distribute(members, settings.retry_failed)
     skipped = sum(state == "finished" for state in pool.states.values())
@@ -126,10 +126,10 @@ def run_here(sweep: Sweep, members: Sequence[Member], settings: LocalSettings, c
 
 
 def distribute(members: Sequence[Member], retry_failed: bool) -> Pool:
-    """What there is to do.
+    """Sort the members by what to do with them.
 
     Raises:
-        UsageError: a member is to begin anew while another process trains it.
+        UsageError: a member has fresh=true while another process trains it.
     """
     planned = triage(members, retry_failed)
     refuse_fresh(planned)
@@ -148,7 +148,7 @@ def distribute(members: Sequence[Member], retry_failed: bool) -> Pool:
 
 
 def start_runs(pool: Pool, retry_failed: bool, at_once: int, gpus: Gpus, code: Path) -> None:
-    """Start as many as there may be at once; those that another process has let go of take their turn again."""
+    """Start runs up to the limit, and decide again about members that another process has released."""
     for member in [member for member in pool.elsewhere if not is_held(member.folder)]:
         pool.elsewhere.remove(member)
         state = pool.found[member.folder] = read_state(member.folder)
@@ -177,7 +177,7 @@ def start_runs(pool: Pool, retry_failed: bool, at_once: int, gpus: Gpus, code: P
 
 
 def collect(pool: Pool, gpus: Gpus, lines: int) -> None:
-    """Take note of the runs that have ended, and say so."""
+    """Record and report the runs that have ended."""
     for folder, running in list(pool.running.items()):
         code = running.process.poll()
         if code is None:
@@ -198,17 +198,17 @@ def collect(pool: Pool, gpus: Gpus, lines: int) -> None:
 
 
 def pass_on(pool: Pool, received: Sequence[int]) -> None:
-    """Hand a stop on to the runs: the first asks for a checkpoint, the second does not wait for it."""
+    """Forward a stop request: the first asks runs to write a checkpoint and stop, the second kills them."""
     if len(received) == 1:
         say(f"{signal.Signals(received[0]).name}: {many(len(pool.running), 'run')} to write a checkpoint and stop "
             "(again: they are ended at once)")
     for running in pool.running.values():
-        # SIGTERM for all: to a run a second SIGINT would mean more than the first.
+        # Always SIGTERM, since a run treats a second SIGINT differently from the first.
         running.process.send_signal(signal.SIGTERM if len(received) == 1 else signal.SIGKILL)
 
 
 def show(board: Board, members: Sequence[Member], pool: Pool, speeds: Speeds, at_once: int) -> None:
-    """Draw the sweep."""
+    """Draw the sweep's table."""
     lines, rest, elsewhere = [], {}, {member.folder for member in pool.elsewhere}
     for member in members:
         folder = member.folder

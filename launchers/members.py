@@ -1,4 +1,4 @@
-"""What a sweep does with each of its members: one decision for every launcher, the dry run and `retry`."""
+"""Decide what a sweep does with each member, in one way for every launcher, the dry run and `retry`."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -13,32 +13,32 @@ from launchers.table import say, shown_path
 
 
 class Plan(StrEnum):
-    """What there is to do with a member of a sweep."""
+    """What a sweep does with a member."""
 
-    SKIPPED = "skip"     # finished, and asked for no more
-    LEFT = "leave"       # failed before, and retry_failed=false
-    AWAITED = "wait"     # in SLURM's queue, or another process trains it
-    REFUSED = "refuse"   # the same, and fresh=true
-    STARTED = "start"    # from its beginning
-    EXTENDED = "extend"  # finished, and total_steps is larger now
-    RESUMED = "resume"   # from its last checkpoint
-    RETRIED = "retry"    # the same, after a failure
+    SKIPPED = "skip"     # finished, with total_steps reached
+    LEFT = "leave"       # failed earlier, and retry_failed=false
+    AWAITED = "wait"     # in SLURM's queue, or trained by another process
+    REFUSED = "refuse"   # as AWAITED, but with fresh=true
+    STARTED = "start"    # from the beginning
+    EXTENDED = "extend"  # finished, but total_steps is larger now
+    RESUMED = "resume"   # from the last checkpoint
+    RETRIED = "retry"    # as RESUMED, after a failure
 
     @property
     def runs(self) -> bool:
-        """Whether the launcher itself runs the member."""
+        """Whether the launcher starts the member."""
         return self in (Plan.STARTED, Plan.EXTENDED, Plan.RESUMED, Plan.RETRIED)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A member, how it stands, and what is done with it.
+    """A member with its state and its plan.
 
     Attributes:
         member: the member.
-        state: what its folder says.
-        task: the task of SLURM's that it waits or runs in, such as "12_3".
-        plan: what is done.
+        state: as read from its folder.
+        task: the SLURM task in which it is queued or running, such as "12_3".
+        plan: what the sweep does with it.
     """
 
     member: Member
@@ -51,7 +51,7 @@ class Planned:
         return self.member.folder
 
     def sentence(self) -> str | None:
-        """What a person is told about it before anything runs; None where the summary says enough."""
+        """Return the message to print before anything runs; None if the summary says enough."""
         path = shown_path(self.folder)
         if self.plan is Plan.SKIPPED:
             return f"already finished at step {self.state.step}: {path}"
@@ -67,13 +67,13 @@ class Planned:
 
 
 def plan_of(member: Member, state: RunState, retry_failed: bool, task: str | None = None) -> Plan:
-    """What a sweep does with a member.
+    """Decide what a sweep does with a member.
 
     Args:
         member: the member.
-        state: what its folder says.
-        retry_failed: the launcher's key.
-        task: the task of SLURM's that it waits or runs in.
+        state: as read from its folder.
+        retry_failed: `hydra.launcher.retry_failed`.
+        task: the SLURM task in which it is queued or running.
     """
     if is_done(member, state):
         return Plan.SKIPPED
@@ -87,12 +87,12 @@ def plan_of(member: Member, state: RunState, retry_failed: bool, task: str | Non
 
 
 def triage(members: Iterable[Member], retry_failed: bool, tasks: Mapping[Path, str] | None = None) -> list[Planned]:
-    """Every member with what is done with it, in their order.
+    """Return the plan of every member, in order.
 
     Args:
-        members: the sweep's.
-        retry_failed: the launcher's key.
-        tasks: the tasks of SLURM's that members wait or run in, by the members' folders.
+        members: the sweep's members.
+        retry_failed: `hydra.launcher.retry_failed`.
+        tasks: the SLURM tasks in which members are queued or running, by the members' folders.
     """
     tasks = tasks or {}
     planned = []
@@ -103,14 +103,14 @@ def triage(members: Iterable[Member], retry_failed: bool, tasks: Mapping[Path, s
 
 
 def steps_left(planned: Iterable[Planned]) -> dict[Path, int]:
-    """The environment steps that members still take, by their folders; those that take none are not in it."""
+    """Return the remaining environment steps by folder, without members that take no more steps."""
     return {each.folder: each.member.config["total_steps"] - (
                 0 if each.member.config["fresh"] else max(each.state.step, 0))
             for each in planned if each.plan.runs or each.plan is Plan.AWAITED}
 
 
 def refuse_fresh(planned: Iterable[Planned]) -> None:
-    """Raises UsageError for the first member that is to begin anew while it waits or runs somewhere."""
+    """Raise UsageError for the first member with fresh=true that is queued or running."""
     for each in planned:
         if each.plan is Plan.REFUSED:
             where = f"is submitted as {each.task}" if each.task else "is being trained right now"
@@ -118,15 +118,15 @@ def refuse_fresh(planned: Iterable[Planned]) -> None:
 
 
 def is_done(member: Member, state: RunState) -> bool:
-    """Whether a member is finished and asked for no more."""
+    """Return whether a member is finished and total_steps does not ask for more."""
     return state.state == "finished" and state.step >= member.config["total_steps"] and not member.config["fresh"]
 
 
 def begin_afresh(member: Member) -> Member:
-    """Do what fresh=true asks for, once: move the folder aside. Returns the member without that wish.
+    """Carry out fresh=true by moving the old folder aside. Returns the member with fresh=false.
 
     Raises:
-        UsageError: somebody trains it right now.
+        UsageError: a process is training the member.
     """
     if not member.config["fresh"]:
         return member

@@ -1,4 +1,4 @@
-"""One run as a process of its own."""
+"""Start one run as a process, and find out how it ended."""
 
 import contextlib
 import os
@@ -15,17 +15,17 @@ from algd.storage.run_folder import RunFolder
 from launchers.states import read_state, record_failure
 
 LOG = "log.txt"
-# Blocked until the run can answer them: a checkpoint can be asked for from its first instruction on.
+# Blocked until the run has handlers for them: a checkpoint can be requested from the first instruction on.
 REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 ENDINGS: dict[int, str] = {ExitCode.FINISHED: "finished", ExitCode.TERMINATED: "interrupted",
                            ExitCode.INTERRUPTED: "interrupted", ExitCode.BUSY: "busy"}
 
 
 def freeze(folder: Path, config: Mapping[str, Any]) -> None:
-    """Write the run's resolved configuration into its folder: this is what its process will read.
+    """Write the resolved configuration, which the run's process will read, into the run's folder.
 
-    A run that failed before is from now on one that was interrupted: should its process die without a word, the old
-    reason must not pass for the new one.
+    A failed run becomes interrupted. Otherwise, if its process died without recording why, the reason of the earlier
+    failure would be taken for the new one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = RunFolder(folder)
@@ -37,21 +37,21 @@ def freeze(folder: Path, config: Mapping[str, Any]) -> None:
 
 def start_process(folder: Path, code: Path, variables: Mapping[str, str],
                   bound: bool = False) -> subprocess.Popen[bytes]:
-    """Start the run of this folder, from its frozen configuration.
+    """Start the run in this folder from its frozen configuration.
 
     Args:
-        folder: the run's folder; what the process says is appended to its log.txt.
-        code: the snapshot that it runs.
-        variables: environment variables of its own (`launchers.devices.environment`).
-        bound: whether it stops, with a checkpoint, when this process dies.
+        folder: the run's folder; the process's output is appended to its log.txt.
+        code: the code snapshot to run.
+        variables: environment variables to add (`launchers.devices.environment`).
+        bound: whether the run stops at a checkpoint when this process dies.
     """
     path = os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | dict(variables) | {"PYTHONPATH": path}
-    environment.pop(RUN_ID, None)  # it names one run at W&B, not every member of a sweep
+    environment.pop(RUN_ID, None)  # identifies one W&B run, and would be inherited by all
     before = signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
     try:
         with (folder / LOG).open("ab") as log:
-            # A session of its own: what is typed at the terminal reaches the launcher, which passes it on.
+            # Its own session, so that Ctrl-C at the terminal reaches only the launcher, which forwards it.
             command = [sys.executable, "-P", "-m", "launchers.worker", str(folder), *["--bound"] * bound]
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                     start_new_session=True, env=environment)
@@ -60,9 +60,9 @@ def start_process(folder: Path, code: Path, variables: Mapping[str, str],
 
 
 def how_it_ended(folder: Path, code: int, config: Mapping[str, Any] | None = None) -> str:
-    """The state of a run whose process ended with this exit code, or by this signal if it is negative.
+    """Return the state of a run whose process ended with this exit code, or by signal -code if it is negative.
 
-    A run that was killed could not say so itself: it is marked as failed here.
+    A killed run cannot record its own failure, so it is recorded here.
 
     Returns:
         "finished", "interrupted", "busy" (another process trains it) or "failed".
@@ -70,13 +70,13 @@ def how_it_ended(folder: Path, code: int, config: Mapping[str, Any] | None = Non
     if code in ENDINGS:
         return ENDINGS[code]
     if read_state(folder).state != "failed" or code < 0:
-        with contextlib.suppress(OSError):  # its disk may be what it failed for
+        with contextlib.suppress(OSError):  # a full disk may be the cause of the failure
             record_failure(folder, death(code), config)
     return "failed"
 
 
 def death(code: int) -> str:
-    """How a process ended, in words."""
+    """Describe how a process ended."""
     if code >= 0:
         return f"its process ended with exit code {code}"
     memory = " (the kernel does that when memory runs out)" if code == -signal.SIGKILL else ""
@@ -84,7 +84,7 @@ def death(code: int) -> str:
 
 
 def tail(path: Path, lines: int) -> list[str]:
-    """The last lines of a file, however long it is."""
+    """Return the last lines of a file without reading all of it."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 400 * lines))

@@ -1,4 +1,4 @@
-"""The launchers' own keys, `hydra.launcher.*`; conf/hydra/launcher/*.yaml says what each is."""
+"""The launchers' settings, `hydra.launcher.*`; conf/hydra/launcher/*.yaml documents each."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ from algd.errors import UsageError
 
 
 def _slurm_word(value: str) -> str:
-    # They become lines of a script.
+    # The values become lines of a batch script.
     if not re.fullmatch(r"[\w.,:@+\-&|*()\[\]=/%]+", value, re.ASCII):
         raise ValueError("should be letters, digits and . , : @ + - & | * ( ) [ ] = / % without spaces")
     return value
@@ -27,14 +27,14 @@ def _option(value: str) -> str:
 
 
 def _node(value: str) -> str:
-    # It becomes part of a line of a script, and is counted there: a range such as n[1-3] is several.
+    # The names are written into the batch script and counted there; a range such as n[1-3] would be several nodes.
     if not re.fullmatch(r"[A-Za-z0-9._\-]+", value):
         raise ValueError("should be the name of one node, such as n2")
     return value
 
 
 def _whole_line(value: str) -> str:
-    # What ends it is looked at after each line, so that each has to be a command by itself.
+    # The batch script checks the exit code after each line, so each must be a complete command.
     found = subprocess.run(["bash", "-n", "-c", value], capture_output=True, text=True)
     if found.returncode or not value.strip() or "\n" in value or value.rstrip().endswith("\\"):
         raise ValueError("should be a whole command of bash in one line")
@@ -46,13 +46,13 @@ Word = Annotated[str, AfterValidator(_slurm_word)]
 Option = Annotated[str, AfterValidator(_option)]
 Node = Annotated[str, AfterValidator(_node)]
 ShellLine = Annotated[str, AfterValidator(_whole_line)]
-# What tasks may differ in.
+# The settings that `hydra.launcher.tasks` may override.
 TASK_KEYS = ("partition", "account", "qos", "constraint", "exclude", "time", "memory_gb", "cpus", "gpus", "sbatch",
              "setup", "runs_per_task", "signal_seconds")
 
 
 class Settings(BaseModel):
-    """The keys that every launcher has."""
+    """Settings common to all launchers."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -63,18 +63,18 @@ class Settings(BaseModel):
     on_end: ShellLine | None = None
 
     def kept(self) -> dict[str, Any]:
-        """What the sweep's file keeps for `retry`: not on_end, since the file of somebody else is to run nothing."""
+        """Return what a sweep's file stores for `retry`: no on_end, since another user's file must not run commands."""
         return self.model_dump(exclude={"on_end"})
 
 
 class LocalSettings(Settings):
-    """hydra/launcher=local."""
+    """Settings of hydra/launcher=local."""
 
     jobs: PositiveInt | None = None
 
 
 class SlurmSettings(Settings):
-    """hydra/launcher=slurm."""
+    """Settings of hydra/launcher=slurm."""
 
     partition: Word | None = None
     account: Word | None = None
@@ -98,16 +98,16 @@ class SlurmSettings(Settings):
     poll_seconds: Annotated[float, Field(ge=2)] = 5.0
 
     def group_of(self, config: Mapping[str, Any]) -> str:
-        """Which of the tasks' kinds a run belongs to: the name of its environment, say, or none."""
+        """Return a run's task group, the name of its `per` choice such as its environment; "" without `per`."""
         return str(config[self.per]["name"]) if self.per else ""
 
     def of(self, group: str) -> "SlurmSettings":
-        """The keys for the tasks of a group."""
+        """Return the settings for the tasks of a group."""
         return self.model_copy(update=dict(self.tasks.get(group, {})))
 
 
 def checked(model: type[Settings], given: Mapping[str, Any]) -> Any:
-    """The settings, or a UsageError that names the first wrong one."""
+    """Return the checked settings, or raise UsageError that names the first invalid one."""
     plain = OmegaConf.to_container(OmegaConf.create(dict(given)), resolve=True)
     assert isinstance(plain, dict)
     found = validated(model, {str(key): value for key, value in plain.items()}, "hydra.launcher")

@@ -1,12 +1,12 @@
-"""The code as it is now, kept: what was submitted is what runs, whatever is edited while runs wait.
+"""Copy the current code, so that runs use what was submitted even if the code is edited while they wait.
 
     runs/sweeps/code/<hash>/
-      algd/ analysis/ launchers/     the packages, uncommitted and untracked files included
-      my_lab/                        packages that the user trusts (`trusted`), but for installed ones
+      algd/ analysis/ launchers/     the packages, including uncommitted and untracked files
+      my_lab/                        packages that the user trusts (`trusted`), except installed ones
       code.json                      the git commit and the uncommitted diff, for meta.json (`algd.storage.provenance`)
 
-A snapshot is named by its content, so that sweeps of the same code share it. Configurations are not in it: each run's
-is frozen in the run's own folder.
+A snapshot is named by a hash of its content, so that sweeps of the same code share it. It contains no configurations:
+each run's configuration is frozen in the run's folder.
 """
 
 import hashlib
@@ -24,24 +24,24 @@ PACKAGES = ("algd", "analysis", "launchers")
 
 
 def code_files(root: Path = ROOT) -> list[Path]:
-    """Every file of the packages, relative to their root, sorted; not what Python compiled from them."""
+    """Return the packages' files, relative to their root and sorted, without compiled Python files."""
     found = [path for package in PACKAGES for path in (root / package).rglob("*") if path.is_file()]
     return sorted(path.relative_to(root) for path in found if "__pycache__" not in path.parts)
 
 
 def own_packages(trusted: Iterable[str]) -> list[Path]:
-    """The packages, and single files, that trusted modules are in; not those that pip has installed."""
+    """Return the packages and single-file modules of trusted code, except those that pip installed."""
     found = {place for module in trusted for place in package_places(module)}
     return sorted(path for path in found if not {"site-packages", "dist-packages"} & set(path.parts))
 
 
 def take_snapshot(sweeps: Path, own: Sequence[Path] = (), root: Path = ROOT) -> Path:
-    """Copy the code into `sweeps`/code, if it is not there yet.
+    """Copy the code into `sweeps`/code, unless it is already there.
 
     Args:
-        sweeps: the folder of the sweeps' files.
-        own: packages of the user's (`own_packages`).
-        root: the folder that this project's packages are in.
+        sweeps: the folder of the sweep files.
+        own: the user's packages (`own_packages`).
+        root: the folder of this project's packages.
 
     Returns:
         The snapshot's folder.
@@ -65,7 +65,7 @@ def take_snapshot(sweeps: Path, own: Sequence[Path] = (), root: Path = ROOT) -> 
     write_atomically(temporary / "code.json", version)
     try:
         os.rename(temporary, final)
-    except OSError:  # Another sweep was quicker.
+    except OSError:  # Another sweep may have made it meanwhile.
         shutil.rmtree(temporary)
         if not final.exists():
             raise

@@ -1,4 +1,4 @@
-"""What a run's folder says about the run."""
+"""Read a run's state from its folder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,23 +9,23 @@ from algd.storage.checkpoint_state import newest_state
 from algd.storage.lock import is_locked
 from algd.storage.run_folder import STATES, UNKNOWN, RunFolder
 
-# As shown: a folder's own state (`algd.storage.run_folder.STATES`), or one of
-NEW = "new"          # nothing has been started yet
-LOST = "lost"        # it was running, and nobody holds its lock any more: it was killed
+# The states shown are those in status.json (`algd.storage.run_folder.STATES`) and these:
+NEW = "new"          # not started yet
+LOST = "lost"        # recorded as running, but its lock is free: it was killed
 ENDED = ("finished", "failed", "interrupted", LOST)
 
 
 @dataclass(frozen=True)
 class RunState:
-    """A run as its folder shows it.
+    """The state of a run, as read from its folder.
 
     Attributes:
         state: "new", "starting", "running", "interrupted", "finished", "failed" or "lost".
-        held: whether a process holds the folder's lock, which is to say trains it right now.
-        step, total_steps: environment steps taken and wanted; step is at most 0 while the initial steps last.
+        held: whether a process holds the folder's lock, that is, is training the run.
+        step, total_steps: environment steps taken and requested; step is at most 0 during the initial steps.
         updates: gradient updates made.
-        updates_per_second: gradient updates a second; None before the first.
-        seconds: time spent, summed over restarts.
+        updates_per_second: gradient updates per second; None before the first.
+        seconds: time spent, summed over all starts.
         reason: why it failed.
     """
 
@@ -40,17 +40,17 @@ class RunState:
 
     @property
     def seconds_per_step(self) -> float | None:
-        """Time for one environment step, as far as it can be told."""
+        """Seconds per environment step; None if unknown."""
         return self.seconds / self.step if self.step > 0 and self.seconds > 0 else None
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a living process holds the run's lock."""
+    """Return whether a live process holds the run's lock."""
     return is_locked(folder / "lock")
 
 
 def read_state(folder: Path) -> RunState:
-    """A run's state from its folder, which need not exist."""
+    """Return the state of a run; its folder need not exist."""
     status = RunFolder(folder).status()
     state = status.get("state", NEW) if status else NEW
     if state not in (NEW, UNKNOWN, *STATES):
@@ -72,7 +72,7 @@ def _printable(text: str) -> str:
 
 
 def _number(status: Mapping[str, Any], key: str) -> float | None:
-    """A finite number of status.json; None for anything else."""
+    """Return a finite number from status.json; None for anything else."""
     value = status.get(key)
     known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18
     return value if known else None
@@ -83,7 +83,7 @@ def _whole(value: float | None) -> int | None:
 
 
 def record_failure(folder: Path, reason: str, config: Mapping[str, Any] | None = None) -> None:
-    """Mark a run as failed that could not do so itself."""
+    """Record the failure of a run that could not do so itself."""
     run = RunFolder(folder)
     unknown = {"step": 0, "total_steps": config["total_steps"] if config else None, "updates": 0,
                "updates_per_second": None, "seconds": 0.0}
@@ -91,7 +91,7 @@ def record_failure(folder: Path, reason: str, config: Mapping[str, Any] | None =
 
 
 def progress(folder: Path) -> tuple[int, int]:
-    """How far the newest checkpoint is: (transitions seen, evaluations' rows), to be compared only."""
+    """Return a value to compare the progress of newest checkpoints: (transitions seen, size of evals.csv)."""
     state = newest_state(folder / "checkpoints")
     if state is None:
         return (-1, 0)

@@ -1,14 +1,14 @@
-"""A sweep's file, runs/sweeps/<name>.json: the list of its members, and what was done to run them.
+"""A sweep's file, runs/sweeps/<name>.json: its members, and what was done to run them.
 
-    name, experiment, time, command      who asked for what
-    runs          the members' folders, relative to the folder that holds sweeps/, in the grid's order
-    overrides     each member's overrides, as typed, without those that all members share
-    code          the newest snapshot of the code that was kept for it, relative to sweeps/ (`launchers.snapshot`)
-    commit        its git commit
-    launcher      "local" or "slurm", and its settings
+    name, experiment, time, command      how the sweep was started
+    runs          the members' folders, relative to the folder that contains sweeps/, in the grid's order
+    overrides     each member's overrides as typed, without those that all members share
+    code          its newest code snapshot, relative to sweeps/ (`launchers.snapshot`)
+    commit        the snapshot's git commit
+    launcher      "local" or "slurm", with its settings
     driver        host and process id of the process that started it
     submissions   on SLURM: [{"job": id of a job array, "tasks": [[run, ...], ...], "code", "commit", ...}, ...]; the id
-                  is null while sbatch is asked (`launchers.slurm.submission`)
+                  is null until sbatch has answered (`launchers.slurm.submission`)
 """
 
 import hashlib
@@ -34,7 +34,7 @@ class Member:
     """One run of a sweep.
 
     Attributes:
-        folder: its folder, absolute; it need not exist.
+        folder: its absolute folder, which need not exist.
         config: its checked configuration.
         overrides: its overrides, without those that all members share.
     """
@@ -46,7 +46,7 @@ class Member:
 
 @dataclass
 class Sweep:
-    """The content of a sweep's file; see the top of this module."""
+    """The content of a sweep's file; the module's docstring describes the fields."""
 
     file: Path
     runs: list[str]
@@ -66,21 +66,21 @@ class Sweep:
 
     @property
     def runs_dir(self) -> Path:
-        """The folder that the members' paths start from."""
+        """The folder that the members' paths are relative to."""
         return self.file.parent.parent
 
     @property
     def folders(self) -> list[Path]:
-        """The members' folders."""
+        """The members' absolute folders."""
         return [self.runs_dir / run for run in self.runs]
 
     @property
     def directory(self) -> Path:
-        """The folder for what SLURM needs and writes."""
+        """The folder for SLURM's input and output files."""
         return self.file.with_suffix("")
 
     def save(self) -> None:
-        """Write the file."""
+        """Write the sweep's file atomically."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         content = {"name": self.name} | {key: value for key, value in vars(self).items() if key != "file"}
         write_atomically(self.file, (json.dumps(content, indent=1) + "\n").encode())
@@ -90,7 +90,7 @@ def load_sweep(file: Path) -> Sweep:
     """Read a sweep's file.
 
     Raises:
-        UsageError: it is not one.
+        UsageError: it is not a valid sweep file.
     """
     try:
         content = json.loads(file.read_bytes())
@@ -99,7 +99,7 @@ def load_sweep(file: Path) -> Sweep:
         _check_types(sweep)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UsageError(f"{file} is not a sweep's list of members: {error}") from error
-    # The file may come from somebody else: its members are below the folder that it is for.
+    # The file may come from another user, so its members must be inside its own runs_dir.
     if not all(isinstance(run, str) and sweep.runs_dir in (sweep.runs_dir / run).resolve().parents
                for run in sweep.runs):
         raise UsageError(f"{file} lists runs outside {sweep.runs_dir}")
@@ -107,7 +107,7 @@ def load_sweep(file: Path) -> Sweep:
 
 
 def _check_types(sweep: Sweep) -> None:
-    """Raises TypeError or ValueError where a sweep's file does not hold what `Sweep` says."""
+    """Raise TypeError or ValueError if a sweep's file does not have the types of `Sweep`."""
     if not isinstance(sweep.runs, list) or not all(isinstance(run, str) and run.isprintable() for run in sweep.runs):
         raise TypeError("runs is not a list of folders")
     for key, kind in (("launcher", dict), ("driver", dict), ("time", str), ("command", str), ("submissions", list),
@@ -116,7 +116,7 @@ def _check_types(sweep: Sweep) -> None:
             raise TypeError(f"{key} is not what it should be")
     for submission in sweep.submissions:
         job, tasks = submission["job"], submission["tasks"]
-        # It becomes an argument of scancel and squeue.
+        # The id becomes an argument of scancel and squeue.
         known = (job is None and isinstance(submission["token"], str) and isinstance(submission["file"], str)) \
             or re.fullmatch(r"[0-9]+", str(job))
         if not known or not all(isinstance(run, str) for task in tasks for run in task):
@@ -125,12 +125,12 @@ def _check_types(sweep: Sweep) -> None:
 
 def begin_sweep(runs_dir: Path, name: str | None, experiment: str | None, members: Sequence[Member],
                 launcher: Mapping[str, Any]) -> Sweep:
-    """A sweep of these members, not written yet; submissions of an earlier sweep of this name stay known.
+    """Return a sweep of these members without writing it; submissions of an earlier sweep of this name are kept.
 
     Args:
-        runs_dir: the folder that all members are in.
-        name: the file's name; None: the experiment's name, or "sweep", and a hash of the members.
-        experiment: the study that the members belong to, if it is one.
+        runs_dir: the folder that contains all members.
+        name: the sweep's name; None: the experiment's name or "sweep", and a hash of the members.
+        experiment: the study that the members belong to, if any.
         members: the runs.
         launcher: the launcher and its settings.
     """
@@ -145,13 +145,13 @@ def begin_sweep(runs_dir: Path, name: str | None, experiment: str | None, member
 
 
 def sweeps_of(runs_dir: Path) -> list[Sweep]:
-    """Every sweep of a runs_dir, oldest first."""
+    """Return all sweeps of a runs_dir, oldest first."""
     files = sorted((runs_dir / SWEEPS).glob("*.json"), key=lambda file: file.stat().st_mtime)
     return [load_sweep(file) for file in files]
 
 
 def run_folders(path: Path) -> list[Path]:
-    """The run folders at or below a folder, sorted; not those that a fresh start has moved aside."""
+    """Return the run folders at or below a folder, sorted, without those that fresh=true moved aside."""
     found = []
     for at, folders, files in os.walk(path):
         if "config.yaml" in files:
@@ -162,10 +162,10 @@ def run_folders(path: Path) -> list[Path]:
 
 
 def named_runs(paths: Iterable[Path]) -> list[Path]:
-    """The runs that somebody names: by their own folders, folders above them, or sweeps' files; each once.
+    """Return the runs named by run folders, folders above runs, or sweep files, without duplicates.
 
     Raises:
-        UsageError: there are none at one of the paths.
+        UsageError: one of the paths has no runs.
     """
     found: dict[Path, None] = {}
     for path in paths:

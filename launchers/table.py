@@ -1,4 +1,4 @@
-"""What a person sees of a sweep: a live table on a terminal, plain lines elsewhere, and a summary at the end."""
+"""Show a sweep's progress: a live table in a terminal, plain lines elsewhere, and a summary at the end."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ ROWS = 30
 
 @dataclass(frozen=True)
 class Line:
-    """A run in the table: its state as the launcher knows it, and what its folder says."""
+    """A row of the table: a run, its state according to the launcher, and the state in its folder."""
 
     folder: Path
     state: str
@@ -35,22 +35,22 @@ class Line:
 
 
 def say(text: str) -> None:
-    """A line to the person who waits; a reader that went away is no reason to stop."""
+    """Print a line to standard error; a closed stream is not an error."""
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(spelled(text, sys.stderr) + "\n")
         sys.stderr.flush()
 
 
 def shown_path(path: Path) -> str:
-    """A path as short as it can be typed from here."""
+    """Return a path relative to the working directory if possible, and safe to print."""
     with contextlib.suppress(ValueError):
         path = path.relative_to(Path.cwd())
-    # A name may hold what a terminal would obey.
+    # File names may contain terminal control characters.
     return str(path) if str(path).isprintable() else ascii(str(path))
 
 
 def cells(line: Line) -> list[str]:
-    """A run's row: run, state, step, speed, time left, and what else there is to say."""
+    """Return a row's cells: run, state, step, updates/s, time left, and a note or the reason of a failure."""
     state = line.folder_state
     share = f"{max(state.step, 0)}/{state.total_steps}" if state.total_steps else "-"
     running = line.state == "running"
@@ -65,7 +65,7 @@ HEADINGS = ("run", "state", "step", "updates/s", "time left", "")
 
 
 def as_text(lines: Sequence[Line]) -> str:
-    """The table as plain text, a run a line."""
+    """Format the table as plain text, one run per line."""
     rows = [list(HEADINGS), *(cells(line) for line in lines)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -73,7 +73,7 @@ def as_text(lines: Sequence[Line]) -> str:
 
 
 def as_data(line: Line) -> dict[str, Any]:
-    """A run as JSON has it."""
+    """Return a row as JSON data."""
     state = line.folder_state
     return {"run": str(line.folder), "state": line.state, "step": state.step, "total_steps": state.total_steps,
             "updates_per_second": state.updates_per_second, "seconds": state.seconds, "reason": state.reason,
@@ -81,17 +81,17 @@ def as_data(line: Line) -> dict[str, Any]:
 
 
 def many(count: int, noun: str) -> str:
-    """A number of things: "1 run", "2 runs"."""
+    """Format a count with its noun: "1 run", "2 runs"."""
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def counted(states: Sequence[str]) -> str:
-    """How many runs are in each state."""
+    """Format the number of runs in each state."""
     return ", ".join(f"{count} {state}" for state, count in sorted(Counter(states).items()))
 
 
 class Board:
-    """A context in which a sweep is shown.
+    """A context manager that shows a sweep's progress.
 
     Args:
         title: the sweep's name.
@@ -111,7 +111,7 @@ class Board:
             self._live = Live(console=Console(file=sys.stderr, highlight=False), auto_refresh=False,
                               redirect_stdout=False, redirect_stderr=True)
             self._live.start()
-            self._live.console.show_cursor(True)  # Live hides it, and a killed launcher would leave it so.
+            self._live.console.show_cursor(True)  # Live hides it; after a kill it would stay hidden.
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
@@ -122,11 +122,11 @@ class Board:
 
     @property
     def due(self) -> bool:
-        """Whether the last drawing is old enough for another."""
+        """Whether it is time to draw again."""
         return time.monotonic() >= self._due
 
     def show(self, lines: Sequence[Line], seconds_left: float | None) -> None:
-        """Draw the sweep as it is now."""
+        """Draw the sweep's current state."""
         self._due = time.monotonic() + self._seconds
         left = f"; {duration(seconds_left)} left" if seconds_left else ""
         summary = f"{self.title}: {counted([line.state for line in lines])}{left}"
@@ -138,7 +138,7 @@ class Board:
 
 
 def drawn(lines: Sequence[Line], title: str) -> "Table":
-    """The live table: what runs and what went wrong first, as far as there is room."""
+    """Return the live table: running and failed runs first, as many rows as fit."""
     from rich.table import Table
     from rich.text import Text
 
@@ -155,7 +155,7 @@ def drawn(lines: Sequence[Line], title: str) -> "Table":
 
 
 def terminal_rows() -> int:
-    """Lines that the terminal has."""
+    """Return the height of the terminal in lines."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).lines
     except (OSError, ValueError):
@@ -164,7 +164,7 @@ def terminal_rows() -> int:
 
 def summary(title: str, states: Mapping[Path, str], reasons: Mapping[Path, str | None], skipped: int,
             log: str) -> str:
-    """The end of a sweep: how many of what, and why what failed did."""
+    """Return a sweep's final summary: the number of runs in each state, and the reasons of failures."""
     count = counted(list(states.values()))
     before = f" ({skipped} already finished)" if skipped else ""
     lines = [f"{title}: {many(len(states), 'run')}: {count}{before}"]

@@ -1,7 +1,7 @@
-"""The process of one run of a sweep: python -m launchers.worker FOLDER [--bound]
+"""Train one run of a sweep in this process: python -m launchers.worker FOLDER [--bound]
 
-It trains the run whose frozen configuration is in the folder, and makes sure that a failure is written there. A bound
-one stops with a checkpoint when the process that started it dies.
+It reads the frozen configuration in the folder, and records a failure there. With --bound it stops at a checkpoint
+when its parent process dies.
 """
 
 import contextlib
@@ -22,18 +22,18 @@ PR_SET_PDEATHSIG = 1
 
 
 def stop_with_parent() -> None:
-    """Get SIGTERM when the parent dies, also if it has died already."""
+    """Receive SIGTERM when the parent process dies, even if it is already dead."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() == 1:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main(folder: Path, bound: bool) -> int:
-    """Train the run of this folder from wherever it stands. Returns the exit code."""
-    # The same request may come twice, from SLURM and from the task, or from `cancel` and the launcher: it must not kill
-    # what has obeyed already. A handler first, since ignoring would discard what came before anybody could listen;
-    # ignored in the end, since Python takes its handlers away before it is gone, and not blocked, since that holds
-    # for one thread only.
+    """Start or resume the run in this folder. Returns the exit code."""
+    # The same request may come twice, from SLURM and from the task, or from `cancel` and the launcher, and the second
+    # must not kill a run that has already stopped. Handlers are installed first, because SIG_IGN would discard signals
+    # that arrive before the run listens. At the end signals are ignored, because Python removes its handlers before
+    # the process exits; blocking would hold for one thread only.
     for number in REQUESTS:
         signal.signal(number, lambda *_: None)
     try:
@@ -49,7 +49,7 @@ def _train(folder: Path, bound: bool) -> int:
         if bound:
             stop_with_parent()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, REQUESTS)
-        # When memory runs out, a run is to go before the launcher that looks after all of them.
+        # If memory runs out, the kernel should kill this run and not the launcher of all runs.
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("300")
         print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {os.uname().nodename} process {os.getpid()}", flush=True)
@@ -61,7 +61,7 @@ def _train(folder: Path, bound: bool) -> int:
 
             config = RunFolder(folder).config()
             if config["trusted"]:
-                # Its launcher's user has said so, on the command line or to `retry`.
+                # The user trusted these modules, on the command line or with `retry`.
                 trust(config["trusted"])
                 config = RunFolder(folder).config()
             if run_path(config).resolve() != folder.resolve():
@@ -79,7 +79,7 @@ def _train(folder: Path, bound: bool) -> int:
         except BaseException as error:
             said = refusal(error) if isinstance(error, OSError) else str(error) if isinstance(error, RunError) else None
             print(f"error: {said}" if said else traceback.format_exc(), file=sys.stderr)
-            with contextlib.suppress(OSError):  # its disk may be what it failed for
+            with contextlib.suppress(OSError):  # a full disk may be the cause of the failure
                 record_failure(folder, f"{type(error).__name__}: {error}", config)
             return ExitCode.FAILED
 

@@ -1,4 +1,4 @@
-"""A search's trials as runs: composed, trained by the launchers, read from their folders."""
+"""Run a search's trials: compose their runs, train them with a launcher, and read the results."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -37,20 +37,20 @@ from launchers.table import say, shown_path
 
 def search(kind: str, given: Mapping[str, Any], given_search: Mapping[str, Any], context: HydraContext,
            master: DictConfig, overrides: Sequence[Override]) -> int:
-    """Search, from wherever the journal stands.
+    """Start or resume a search.
 
     Args:
         kind: "local" or "slurm".
-        given: the launcher's keys.
-        given_search: the sweeper's keys.
-        context, master: Hydra's, to compose configurations with.
-        overrides: what the command line and the experiment sweep and fix.
+        given: the launcher's settings.
+        given_search: the search's settings (`hydra.sweeper.*`).
+        context, master: Hydra's context and configuration, for composing runs.
+        overrides: swept and fixed keys of the command line and the experiment.
 
     Returns:
-        The exit code: 0 all trials have a result, 1 some failed, above 128 stopped.
+        The exit code. 0: all trials have a result; 1: some failed; above 128: stopped.
 
     Raises:
-        UsageError: something is wrong with a key, the space or a trial's configuration; nothing has been started.
+        UsageError: a setting, the space or a trial's configuration is invalid; nothing has been started.
     """
     settings = checked(SETTINGS[kind], given)
     plain = OmegaConf.to_container(OmegaConf.create(dict(given_search)), resolve=True)
@@ -68,7 +68,7 @@ def search(kind: str, given: Mapping[str, Any], given_search: Mapping[str, Any],
         return 0
     with locked(journal):
         study = Study(journal, space, options)
-        # The search's end is told, not that of each of its batches.
+        # on_end runs once for the search, not for each batch.
         quiet = settings.model_copy(update={"on_end": None})
         runs = Runs(study, compose, quiet, {"kind": kind, **settings.kept()}, first[0], name)
         code = run(study, runs)
@@ -81,21 +81,21 @@ def search(kind: str, given: Mapping[str, Any], given_search: Mapping[str, Any],
 
 
 class Composer:
-    """The runs of trials, composed and checked, each once.
+    """Composes and checks the runs of trials.
 
     Args:
-        space: what is searched.
-        context, master: Hydra's.
+        space: the search space.
+        context, master: Hydra's context and configuration.
     """
 
     def __init__(self, space: Space, context: HydraContext, master: DictConfig):
         self.space, self._context, self._master = space, context, master
 
     def members(self, params: Mapping[str, Any]) -> list[Member]:
-        """The runs of these values, one a seed.
+        """Return the runs of these values, one per seed.
 
         Raises:
-            UsageError: they do not make a run.
+            UsageError: they are not a valid configuration.
         """
         own = tuple(f"{key}={value}" for key, value in params.items())
         found = compose_members(self._context, self._master, self.space.members(params))
@@ -103,14 +103,14 @@ class Composer:
 
 
 def _corner(space: Space) -> dict[str, Any]:
-    """Some values of the space: what is wrong with a key is told before anything starts."""
+    """Return one point of the space, used to check the configuration before anything starts."""
     return {key: distribution.choices[0] if isinstance(distribution, CategoricalDistribution)
             else distribution.low  # type: ignore[attr-defined]
             for key, distribution in space.distributions.items()}
 
 
 def _check(config: Mapping[str, Any], settings: Settings, options: SearchSettings) -> None:
-    """Raises UsageError where the search's keys do not fit each other or the runs'."""
+    """Raise UsageError if the search's settings do not fit each other or the runs."""
     every, total = config["eval"]["every"], config["total_steps"]
     for rung in options.rungs:
         if rung >= total or rung % every:
@@ -128,15 +128,15 @@ def _check(config: Mapping[str, Any], settings: Settings, options: SearchSetting
 
 
 class Runs:
-    """The trials' runs, trained by a launcher.
+    """Trains the trials' runs with a launcher (a `Trainer`).
 
     Args:
         study: the search.
-        compose: makes the runs of trials.
-        settings: the launcher's keys.
-        launcher: the same, as the sweep's file has them.
-        first: a run of the search, for what all have in common.
-        name: of the sweep.
+        compose: composes the runs of trials.
+        settings: the launcher's settings.
+        launcher: the launcher's settings, as stored in the sweep's file.
+        first: a run of the search, for the values that all runs share.
+        name: the sweep's name.
     """
 
     def __init__(self, study: Study, compose: Composer, settings: Settings, launcher: Mapping[str, Any], first: Member,
@@ -148,34 +148,34 @@ class Runs:
         self._runs_dir, self._experiment = Path(first.config["runs_dir"]).absolute(), first.config["experiment"]
 
     def prepare(self, trials: Sequence[FrozenTrial]) -> None:
-        """Compose and check the runs of trials that are new."""
+        """Compose and check the runs of new trials."""
         for trial in trials:
             if trial.number not in self.members:
                 self.members[trial.number] = self._compose.members(trial.params)
 
     def train(self, trials: Sequence[FrozenTrial], step: int) -> int:
-        """Train up to a step; those that fail once more."""
+        """Train trials up to a step, and retry failed runs once."""
         everything = [member for members in self.members.values() for member in members]
         sweep = begin_sweep(self._runs_dir, self._name, self._experiment, everything, self._launcher)
-        # All trials are trained by the code that the first was, whatever is edited while the search continues.
+        # All trials use the code of the first, even if it is edited during the search.
         kept = load_sweep(sweep.file).code if sweep.file.exists() else None
         code = sweep.file.parent / kept if kept else None
         runs = {member.folder: in_wandb(up_to(member, step), sweep)
                 for trial in trials for member in self.members[trial.number]}
-        for _ in range(2):  # what killed a run may have been the machine's
+        for _ in range(2):  # the machine may have caused the failure
             ended = launch(sweep, list(runs.values()), self.settings, code if code and code.exists() else None)
             if ended == 0 or ended >= STOPPED:
                 return ended
         return 0
 
     def result(self, trial: FrozenTrial, step: int) -> Result | None:
-        """The means over a trial's seeds."""
+        """Return the means over a trial's seeds; None if one has no result."""
         results = [result_of(member, step, self.study.settings.judged_by) for member in self.members[trial.number]]
         known = [(result.gain, result.cost, result.limit) for result in results if result is not None]
         return Result(*np.mean(known, axis=0).tolist()) if len(known) == len(results) else None
 
     def prune(self, trial: FrozenTrial, step: int) -> None:
-        """Let the folders say that their runs were pruned, and how long they would be. They can be finished later."""
+        """Record in the folders that the runs were pruned, with their full length. They can be finished later."""
         for member in self.members[trial.number]:
             folder = RunFolder(member.folder)
             folder.write_config(member.config)
@@ -183,13 +183,13 @@ class Runs:
                                              "reason": f"trial {trial.number} of {self._name}, at step {step}"})
 
     def note(self) -> None:
-        """Write what there is to know so far."""
+        """Write search.json with the results so far."""
         record(self.study, self.members).write(self._runs_dir / SWEEPS / self._name)
 
 
 def up_to(member: Member, step: int) -> Member:
-    """The member as it is trained up to a step. Before the end it keeps its replay and takes the whole run's snapshots
-    alone, so that going on is exact."""
+    """Return the member as trained up to a step. Before the last step it keeps its replay and takes only the snapshots
+    of the whole run, so that continuing is exact."""
     config = dict(member.config)
     if step == config["total_steps"]:
         return member
@@ -199,7 +199,7 @@ def up_to(member: Member, step: int) -> Member:
 
 
 def result_of(member: Member, step: int, sampler: str) -> Result | None:
-    """How a run stands at a step; None: it did not come so far, or has failed."""
+    """Return a run's result at a step; None if it has not reached it or has failed."""
     state = read_state(member.folder)
     if state.state != "finished" or state.step < step:
         return None
@@ -215,7 +215,7 @@ def result_of(member: Member, step: int, sampler: str) -> Result | None:
 
 
 def _list(space: Space, options: SearchSettings, first: Sequence[Member], journal: Path) -> None:
-    """What a search would do."""
+    """Print what the search would do."""
     for key, distribution in space.distributions.items():
         print(f"{key}: {distribution}")
     seeds = f", each with seeds {', '.join(map(str, space.seeds))}" if space.seeds else ""

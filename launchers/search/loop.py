@@ -1,4 +1,4 @@
-"""The loop of a search: propose, train, record, rung by rung, until there are as many trials as asked for."""
+"""The loop of a search: propose, train and record trials, rung by rung, until there are enough."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -9,48 +9,48 @@ from launchers.search.halving import Result, going_on
 from launchers.search.study import Study
 from launchers.table import say
 
-STOPPED = 128  # exit codes from here on are signals'
+STOPPED = 128  # exit codes from here on mean a stop by a signal
 
 
 class Trainer(Protocol):
-    """Whoever trains trials."""
+    """Interface to what trains trials."""
 
     total_steps: int
 
     def prepare(self, trials: Sequence[FrozenTrial]) -> None:
-        """See that these trials can be trained, before any of them is."""
+        """Check that these trials can be trained, before any of them is."""
         ...
 
     def train(self, trials: Sequence[FrozenTrial], step: int) -> int:
-        """Train these trials up to a step, from wherever they stand. Returns 0, or the exit code of a stop."""
+        """Train these trials up to a step, resuming them where possible. Returns 0, or the exit code of a stop."""
         ...
 
     def result(self, trial: FrozenTrial, step: int) -> Result | None:
-        """How a trial that was trained to a step stands there; None: it failed."""
+        """Return the result at a step of a trial that was trained to it; None if it failed."""
         ...
 
     def prune(self, trial: FrozenTrial, step: int) -> None:
-        """Mark a trial's runs as ended before their time; may come twice."""
+        """Mark a trial's runs as pruned; may be called twice."""
         ...
 
     def note(self) -> None:
-        """Called after each batch."""
+        """Save the results; called after each batch."""
         ...
 
 
 def run(study: Study, trainer: Trainer) -> int:
-    """Go on with a search from wherever its journal stands.
+    """Start or resume a search from its journal.
 
-    Each line of it can be the last one before a kill: what has been done is in the journal or in the runs' folders,
-    and is not done again; what has not is decided again, from the same results.
+    The process may be killed at any line: what has been done is in the journal or in the runs' folders and is not
+    repeated, and what has not is decided again from the same results.
 
     Returns:
-        0: every trial has a result; 1: some failed; above 128: stopped.
+        Exit code. 0: every trial has a result; 1: some failed; above 128: stopped.
     """
     options = study.settings
     while True:
-        # Batches are the same however often the search is killed: one is filled up, and the next one begins when all of
-        # it have ended.
+        # Batches must not depend on kills: an incomplete batch is filled up first, and the next one begins when all
+        # trials of it have ended.
         while len(study.trials) < options.n_trials and (len(study.trials) % options.batch or not study.open_trials()):
             study.propose()
         trainer.prepare(study.trials)
@@ -63,7 +63,7 @@ def run(study: Study, trainer: Trainer) -> int:
 
 
 def _to(study: Study, trainer: Trainer, step: int) -> int:
-    """Bring the open trials to a step, and end those that do not continue. Returns 0, or a stop's exit code."""
+    """Train the open trials to a step, and end those that do not continue. Returns 0, or the exit code of a stop."""
     waiting = [trial for trial in study.open_trials() if study.result(trial, step) is None]
     if waiting and (code := trainer.train(waiting, step)) >= STOPPED:
         return code
@@ -92,6 +92,6 @@ def _to(study: Study, trainer: Trainer, step: int) -> int:
 
 
 def typed(trial: FrozenTrial) -> str:
-    """A trial's values, short."""
+    """Format a trial's values briefly."""
     return " ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
                     for key, value in trial.params.items())

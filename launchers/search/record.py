@@ -1,4 +1,4 @@
-"""What a search has found, as search.json in its sweep's folder holds it for programs and for the report."""
+"""The results of a search, as search.json in its sweep's folder stores them."""
 
 from pathlib import Path
 from typing import Literal
@@ -11,17 +11,17 @@ NAME = "search.json"
 
 
 class TrialRecord(BaseModel):
-    """A trial. The last four are of its last result, means over its seeds; None: it has none.
+    """A trial. The last four fields are of its last result, as means over seeds; None without a result.
 
     Attributes:
-        number: from 0.
-        state: complete, pruned at a rung, failed, or running.
-        params: key ↦ value.
-        runs: its runs' folders, below runs_dir.
-        step: environment steps.
-        gain: the return, called "return" in the file.
-        cost: in the kind that the limit applies to.
-        limit: allowed cost.
+        number: counted from 0.
+        state: one of complete, pruned (at a rung), failed, running.
+        params: searched key ↦ value.
+        runs: its runs' folders, relative to runs_dir.
+        step: the environment step.
+        gain: the return; named "return" in the file.
+        cost: the cost, of the kind that the limit applies to.
+        limit: the allowed cost.
     """
 
     number: int
@@ -35,19 +35,19 @@ class TrialRecord(BaseModel):
 
     @property
     def feasible(self) -> bool:
-        """Whether its last result is within the limit."""
+        """Whether the last result is within the limit."""
         return self.cost is not None and self.limit is not None and self.cost <= self.limit
 
 
 class SearchRecord(BaseModel):
-    """A search.
+    """A search and its trials.
 
     Attributes:
-        name: of its sweep.
-        objectives, judged_by, sampler, n_trials: the search's keys.
-        steps: environment steps that its runs have taken.
-        best: numbers of the best trials; several where there are two objectives.
-        importances: key ↦ share in what makes trials good, most important first; empty where they are not known.
+        name: the sweep's name.
+        objectives, judged_by, sampler, n_trials: the search's settings.
+        steps: environment steps of all runs together.
+        best: numbers of the best trials; with two objectives there may be several.
+        importances: key ↦ share of importance, most important first; empty if unknown.
         trials: by number.
     """
 
@@ -62,13 +62,13 @@ class SearchRecord(BaseModel):
     trials: list[TrialRecord]
 
     def write(self, directory: Path) -> None:
-        """Write it into its sweep's folder."""
+        """Write search.json into the sweep's folder."""
         directory.mkdir(exist_ok=True)
         write_atomically(directory / NAME, (self.model_dump_json(by_alias=True, indent=1) + "\n").encode())
 
 
 def read_record(directory: Path) -> SearchRecord | None:
-    """What a sweep's folder says of a search; None: the sweep is none, or the file is damaged."""
+    """Read search.json of a sweep's folder; None if there is none or it is damaged."""
     try:
         return SearchRecord.model_validate_json((directory / NAME).read_bytes())
     except (OSError, ValidationError):

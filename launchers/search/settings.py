@@ -1,4 +1,4 @@
-"""The search's own keys, `hydra.sweeper.*`; conf/hydra/sweeper/optuna.yaml says what each is."""
+"""The search's settings, `hydra.sweeper.*`; conf/hydra/sweeper/optuna.yaml documents each."""
 
 from typing import Annotated, Any, Literal
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 
 class SearchSettings(BaseModel):
-    """hydra/sweeper=optuna."""
+    """Settings of hydra/sweeper=optuna."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 

@@ -1,4 +1,4 @@
-"""The searched space, in Hydra's words: `interval`, `log`, `range`, `choice`, and lists of values."""
+"""Parse the search space from Hydra's overrides: `interval`, `log`, `range`, `choice`, and lists of values."""
 
 import hashlib
 import json
@@ -16,11 +16,11 @@ HOW = "give a key an interval(a, b), tag(log, interval(a, b)), range(a, b, step)
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched, and what all trials share.
+    """The searched keys, and the overrides that all trials share.
 
     Attributes:
-        distributions: key ↦ Optuna's distribution of its values. Those of a choice are texts, as they are typed.
-        seeds: the seeds that each trial is trained with; empty: the configuration's own.
+        distributions: key ↦ Optuna's distribution of its values. The values of a choice are strings, as typed.
+        seeds: the seeds of each trial; empty: the configuration's own seed.
         fixed: the other overrides.
     """
 
@@ -30,22 +30,22 @@ class Space:
 
     @property
     def digest(self) -> str:
-        """Eight digits that tell one search from another."""
+        """Eight hexadecimal digits that identify the search."""
         searched = {key: repr(distribution) for key, distribution in self.distributions.items()}
         about = [searched, self.seeds, sorted(self.fixed)]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
 
     def members(self, params: Mapping[str, Any]) -> list[list[str]]:
-        """The overrides of a trial's runs, one list a seed."""
+        """Return the overrides of a trial's runs, one list per seed."""
         own = [f"{key}={value if isinstance(value, str) else repr(value)}" for key, value in params.items()]
         return [[*self.fixed, *own, *seed] for seed in [[f"seed={seed}"] for seed in self.seeds] or [[]]]
 
 
 def parse(overrides: Sequence[Override]) -> Space:
-    """The space that a command line and an experiment's `params` describe.
+    """Parse the space from a command line and an experiment's `params`.
 
     Raises:
-        UsageError: nothing is searched, or a key's values cannot be.
+        UsageError: nothing is searched, or a key has values that cannot be searched.
     """
     distributions: dict[str, BaseDistribution] = {}
     seeds: tuple[int, ...] = ()
@@ -91,7 +91,7 @@ def _distribution(override: Override) -> BaseDistribution:
 
 
 def _of_range(values: RangeSweep) -> BaseDistribution:
-    """Hydra's range: from start by steps to before stop."""
+    """Return the distribution of Hydra's range: from start in steps to below stop."""
     start, stop, step = values.start or 0, values.stop, values.step
     if stop is None:
         start, stop = 0, start

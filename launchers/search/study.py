@@ -1,8 +1,8 @@
-"""Optuna's study in a journal beside the sweep's file, written so that a kill at any moment loses and doubles nothing.
+"""Optuna's study in a journal beside the sweep's file, safe against a kill at any moment.
 
-A proposal is drawn in a copy in memory and recorded by one write, with all its values: a trial is there whole or not at
-all. What is proposed is a function of the seed, the trial's number and the journal, so that a search that was killed
-proposes what it would have proposed.
+A proposal is drawn in a copy in memory and then recorded with all its values in one write, so a trial exists either
+completely or not at all. Proposals depend only on the seed, the trial's number and the journal, so a search that was
+killed makes the same proposals as one that was not.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ DIRECTIONS: dict[str, list[Literal["maximize", "minimize"]]] = {
 
 
 class HeldAlready(JournalFileOpenLock):
-    """No lock for each write: `locked` holds the whole journal while the search lasts."""
+    """Replaces Optuna's lock for each write, since `locked` holds the whole journal during the search."""
 
     def acquire(self) -> bool:
         return True
@@ -42,12 +42,12 @@ class HeldAlready(JournalFileOpenLock):
 
 @contextlib.contextmanager
 def locked(journal: Path) -> Iterator[None]:
-    """Hold a journal for this process alone, which ends with the process, however it ends.
+    """Lock a journal for this process; the lock ends with the process, even after a kill.
 
-    A last line without its end, which a kill in the middle of a write leaves, is removed.
+    An incomplete last line, left by a kill during a write, is removed.
 
     Raises:
-        UsageError: another process searches.
+        UsageError: another process holds the lock.
     """
     journal.parent.mkdir(parents=True, exist_ok=True)
     with journal.open("ab+") as file:
@@ -64,15 +64,15 @@ def locked(journal: Path) -> Iterator[None]:
 
 
 class Study:
-    """A search's trials. Only the process that holds the journal (`locked`) may make one.
+    """A search's trials. The process must hold the journal's lock (`locked`).
 
     Args:
-        journal: the file.
-        space: what is searched.
-        settings: the search's keys.
+        journal: the journal's file.
+        space: the search space.
+        settings: the search's settings.
 
     Raises:
-        UsageError: the journal is of another search.
+        UsageError: the journal belongs to another search.
     """
 
     def __init__(self, journal: Path, space: Space, settings: SearchSettings):
@@ -96,11 +96,11 @@ class Study:
         return self.study.get_trials(deepcopy=False)
 
     def open_trials(self) -> list[FrozenTrial]:
-        """The trials that have no end yet."""
+        """Return the trials that have not ended."""
         return [trial for trial in self.trials if trial.state == TrialState.RUNNING]
 
     def propose(self) -> None:
-        """Add one trial."""
+        """Propose and record one trial."""
         copy = optuna.create_study(directions=DIRECTIONS[self.settings.objectives], sampler=self._sampler())
         copy.add_trials(self.trials)
         drawn = copy.ask(dict(self.space.distributions))
@@ -117,25 +117,25 @@ class Study:
                               multivariate=True)
 
     def report(self, trial: FrozenTrial, step: int, result: Result) -> None:
-        """Record how a trial stands at a step."""
+        """Record a trial's result at a step."""
         handle = optuna.trial.Trial(self.study, trial._trial_id)
         if self.settings.objectives == "return" and step not in self.trials[trial.number].intermediate_values:
             handle.report(result.gain, step)
-        # Last: where this is, all of the report is.
+        # Written last: `result` reads it, so it marks the report as complete.
         handle.set_user_attr(f"at {step}", [result.gain, result.cost, result.limit])
 
     def result(self, trial: FrozenTrial, step: int) -> Result | None:
-        """How a trial stood at a step; None: it has not been there."""
+        """Return a trial's recorded result at a step; None if there is none."""
         values = self.trials[trial.number].user_attrs.get(f"at {step}")
         return Result(*values) if values is not None else None
 
     def end(self, trial: FrozenTrial, state: TrialState, result: Result | None = None) -> None:
-        """Close a trial.
+        """Record a trial's end.
 
         Args:
-            trial: which.
+            trial: the trial.
             state: COMPLETE, PRUNED or FAIL.
-            result: its last one; not of FAIL.
+            result: its last result; None for FAIL.
         """
         if result is not None and self.settings.objectives == "return":
             handle = optuna.trial.Trial(self.study, trial._trial_id)
@@ -147,7 +147,7 @@ class Study:
         self.study.tell(trial.number, values, state=state)
 
     def best(self) -> list[FrozenTrial]:
-        """The feasible trial with the greatest return, if there is one; with two objectives their front."""
+        """Return the feasible trial with the greatest return, if any; with two objectives the Pareto front."""
         if not any(trial.state == TrialState.COMPLETE for trial in self.trials):
             return []
         if self.settings.objectives == "return_and_cost":

@@ -1,4 +1,4 @@
-"""What a search has found, for people and for the report: best trials, history, importances."""
+"""Summarise a search's results as text and for the report: best trials, counts, importances."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,14 +16,14 @@ from launchers.sweeps import Member
 STATES: dict[TrialState, Literal["complete", "pruned", "failed", "running"]] = {
     TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed",
     TrialState.RUNNING: "running"}
-FEWEST = 8  # finished trials from which on importances are told
+FEWEST = 8  # least number of finished trials for importances
 
 
 def importances(study: Study) -> dict[str, float]:
-    """The share of each key in what makes trials good, most important first; empty with too few trials.
+    """Return each key's share of importance, most important first; empty with too few trials.
 
-    It is PED-ANOVA (arXiv 2304.10255): in how far a key's values differ between the better trials and all. The
-    quantity is the return of feasible trials; those over the limit are worse than any, by their violation.
+    Computed by PED-ANOVA (arXiv 2304.10255), which compares a key's values in the better trials with those in all. The
+    objective is the return for feasible trials; infeasible ones rank below all of them, by their violation.
     """
     finished = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
     if len(finished) < FEWEST or len(study.space.distributions) < 2:
@@ -38,18 +38,18 @@ def importances(study: Study) -> dict[str, float]:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         try:
             return get_param_importances(study.study, evaluator=PedAnovaImportanceEvaluator(), target=target)
-        except (ValueError, RuntimeError):  # a key's values do not differ
+        except (ValueError, RuntimeError):  # all values of a key are equal
             return {}
 
 
 def last_result(trial: FrozenTrial) -> tuple[int, list[float]] | None:
-    """A trial's last step and [return, cost, limit] there; None: it has none."""
+    """Return a trial's last step and its [return, cost, limit]; None without a result."""
     reports = {int(key.removeprefix("at ")): value for key, value in trial.user_attrs.items() if key.startswith("at ")}
     return max(reports.items()) if reports else None
 
 
 def _quantities(trial: FrozenTrial) -> tuple[float, float]:
-    """A trial's return, and its cost minus the limit."""
+    """Return a trial's return, and its cost minus the limit."""
     last = last_result(trial)
     assert last is not None
     gain, cost, limit = last[1]
@@ -57,11 +57,11 @@ def _quantities(trial: FrozenTrial) -> tuple[float, float]:
 
 
 def record(study: Study, members: Mapping[int, Sequence[Member]]) -> SearchRecord:
-    """The search as it stands, for its file.
+    """Return the search's current results for search.json.
 
     Args:
         study: the search.
-        members: the runs of each trial, by its number.
+        members: the runs of each trial, by trial number.
     """
     trials = []
     for trial in study.trials:
@@ -78,7 +78,7 @@ def record(study: Study, members: Mapping[int, Sequence[Member]]) -> SearchRecor
 
 
 def describe(study: Study) -> str:
-    """The search in a few lines."""
+    """Describe the search in a few lines."""
     states = [trial.state for trial in study.trials]
     counts = ", ".join(f"{states.count(state)} {name}" for state, name in STATES.items() if state in states)
     lines = [f"{study.study.study_name}: {len(states)} of {study.settings.n_trials} trials: {counts or 'none'}"]

@@ -1,1 +1,1 @@
-"""hydra/launcher=slurm: job arrays, what SLURM says about them, and the process that runs a task on its node."""
+"""hydra/launcher=slurm: submit job arrays, query SLURM about them, and run their tasks on the nodes."""

@@ -1,6 +1,6 @@
-"""The job that comes after all tasks of a sweep: python -m launchers.slurm.end FILE
+"""The job that runs after all tasks of a sweep: python -m launchers.slurm.end FILE
 
-It tells the sweep's end (`launchers.ending`), whoever is still there to see it.
+It runs `hydra.launcher.on_end` (`launchers.ending`), even if no launcher is waiting for the sweep any more.
 """
 
 import json
@@ -16,7 +16,7 @@ from launchers.table import summary
 
 
 def main(file: Path) -> int:
-    """Tell the end of the sweep that the file names. Returns 0."""
+    """Run on_end with the summary of the sweep that the file names. Returns 0."""
     content = json.loads(file.read_bytes())
     sweep = load_sweep(Path(content["sweep"]))
     wanted = set(sweep.folders)

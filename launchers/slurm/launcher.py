@@ -1,7 +1,7 @@
-"""hydra/launcher=slurm: job arrays through submitit, as few as the cluster's MaxArraySize and the tasks' needs let.
+"""hydra/launcher=slurm: submit a sweep as job arrays, as few as MaxArraySize and the tasks' settings allow.
 
-submitit writes the sbatch file. What a task then executes is `python -m launchers.slurm.task`: no pickles, no process
-that must stay alive here, and an exit code that is the runs' own.
+submitit writes the sbatch file. Each task executes `python -m launchers.slurm.task`, so there are no pickles, no
+process must stay alive here, and the task's exit code is that of its runs.
 """
 
 import shutil
@@ -25,20 +25,20 @@ from launchers.table import Board, Line, many, say, shown_path, summary
 
 def submit_sweep(sweep: Sweep, members: Sequence[Member], settings: SlurmSettings, code: Path, lock: IO[str]
                  ) -> tuple[Elements, int]:
-    """Submit what is not finished of a sweep.
+    """Submit the members of a sweep that are not finished.
 
     Args:
         sweep: the sweep, already written.
         members: its members.
-        settings: the launcher's keys.
-        code: the snapshot that the runs use.
-        lock: held (`submission_lock`).
+        settings: the launcher's settings.
+        code: the code snapshot to run.
+        lock: the held `submission_lock`.
 
     Returns:
-        The tasks that its runs are in now, and how many runs were already finished.
+        The tasks that its runs are in now, and the number of runs that were already finished.
 
     Raises:
-        UsageError: there is no SLURM, or it refuses.
+        UsageError: SLURM is missing, does not answer or refuses the submission.
     """
     limit = check(settings)
     for other in sweeps_of(sweep.runs_dir):
@@ -72,10 +72,10 @@ def submit_sweep(sweep: Sweep, members: Sequence[Member], settings: SlurmSetting
 
 
 def check(settings: SlurmSettings) -> int:
-    """Check that the keys go together, and that SLURM is here. Returns the largest array that it takes.
+    """Check the settings, and that SLURM is available. Returns the largest array size.
 
     Raises:
-        UsageError: they do not, or it is not.
+        UsageError: a setting is inconsistent, or SLURM is missing.
     """
     for group in ("", *settings.tasks):
         own = settings.of(group)
@@ -90,10 +90,10 @@ def check(settings: SlurmSettings) -> int:
 
 def wait_for_sweep(sweep: Sweep, members: Sequence[Member], elements: Elements, settings: SlurmSettings, skipped: int
                    ) -> int:
-    """Show the sweep until none of its tasks will do anything more.
+    """Wait for a sweep as `wait`, and let Ctrl-C end the waiting but not the jobs.
 
     Returns:
-        0: all are finished; 1: some are not; 130: the user left, and the jobs continue.
+        Exit code. 0: all finished; 1: some did not finish; 130: the user stopped waiting, and the jobs continue.
     """
     try:
         return wait(sweep, members, elements, settings, skipped)
@@ -103,7 +103,7 @@ def wait_for_sweep(sweep: Sweep, members: Sequence[Member], elements: Elements, 
 
 
 def wait(sweep: Sweep, members: Sequence[Member], elements: Elements, settings: SlurmSettings, skipped: int) -> int:
-    """Show the sweep until none of its tasks will do anything more. Returns the exit code."""
+    """Show the sweep until none of its tasks is active. Returns the exit code."""
     queue = Queue(elements.values(), settings.poll_seconds)
     speeds = Speeds(members)
     told: set[Path] = set()
@@ -132,7 +132,7 @@ def wait(sweep: Sweep, members: Sequence[Member], elements: Elements, settings: 
 
 def seconds_left(lines: Sequence[Line], members: Sequence[Member], speeds: Speeds,
                  settings: SlurmSettings) -> float | None:
-    """How long the sweep still takes, if tasks start at once as those did that run now."""
+    """Estimate the remaining seconds, from the number of tasks that run now or from max_running."""
     rest = {}
     for line, member in zip(lines, members, strict=True):
         speeds.learn(line.folder, line.folder_state)

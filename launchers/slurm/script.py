@@ -1,9 +1,9 @@
-"""What SLURM is given for an array: sbatch's options, and the script that every task begins with.
+"""Write an array's batch script: sbatch's options, and the shell code that each task runs first.
 
-A task finds out first whether its node can run anything at all: whether the task's output can be written there, the
-user's `setup` lines succeed, and Python and the code can be read. On a node that cannot, tasks would fail one after the
-other within seconds and empty the queue. Such a task goes back into the queue with its node excluded, `most_excluded`
-times at most.
+A task first checks that its node can run it: that the task's output can be written there, the user's `setup` lines
+succeed, and Python and the code can be read. On a broken node, tasks would otherwise fail one after the other within
+seconds and empty the queue. A task that fails the check is requeued with its node excluded, at most `most_excluded`
+times.
 """
 
 import shlex
@@ -57,37 +57,37 @@ fi
 
 
 class Script(submitit.SlurmExecutor):
-    """submitit's executor for a command instead of a pickled function."""
+    """submitit's executor, for a command instead of a pickled function."""
 
     def text(self, command: str, count: int) -> str:
-        """The sbatch file of an array of `count` tasks that execute the command."""
+        """Return the sbatch file of an array of `count` tasks that execute the command."""
         self.parameters["map_count"] = count
         return str(self._make_submission_file_text(command, "0"))
 
 
 def script_of(settings: SlurmSettings, folder: Path, tasks_file: Path, code: Path, module: str, count: int,
               options: dict[str, Any]) -> str:
-    """The sbatch file of an array.
+    """Return the sbatch file of an array.
 
     Args:
-        settings: the launcher's keys, those of this array.
-        folder: where the tasks' output goes, absolute.
-        tasks_file: what each task runs (`launchers.slurm.task`).
-        code: the snapshot that it runs.
-        module: what it executes, with the tasks' file.
-        count: tasks.
+        settings: this array's launcher settings.
+        folder: the absolute folder for the tasks' output.
+        tasks_file: the file that lists each task's runs (`launchers.slurm.task`).
+        code: the code snapshot to run.
+        module: the module that each task executes with the tasks file as its argument.
+        count: number of tasks.
         options: submitit's parameters (`options_of`).
     """
     python = ["env", f"PYTHONPATH={code}", sys.executable]
     executor = Script(folder, python=shlex.quote(sys.executable))
     executor.update_parameters(**options, setup=preamble(settings, folder, tasks_file, python))
-    # Between here and the task's own handler the signal is ignored instead of deadly.
+    # Ignore the signal until the task has installed its own handler, since it would end the shell.
     command = f"trap '' USR2; exec {shlex.join(python)} -P -u -m {module} {shlex.quote(str(tasks_file))}"
     return executor.text(shlex.join(["bash", "-c", command]), count)
 
 
 def preamble(settings: SlurmSettings, folder: Path, tasks_file: Path, python: Sequence[str]) -> list[str]:
-    """The lines before a task's own command."""
+    """Return the shell code that runs before a task's command."""
     quoted = shlex.quote(str(folder))
     lines = [f'task_log={quoted}/"${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}_0_log.out"',  # as submitit's step
              f"task_job={shlex.quote(str(job_file(tasks_file)))}",
@@ -103,31 +103,31 @@ def preamble(settings: SlurmSettings, folder: Path, tasks_file: Path, python: Se
 
 
 def job_file(tasks_file: Path) -> Path:
-    """Where the first task that starts writes its array's job id."""
+    """Return the file to which the first task that starts writes the array's job id."""
     return tasks_file.with_suffix(".job")
 
 
 def names_file(tasks_file: Path) -> Path:
-    """The tasks' names, a line each."""
+    """Return the file with the tasks' names, one per line."""
     return tasks_file.with_suffix(".names")
 
 
 def options_of(settings: SlurmSettings, name: str, token: str, cpus: int, at_once: int | None,
                after: Sequence[str]) -> dict[str, Any]:
-    """What submitit is told, in its own names.
+    """Return submitit's parameters.
 
     Args:
-        settings: the launcher's keys, those of this array.
-        name: the tasks' name until they start.
-        token: the comment by which this submission is found again.
-        cpus: cores of a task.
-        at_once: tasks that run at once; None: no limit.
-        after: conditions on other jobs, such as "afterany:12".
+        settings: this array's launcher settings.
+        name: the tasks' job name until they start.
+        token: the job comment by which this submission can be found.
+        cpus: cores per task.
+        at_once: maximum number of running tasks; None: no limit.
+        after: dependencies on other jobs, such as "afterany:12".
     """
     own = {str(key): value for key, value in settings.sbatch.items()}
     if after := [*after, *([str(own.pop("dependency"))] if "dependency" in own else [])]:
         own["dependency"] = ",".join(after)
-    # What a task says goes to its own file, which the script opens: SLURM would end a task that cannot, without a word.
+    # The script itself redirects output to a file: a task whose output SLURM cannot open ends without a message.
     more: dict[str, Any] = {"requeue": True, "signal": f"USR2@{settings.signal_seconds}", "output": "/dev/null"}
     if settings.memory_gb is not None:
         more["mem"] = f"{round(settings.memory_gb * 1024)}M"
@@ -136,6 +136,6 @@ def options_of(settings: SlurmSettings, name: str, token: str, cpus: int, at_onc
         "qos": settings.qos, "constraint": settings.constraint, "exclude": ",".join(settings.exclude) or None,
         "time": settings.time, "cpus_per_task": cpus, "gpus_per_node": settings.gpus or None,
         "array_parallelism": at_once or 10**6,
-        # A step of its own: of a preemption SLURM tells steps alone. Since 22.05 they do not inherit the cores.
+        # srun, because SLURM signals a preemption only to job steps. Since 22.05 they do not inherit the cores.
         "use_srun": True, "srun_args": [f"--cpus-per-task={cpus}"], "stderr_to_stdout": True, "wckey": None,
         "additional_parameters": more | own}

@@ -1,4 +1,4 @@
-"""Runs' states from their folders and from SLURM together, and what a task that failed has left to read."""
+"""Combine runs' states from their folders with SLURM's, and find the output of failed tasks."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,17 +11,17 @@ from launchers.sweeps import Sweep, sweeps_of
 from launchers.table import Line, say, shown_path
 
 Elements = dict[Path, tuple[str, int]]
-# SLURM's own exit code 53 in the place of a signal: the node could not open the task's output.
+# SLURM's exit code 53 in place of a signal: the node could not open the task's output file.
 NO_OUTPUT = "0:53"
 
 
 def named(element: tuple[str, int]) -> str:
-    """A task as SLURM's commands call it, such as 12_3."""
+    """Return a task's name in SLURM's commands, such as 12_3."""
     return f"{element[0]}_{element[1]}"
 
 
 def submitted_tasks(sweeps: Iterable[Sweep]) -> Elements:
-    """The newest task that each run was submitted in: (id of the job array, index)."""
+    """Return the newest task that each run was submitted in: (job id of the array, index)."""
     found: Elements = {}
     for sweep in sweeps:
         for submission in sweep.submissions:
@@ -31,13 +31,13 @@ def submitted_tasks(sweeps: Iterable[Sweep]) -> Elements:
 
 
 def output_of(folder: Path, element: tuple[str, int], sweeps: Iterable[Sweep]) -> Path | None:
-    """The file with the output of the task that a run was submitted in; None if no sweep knows it."""
+    """Return the output file of the task that a run was submitted in; None if no sweep has submitted it."""
     return next((sweep.directory / "slurm" / f"{named(element)}_0_log.out" for sweep in sweeps
                  if any(str(record["job"]) == element[0] for record in sweep.submissions)), None)
 
 
 def active_tasks(folders: Iterable[Path], runs_dir: Path) -> Elements:
-    """The tasks in which these runs are queued or run now, whichever sweep submitted them."""
+    """Return the tasks in which these runs are queued or running, whichever sweep submitted them."""
     wanted = set(folders)
     submitted = {folder: element for folder, element in submitted_tasks(sweeps_of(runs_dir)).items()
                  if folder in wanted}
@@ -46,11 +46,11 @@ def active_tasks(folders: Iterable[Path], runs_dir: Path) -> Elements:
 
 
 def joined(state: RunState, task: Task | None) -> tuple[str, str]:
-    """A run's state from its folder and SLURM together, and what SLURM has to add."""
+    """Return a run's state from its folder and SLURM combined, and a note with what SLURM adds."""
     if task is None:
         return state.state, ""
     if task.state == UNKNOWN:
-        # It was submitted, and nobody has said that it is over.
+        # The run was submitted, and its end is not known.
         return "queued" if state.state == "new" else state.state, "SLURM does not answer"
     if task.active:
         if task.state == "PENDING" or task.state.startswith("REQUEUE"):
@@ -68,12 +68,12 @@ def joined(state: RunState, task: Task | None) -> tuple[str, str]:
         return "cancelled", ""
     if state.state == "interrupted":
         return "interrupted", end_of(task)
-    # Neither the run nor its task could say what happened: killed from outside, out of memory, a node that is gone.
+    # Neither the run nor its task recorded a reason: it was killed, ran out of memory or lost its node.
     return "lost", end_of(task)
 
 
 def end_of(task: Task) -> str:
-    """How a task ended, in words: SLURM's state, its node, and its exit code."""
+    """Describe how a task ended: SLURM's state, the node, and the exit code or signal."""
     code, _, number = task.exit_code.partition(":")
     how = {str(int(ExitCode.CANNOT_BEGIN)): "its node cannot run it"}.get(code, f"exit code {code}") \
         if code not in ("", "0") else ""
@@ -85,13 +85,13 @@ def end_of(task: Task) -> str:
 
 
 class Readings:
-    """Folders' states, read again only where something may have changed: what waits or is over stays as it is."""
+    """Cache of folders' states: a folder whose task is pending or over is not read again."""
 
     def __init__(self) -> None:
         self._known: dict[Path, tuple[Task | None, RunState]] = {}
 
     def state(self, folder: Path, task: Task | None) -> RunState:
-        """The run's state, given what SLURM says of its task now."""
+        """Return the run's state, given the current state of its SLURM task."""
         before, state = self._known.get(folder, (None, None))
         if state is None or task != before or state.held or (
                 task is not None and task.active and task.state != "PENDING"):
@@ -102,13 +102,13 @@ class Readings:
 
 def lines_of(folders: Iterable[Path], elements: Mapping[Path, tuple[str, int]], tasks: Tasks,
              readings: Readings, sweeps: Iterable[Sweep] = ()) -> list[Line]:
-    """The table's lines: folders joined with what SLURM knows.
+    """Return the table's rows, which combine folders with SLURM's states.
 
     Args:
-        elements: the tasks that runs were submitted in.
-        tasks: what SLURM says of them.
-        readings: what the folders said before.
-        sweeps: those whose tasks' output is quoted where a run is lost.
+        elements: the task that each run was submitted in.
+        tasks: SLURM's states of the tasks.
+        readings: cache of the folders' states.
+        sweeps: sweeps whose tasks' output is quoted for lost and interrupted runs without a log.
     """
     lines = []
     for folder in folders:
@@ -125,7 +125,7 @@ def lines_of(folders: Iterable[Path], elements: Mapping[Path, tuple[str, int]], 
 
 
 def tell(line: Line, output: Path | None, count: int) -> None:
-    """Say how a run ended, with the last lines of its log, or of its task's output, if it failed."""
+    """Print how a run ended, and if it failed the last lines of its log or its task's output."""
     reason = line.folder_state.reason if line.state == "failed" else line.note
     say(f"{line.state}: {shown_path(line.folder)}" + (f": {reason}" if reason else ""))
     if line.state in ("failed", "lost"):

@@ -1,9 +1,9 @@
-"""Submitting arrays so that none is ever lost or doubled, whoever else submits and whenever this process is killed.
+"""Submit arrays so that none is lost or submitted twice, even with concurrent submitters or if this process is killed.
 
-Only one submission at a time runs in a runs_dir (`submission_lock`). Each array is written into the sweep's file before
-sbatch is asked, without a job's id and with a token that SLURM keeps as the jobs' comment. sbatch holds the lock too,
-and so outlives a submitter that is killed: whoever comes next looks the token up, in the queue or in what the array's
-first task has left, and writes the id down (`adopt`).
+A lock serialises the submissions of a runs_dir (`submission_lock`). Before sbatch is called, each array is written
+into the sweep's file without a job id but with a random token, which SLURM stores as the jobs' comment. sbatch has its
+own session and inherits the lock, and so completes first if its submitter is killed. The next submitter looks for the
+token in the queue, or for the file that the array's first task writes, and records the job id (`adopt`).
 """
 
 import contextlib
@@ -31,22 +31,22 @@ from launchers.sweeps import Member, Sweep, load_sweep
 from launchers.table import many, say
 
 LOCK = "submission.lock"
-# How long after its submitter's death an sbatch may be on its way through the controller.
+# Time that an sbatch may still need to reach the controller after its submitter has died.
 SETTLE_SECONDS = 2.0
-END_MINUTES = 15  # what the job may take that tells a sweep's end
+END_MINUTES = 15  # time limit of the job that runs on_end
 
 
 @contextlib.contextmanager
 def submission_lock(sweeps: Path, wait: bool = True) -> Iterator[IO[str]]:
-    """The right to submit runs of a runs_dir.
+    """Lock that serialises submissions to one runs_dir.
 
     Args:
-        sweeps: the runs_dir's folder of sweeps.
-        wait: whether to wait for another process that has it.
+        sweeps: the runs_dir's folder of sweep files.
+        wait: whether to wait if another process holds it.
 
     Raises:
-        UsageError: the file system has no locks.
-        BlockingIOError: another process has it, and it is not waited for.
+        UsageError: the file system does not support locks.
+        BlockingIOError: another process holds it, and `wait` is false.
     """
     sweeps.mkdir(parents=True, exist_ok=True)
     with (sweeps / LOCK).open("a") as file:
@@ -65,12 +65,12 @@ def submission_lock(sweeps: Path, wait: bool = True) -> Iterator[IO[str]]:
 
 @dataclass(frozen=True)
 class Array:
-    """One job array to be.
+    """A job array to submit.
 
     Attributes:
-        settings: the launcher's keys, those of this array.
+        settings: this array's launcher settings.
         tasks: the members of each task.
-        module: what tasks execute.
+        module: the module that tasks execute.
     """
 
     settings: SlurmSettings
@@ -79,18 +79,18 @@ class Array:
 
     @property
     def cpus(self) -> int:
-        """Cores of a task: as asked for, else one for every thread of its runs."""
+        """Cores per task: the setting, else one for every thread of its runs."""
         return self.settings.cpus or max(sum(threads_of(member.config) for member in task) for task in self.tasks)
 
     @property
     def names(self) -> list[str]:
-        """What each task is called once it has begun."""
+        """The tasks' job names once they have started."""
         return ["/".join(task[0].folder.parts[-3:]) + f" and {len(task) - 1} more" * (len(task) > 1)
                 if task else "the end" for task in self.tasks]
 
 
 def arrays_of(members: Sequence[Member], settings: SlurmSettings, limit: int) -> list[Array]:
-    """The members by what their tasks need, packed into tasks, and these into arrays of at most `limit`."""
+    """Group members by their task settings, and pack them into tasks, and these into arrays of at most `limit`."""
     groups: dict[str, list[Member]] = {}
     for member in members:
         groups.setdefault(settings.group_of(member.config), []).append(member)
@@ -102,14 +102,14 @@ def arrays_of(members: Sequence[Member], settings: SlurmSettings, limit: int) ->
 
 
 def chunks(items: Sequence[Any], size: int) -> list[list[Any]]:
-    """The items in their order, `size` at a time."""
+    """Split items into lists of `size` in order; the last may be shorter."""
     return [list(items[first:first + size]) for first in range(0, len(items), size)]
 
 
 def lanes_of(arrays: int, max_running: int | None) -> tuple[int, int | None]:
-    """How to keep `max_running` over several arrays: so many side by side, each with so many tasks at once.
+    """Return (lanes, tasks per array) that keep `max_running` over several arrays; None: no limit.
 
-    The arrays of one lane follow each other.
+    Arrays of different lanes run side by side; those of one lane follow each other.
     """
     if max_running is None:
         return arrays, None
@@ -122,16 +122,16 @@ def submit(sweep: Sweep, members: Sequence[Member], settings: SlurmSettings, cod
     """Freeze the members' configurations and submit them.
 
     Args:
-        limit: the largest array that the cluster takes.
-        active: arrays of this sweep that are still in the queue ↦ how many of their tasks are.
-        lock: held (`submission_lock`).
+        limit: the largest array size of the cluster.
+        active: arrays of this sweep in the queue ↦ how many of their tasks are queued or running.
+        lock: the held `submission_lock`.
 
     Raises:
-        UsageError: SLURM refuses; what was submitted before stays so.
+        UsageError: SLURM refuses; arrays submitted before stay submitted.
     """
     arrays, first = arrays_of(members, settings, limit), after_of(settings, sweep.file.parent)
     used = in_use(sweep, active)
-    # Where others leave no task to begin with, the first arrays wait for them.
+    # If earlier arrays use all of max_running, the first new arrays wait for them.
     free = None if settings.max_running is None else settings.max_running - used
     waits = free is not None and free < 1
     lanes, share = lanes_of(len(arrays), settings.max_running if waits else free)
@@ -154,22 +154,22 @@ def submit(sweep: Sweep, members: Sequence[Member], settings: SlurmSettings, cod
 
 
 def in_use(sweep: Sweep, active: dict[str, int]) -> int:
-    """How many tasks of a sweep may run at once by what it has submitted before and is still in the queue."""
+    """Return how many tasks of a sweep's earlier arrays in the queue may run at once."""
     records = {str(record["job"]): record for record in sweep.submissions if str(record["job"]) in active}
     return sum(min(active[job], record.get("at_once") or active[job]) for job, record in records.items()
                if not set(record.get("after") or ()) & active.keys())
 
 
 def chain(jobs: Sequence[str]) -> list[str]:
-    """The condition that these have ended."""
+    """Return the dependency on the end of these jobs."""
     return [":".join(["afterany", *jobs])] if jobs else []
 
 
 def after_of(settings: SlurmSettings, sweeps: Path) -> list[str]:
-    """The condition that jobs and sweeps have ended (`hydra.launcher.after`).
+    """Return the dependency on the end of the jobs and sweeps of `hydra.launcher.after`.
 
     Raises:
-        UsageError: there is no such sweep, or it cannot be joined with a dependency of sbatch's.
+        UsageError: a sweep does not exist, or sbatch.dependency has conditions that cannot be combined with others.
     """
     if "?" in str(settings.sbatch.get("dependency", "")):
         raise UsageError(f"hydra.launcher.sbatch.dependency={settings.sbatch['dependency']}: conditions of which one "
@@ -181,7 +181,7 @@ def after_of(settings: SlurmSettings, sweeps: Path) -> list[str]:
         elif (file := sweeps / f"{name}.json").exists():
             elements = submitted_tasks([load_sweep(file)]).values()
             tasks = Queue(elements).refresh(patience=1)
-            # SLURM may not take the id of a job that it has forgotten.
+            # SLURM may reject the id of a job that it no longer knows.
             jobs += sorted({job for (job, _), task in tasks.items() if task.active})
         else:
             known = ", ".join(sorted(path.stem for path in sweeps.glob("*.json")))
@@ -191,7 +191,7 @@ def after_of(settings: SlurmSettings, sweeps: Path) -> list[str]:
 
 def submit_array(sweep: Sweep, array: Array, code: Path, at_once: int | None, conditions: Sequence[str],
                  before: Sequence[str], lock: IO[str]) -> str:
-    """Submit one array. Returns its job's id.
+    """Submit one array. Returns its job id.
 
     Raises:
         UsageError: SLURM refuses.
@@ -226,18 +226,18 @@ def submit_array(sweep: Sweep, array: Array, code: Path, at_once: int | None, co
 
 
 def submit_end(sweep: Sweep, settings: SlurmSettings, code: Path, jobs: Sequence[str], lock: IO[str]) -> None:
-    """Submit the job that tells the sweep's end (`launchers.slurm.end`) after these have ended, in the place of others.
+    """Submit the job that runs on_end (`launchers.slurm.end`) after these arrays, replacing earlier ones that wait.
 
     Args:
-        jobs: the arrays of its runs.
-        lock: held (`submission_lock`).
+        jobs: the job ids of the sweep's arrays.
+        lock: the held `submission_lock`.
     """
     ends = [record for record in sweep.submissions if not any(record["tasks"])]
     tasks = Queue((str(record["job"]), 0) for record in ends).refresh(patience=1)
     waiting = [record for record in ends if tasks[str(record["job"]), 0].active]
     if any(set(jobs) <= set(record["after"]) for record in waiting):
         return
-    # What is for runs alone: it is small, and who lets held runs go does not think of it.
+    # Options for runs are dropped: the job is small, and a user who releases held runs would not release this job.
     options = {name: value for name, value in settings.sbatch.items() if name not in ("hold", "dependency")}
     own = settings.model_copy(update={"cpus": 1, "gpus": 0, "memory_gb": None, "time": END_MINUTES, "sbatch": options,
                                       "signal_seconds": 60})
@@ -251,19 +251,19 @@ def submit_end(sweep: Sweep, settings: SlurmSettings, code: Path, jobs: Sequence
 
 
 def sbatch(script: Path, lock: IO[str]) -> str:
-    """Submit a script. Returns the job's id.
+    """Submit a script with sbatch. Returns the job id.
 
     Raises:
         UsageError: SLURM refuses.
     """
-    # A session of its own and the lock: it comes to its end, and nobody else submits before, if this process is killed.
+    # Its own session and the inherited lock let sbatch complete before anyone else submits if this process is killed.
     process = subprocess.Popen(["sbatch", "--parsable", str(script)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True, start_new_session=True, pass_fds=[lock.fileno()])
     assert process.stdout is not None and process.stderr is not None
     try:
         errors: list[str] = []
         for line in process.stderr:
-            # sbatch tries again by itself, for minutes, where there are too many jobs or the controller restarts.
+            # sbatch itself retries for minutes if there are too many jobs or the controller restarts.
             if "retrying" in line and not errors:
                 say(f"SLURM does not take the array yet, and sbatch tries again: {sbatch_reason(line)}")
             errors.append(line)
@@ -279,18 +279,18 @@ def sbatch(script: Path, lock: IO[str]) -> str:
 
 
 def sbatch_reason(text: str) -> str:
-    """sbatch's reason, out of what it printed."""
+    """Extract the error messages from sbatch's output."""
     lines = [line.split("error:", 1)[1].strip() for line in text.splitlines() if "error:" in line]
     return "; ".join(dict.fromkeys(lines)) or " ".join(text.split())
 
 
 def adopt(sweep: Sweep) -> bool:
-    """Settle the submissions of a sweep that have no job's id: give them theirs, or remove what SLURM never took.
+    """Record the job ids of submissions that have none, and remove submissions that SLURM never accepted.
 
-    The lock must be held.
+    The caller must hold `submission_lock`.
 
     Returns:
-        Whether all are settled; if not, SLURM does not answer.
+        Whether all are resolved; False if SLURM does not answer.
     """
     opened = [record for record in sweep.submissions if record["job"] is None]
     if not opened:
@@ -311,11 +311,11 @@ def adopt(sweep: Sweep) -> bool:
 
 
 def jobs_of(sweep: Sweep, opened: Sequence[dict[str, Any]]) -> dict[str, str] | None:
-    """The jobs of submissions that have none written down, by their tokens; None if SLURM does not answer."""
+    """Find the job ids of submissions without one, by token; None if SLURM does not answer."""
     queued = ask(["squeue", "-h", "-a", "-t", "all", "-u", getpass.getuser(), "-o", "%F|%T %r|%k"])
     if queued is None:
         return None
-    # SLURM keeps a record of what it refused for want of such a node, too: failed, for this reason.
+    # SLURM also lists submissions that it refused because no node can run them, as failed for this reason.
     listed = {token: job for job, said, token in (line.split("|", 2) for line in queued.splitlines())
               if said != "FAILED BadConstraints"}
     found = {}
@@ -330,8 +330,8 @@ def jobs_of(sweep: Sweep, opened: Sequence[dict[str, Any]]) -> dict[str, str] | 
 
 
 def remove_frozen(folder: Path) -> None:
-    """Remove the folder of a run that has nothing but its frozen configuration, and the empty ones above it."""
+    """Remove a run's folder if it has only the frozen configuration, and the parent folders left empty."""
     (folder / "config.yaml").unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # The first that is not empty ends it.
+    with contextlib.suppress(OSError):  # stops at the first folder that is not empty
         for path in (folder, *folder.parents[:2]):
             path.rmdir()

@@ -1,10 +1,10 @@
-"""One task of a job array on its node: python -m launchers.slurm.task TASKS_FILE
+"""Run one task of a job array on its node: python -m launchers.slurm.task TASKS_FILE
 
-It runs the runs of its index side by side, each a process of its own, and answers SLURM:
+It runs the task's runs side by side, each in its own process, and handles SLURM's signals:
 
-    SIGUSR2 (time limit, preemption)   checkpoints, then the task is requeued and continues later
-    SIGTERM (scancel)                  checkpoints, and no requeue: who cancels does not want it back; if it came from a
-                                       preemption, the task waits for the requeue that SLURM does itself
+    SIGUSR2 (time limit, preemption)   write checkpoints, then requeue the task, which continues later
+    SIGTERM (scancel)                  write checkpoints without a requeue, since the user cancelled the task; after a
+                                       preemption, wait for the requeue that SLURM does itself
     exit code                          0: all finished; 1: a run failed; 143: stopped
 """
 
@@ -29,16 +29,16 @@ from launchers.states import is_held, progress, read_state, record_failure
 REQUEUES = "requeues.json"
 POLL_SECONDS = 0.2
 QUESTION_SECONDS = 2.0
-# After a requeue SLURM ends this process; should it not, something is wrong with the requeue.
+# SLURM ends this process after a requeue; if it does not within this time, the requeue did not work.
 REQUEUE_SECONDS = 120
 
 
 class Orders:
-    """What SLURM has asked for, by signals.
+    """What SLURM has requested by signals.
 
     Attributes:
-        stop: a checkpoint and an end.
-        requeue: the same, and a return.
+        stop: write checkpoints and end.
+        requeue: write checkpoints and requeue the task.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ def main(file: Path) -> int:
     print(f"job {job_name()} on {os.uname().nodename}, restarted {restarts} times: {', '.join(runs)}", flush=True)
     states: dict[Path, str] = {}
     for folder in folders:
-        # What one run's folder refuses must not end the others.
+        # An unreadable folder of one run must not end the others.
         try:
             if state := settled(folder, restarts):
                 states[folder] = state
@@ -91,16 +91,16 @@ def main(file: Path) -> int:
 
 
 def job_name() -> str:
-    """This task as scontrol calls it."""
+    """Return this task's id for scontrol."""
     return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
 
 
 def settled(folder: Path, restarts: int) -> str | None:
-    """How a run ended if there is nothing more to do for it here; None otherwise."""
+    """Return how a run ended if nothing is left to do for it; None otherwise."""
     found = read_state(folder)
     if found.state == "finished" and found.step >= RunFolder(folder).config()["total_steps"]:
         return "finished"
-    # What failed is submitted as interrupted (`launchers.processes.freeze`): this failure was in an earlier start.
+    # Submitting marks failed runs as interrupted (`launchers.processes.freeze`): this failure is of an earlier start.
     if found.state == "failed" and restarts:
         return "failed"
     if reason := why_stuck(folder, restarts, found.step):
@@ -110,7 +110,7 @@ def settled(folder: Path, restarts: int) -> str | None:
 
 
 def earlier_start(folder: Path) -> dict[str, Any]:
-    """What the run's last start in this task has left (`why_stuck`); empty if there was none."""
+    """Return what the run's previous start in this task recorded (`why_stuck`); empty if there was none."""
     try:
         earlier = json.loads((folder / REQUEUES).read_bytes())
     except (OSError, ValueError):
@@ -119,14 +119,14 @@ def earlier_start(folder: Path) -> dict[str, Any]:
 
 
 def why_stuck(folder: Path, restarts: int, step: int) -> str | None:
-    """Why a run gets nowhere, if its newest checkpoint is still the one of an earlier restart of this task.
+    """Return why a run is stuck, if its newest checkpoint is still that of an earlier restart of this task.
 
     Args:
-        step: where its newest checkpoint is.
+        step: the environment step of its newest checkpoint.
     """
     earlier, reached = earlier_start(folder), list(progress(folder))
     further = not earlier or reached > earlier["progress"]
-    # A start that was not stopped in an orderly way has vanished with its node, or was killed as a whole.
+    # A start that did not record an orderly stop was lost with its node, or killed as a whole.
     died = [] if further else [*earlier.get("died", []), *([] if earlier.get("stopped") else [earlier["node"]])]
     now = {"job": job_name(), "restarts": restarts, "progress": reached, "died": died,
            "node": os.environ.get("SLURMD_NODENAME") or os.uname().nodename}
@@ -142,20 +142,20 @@ def why_stuck(folder: Path, restarts: int, step: int) -> str | None:
 
 
 def remember_stop(folder: Path, restarts: int) -> None:
-    """Write down that this start was stopped in an orderly way, and did not just vanish with its node."""
+    """Record that this start was stopped in an orderly way, and not lost with its node."""
     with contextlib.suppress(OSError):
         if earlier := earlier_start(folder):
             write_atomically(folder / REQUEUES, json.dumps(earlier | {"stopped": True}).encode())
 
 
 def run_all(folders: list[Path], code: Path, orders: Orders) -> dict[Path, str]:
-    """Run these runs side by side to their ends, or until SLURM asks to stop. Returns how each ended."""
+    """Run these runs side by side until they end or SLURM asks to stop. Returns how each ended."""
     states: dict[Path, str] = {}
     waiting, running, told = list(folders), dict[Path, tuple[subprocess.Popen[bytes], str | None]](), False
-    # Without any assigned there is nothing to share out: what the node has is not this task's.
+    # Without assigned GPUs there is nothing to share: the node's other GPUs are not this task's.
     gpus = Gpus(assigned_gpus() or [])
     while running or (waiting and not orders.any):
-        # A run of two sweeps may be on its way elsewhere: its lock is waited for.
+        # Another sweep may be training the same run: wait for its lock.
         for folder in [folder for folder in waiting if not is_held(folder) and not orders.any]:
             waiting.remove(folder)
             gpu = None
@@ -187,7 +187,7 @@ def run_all(folders: list[Path], code: Path, orders: Orders) -> dict[Path, str]:
 
 
 def requeue(orders: Orders) -> None:
-    """Ask SLURM to run this task again, and wait for the SIGTERM that comes with it."""
+    """Ask SLURM to requeue this task, and wait for the SIGTERM that follows."""
     print(f"requeue {job_name()}", flush=True)
     answer = subprocess.run(["scontrol", "requeue", job_name()], capture_output=True, text=True)
     if answer.returncode:
@@ -199,9 +199,9 @@ def requeue(orders: Orders) -> None:
 
 
 def wait_while_preempted() -> None:
-    """Stay until the time of grace is over, if it is a preemption that asked to stop.
+    """If the stop is a preemption, wait until its grace time is over.
 
-    SLURM requeues a preempted task only if that is still there then: one that ends earlier counts as failed.
+    SLURM requeues a preempted task only if it is still running then: one that ends earlier counts as failed.
     """
     told = False
     while True:

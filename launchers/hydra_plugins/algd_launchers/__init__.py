@@ -1,4 +1,4 @@
-"""Where Hydra looks for plugins: names for what is in `launchers`, imported only when a sweep begins."""
+"""Hydra plugins for the launchers and sweepers; `launchers` itself is imported only when a sweep begins."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from algd.errors import ExitCode, UsageError
 
 
 class Local(Launcher):
-    """hydra/launcher=local"""
+    """The plugin hydra/launcher=local."""
 
     kind = "local"
 
@@ -28,7 +28,7 @@ class Local(Launcher):
         self.context, self.master = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        # Runs return nothing to this process. How they ended is the exit code.
+        # Runs return nothing to this process; the exit code says how they ended.
         try:
             from launchers.grid import launch_grid
 
@@ -40,21 +40,21 @@ class Local(Launcher):
 
 
 class Slurm(Local):
-    """hydra/launcher=slurm"""
+    """The plugin hydra/launcher=slurm."""
 
     kind = "slurm"
 
 
 class Grid(BasicSweeper):
-    """hydra/sweeper=grid: every combination of the swept values, for each of a study's cells.
+    """The plugin hydra/sweeper=grid: every combination of the swept values, in each cell of a study.
 
-    It is Hydra's own grid, which leaves no multirun.yaml here, nor composes every configuration twice.
+    This is Hydra's own grid, but it writes no multirun.yaml and does not compose every configuration twice.
 
     Args:
-        max_batch_size: Hydra's own.
-        params: key ↦ the values that it is swept over, as text.
-        cells: name ↦ the overrides that make a cell of the study's table, for tables that are no full grid; None: one
-            cell without any. Cells vary fastest, so that the first runs to finish make a complete small table.
+        max_batch_size: as in Hydra's BasicSweeper.
+        params: key ↦ the values to sweep over, as text.
+        cells: name ↦ the overrides of one cell of the study's table, for tables that are not full grids; None: one cell
+            without overrides. Cells vary fastest, so that the first runs to finish make a complete small table.
     """
 
     def __init__(self, max_batch_size: int | None, params: dict[str, str] | None = None,
@@ -70,10 +70,10 @@ class Grid(BasicSweeper):
 
 
 def with_cells(grid: Sequence[Sequence[str]], cells: Mapping[str, Sequence[str]]) -> Sequence[Sequence[str]]:
-    """Every combination of a grid in every cell, the cells of one combination after each other.
+    """Return every combination of a grid in every cell, with the cells of a combination in a row.
 
     Raises:
-        UsageError: a key is in a cell and in the grid: which of the two counts is not for a guess.
+        UsageError: a key is in both a cell and the grid, so that its value would be ambiguous.
     """
     if not cells:
         return grid
@@ -87,7 +87,7 @@ def with_cells(grid: Sequence[Sequence[str]], cells: Mapping[str, Sequence[str]]
 
 
 class Optuna(Sweeper):
-    """hydra/sweeper=optuna: search under the cost constraint (`launchers.search`).
+    """The plugin hydra/sweeper=optuna: hyper-parameter search under the cost constraint (`launchers.search`).
 
     Args:
         settings: the keys of conf/hydra/sweeper/optuna.yaml.
