@@ -1,1 +1,1 @@
-"""A page about a set of runs: one file that needs nothing else, or the same served live (`analysis.serve`)."""
+"""An HTML report of runs in one self-contained file; `analysis.serve` serves the same page live."""

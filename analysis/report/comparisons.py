@@ -1,4 +1,4 @@
-"""The columns of a family's table against each other, as `compare` does it, as far as they can be compared."""
+"""Compare the columns of a family's table, as the command `compare` does, where that is possible."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from analysis.results.compare import Side, compare
 from analysis.results.comparison_text import SIDE_HEADER, TEST_HEADER, own_notes, side_row, test_notes, test_row
 from analysis.results.table import Table
 
-ALL_PAIRS = 4  # columns; of more, the first is compared with each other one
+ALL_PAIRS = 4  # up to so many columns; with more, only the first is compared with each other one
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Two columns against each other: their results, the tests, and what must be known of them."""
+    """A comparison of two columns: their results, the tests and notes."""
 
     title: str
     sides: Grid
@@ -23,9 +23,9 @@ class Compared:
 
 
 def comparisons(table: Table, bootstrap_seed: int, at_step: int | None, pool: bool) -> tuple[list[Compared], list[str]]:
-    """All comparisons of a family, whose p-values are adjusted together, and sentences on all of them.
+    """Return a family's comparisons, with p-values adjusted together, and notes on all of them.
 
-    Where the columns cannot be compared there is only the sentence that says why.
+    If the columns cannot be compared, return no comparisons and one note with the reason.
     """
     columns = list(dict.fromkeys(cell.column for cell in table.cells))
     if len(columns) < 2:

@@ -1,4 +1,4 @@
-"""All that a page says about a set of runs, before it is written as HTML."""
+"""Assemble the content of a report before it is written as HTML."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -38,12 +38,12 @@ QUANTITIES = ("return", "cost", "training_cost", "lam", "constraint", "critic_er
 
 @dataclass(frozen=True)
 class Options:
-    """How tables and figures are made; the arguments are those of `analysis.results.table.tables`.
+    """Options of tables and figures, as the arguments of `analysis.results.table.tables`.
 
     Attributes:
         at_step, safe_share: see `analysis.results.cells.cells`.
-        smooth: values that curves average; 1: none.
-        landscapes: algorithms whose landscape is drawn.
+        smooth: number of values that curves average; 1: no smoothing.
+        landscapes: number of algorithms whose landscape is drawn.
     """
 
     sampler: str = "deterministic"
@@ -60,15 +60,15 @@ class Options:
 
 @dataclass(frozen=True)
 class Family:
-    """A family's figures and comparisons.
+    """Figures and comparisons of one family of tasks.
 
     Attributes:
-        name: of the family.
-        columns, seeds: that its figures can show and hide.
-        tasks: the interactive figures of each row.
-        printed: the same curves for print, of all rows.
-        curvatures: of the smallest eigenvalue, for screen and print.
-        comparisons, comparison_notes: of its columns.
+        name: the family's name.
+        columns, seeds: what its figures can show and hide.
+        tasks: (title, interactive figures) of each row.
+        printed: the same curves as printed figures.
+        curvatures: figures of the smallest eigenvalue.
+        comparisons, comparison_notes: comparisons of its columns.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Content:
-    """A page's content. `refusal` says why there are no tables, where runs cannot stand together in one."""
+    """The content of a report. `refusal` says why there are no tables, if the runs cannot share one."""
 
     title: str
     made: str
@@ -112,23 +112,23 @@ class Content:
 
 def assemble(title: str, gathered: Gathered, options: Options, link: Link, sweep: Mapping[str, Any] | None = None,
              refusal: str = "", live: bool = False, ends: Mapping[Path, TaskEnd] | None = None) -> Content:
-    """Everything about the runs.
+    """Assemble the content of a report.
 
     Args:
-        title: what the runs are.
-        gathered: the runs, and what became of others.
-        options: how tables and figures are made.
-        link: the address of a run's folder, as the page links to it.
-        sweep: of `analysis.runs.find.sweep_content`, if the runs are one sweep's.
-        refusal: why there are no runs, where that is known.
-        live: whether the page is made again and again: then there are no pictures for print, landscapes and videos.
-        ends: of the SLURM tasks of stalled runs; None: they are asked for.
+        title: the page's title.
+        gathered: the runs, and the folders that could not be read.
+        options: options of tables and figures.
+        link: returns the address of a run's folder.
+        sweep: result of `analysis.runs.find.sweep_content`, if the runs are one sweep's.
+        refusal: why there are no runs, if known.
+        live: whether the page is made repeatedly; it then has no printed figures, landscapes and videos.
+        ends: how the SLURM tasks of stalled runs ended; None: ask SLURM.
 
-    Runs that cannot stand in one table leave a sentence instead of it on a live page, and on that of a search, whose
-    trials have a table of their own.
+    If runs cannot share a table, a live page and the page of a search, which has a table of trials, show the reason
+    instead.
 
     Raises:
-        UsageError: as `analysis.results.table.tables`, unless a sentence is left.
+        UsageError: as `analysis.results.table.tables`, unless the page shows the reason.
     """
     found: list[Table] = []
     search = _search(sweep, link)

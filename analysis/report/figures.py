@@ -1,8 +1,8 @@
 """Interactive figures, as the JSON that plotly.js draws.
 
-A figure's traces say in "meta" what they belong to, by which the page switches cells, seeds, bands and single lines on
-and off: {"kind": "line" | "band" | "seed" | "point", "column": index, "seed": number, "run": index}. Statistics are
-those of the printed figures (`analysis.results.curves`); nothing is computed in the browser.
+The "meta" of each trace lets the page switch columns, seeds, bands and single lines on and off: {"kind": "line" |
+"band" | "seed" | "point", "column": index, "seed": number, "run": index}. Statistics are computed as for the printed
+figures (`analysis.results.curves`); the browser computes nothing.
 """
 
 import html
@@ -18,13 +18,13 @@ from analysis.results.curves import LABELS, Curve, curve, range_curve, series_of
 from analysis.results.style import look
 from analysis.runs.model import Floats, Run, Series
 
-POINTS = 200  # of a seed's line; of more, evenly many are left out
-BAND_POINTS = 100  # of a line over seeds with its band, each of which is a bootstrap
-# Matplotlib's markers, as plotly.js names them and as letters in the page's key.
+POINTS = 200  # most points of a seed's line; longer ones are thinned evenly
+BAND_POINTS = 100  # most points of a line over seeds; each point costs a bootstrap
+# Matplotlib's markers: plotly.js's name, and the letter in the page's key.
 SYMBOLS = {"o": ("circle", "●"), "s": ("square", "■"), "^": ("triangle-up", "▲"), "D": ("diamond", "◆"),
            "v": ("triangle-down", "▼"), "P": ("cross", "✚"), "X": ("x", "✖")}
-MARKERS = 15  # of a line
-WIDEST, THINNEST = 3.6, 1.6  # of the lines: the first drawn is wider, and is seen where a later one lies upon it
+MARKERS = 15  # per line
+WIDEST, THINNEST = 3.6, 1.6  # line widths: earlier lines are wider, to stay visible below later ones
 GREY = "#555555"
 LIMIT: Mapping[str, Any] = {"color": GREY, "width": 1.5, "dash": "dash"}
 
@@ -34,9 +34,9 @@ class Figure:
     """One plot.
 
     Attributes:
-        key: of this plot, the same each time the page is made.
-        group: plots of one group have the same horizontal axis, and are zoomed together; "" for none.
-        title, alternative: what it shows, in a line, and in words for whoever does not see it.
+        key: identifies the plot, the same each time the page is made.
+        group: plots of one group share their horizontal axis and zoom together; "" for none.
+        title, alternative: the title, and a text for readers who cannot see the plot.
         data, layout: traces and layout for plotly.js.
     """
 
@@ -48,13 +48,13 @@ class Figure:
     layout: dict[str, Any]
 
     def as_json(self) -> dict[str, Any]:
-        """What the page's script needs."""
+        """Return the data for the page's script."""
         return vars(self)
 
 
 @dataclass(frozen=True)
 class Column:
-    """An algorithm, or what else the columns of a table are, as it looks in every plot."""
+    """A column of a table, such as an algorithm, with its style in every plot."""
 
     name: str
     color: str
@@ -65,7 +65,7 @@ class Column:
 
 
 def columns_of(cells: Sequence[Cell], keys: Sequence[str]) -> dict[tuple[str, ...], Column]:
-    """The columns of a family's cells, with the looks that they have in all figures."""
+    """Return the columns of a family's cells with their styles, the same in all figures."""
     columns = sorted({cell.column for cell in cells}, key=sorting)
     found = {}
     for place, column in enumerate(columns):
@@ -77,7 +77,7 @@ def columns_of(cells: Sequence[Cell], keys: Sequence[str]) -> dict[tuple[str, ..
 
 
 def dash(linestyle: Any) -> str:
-    """Matplotlib's dashes as plotly.js and SVG write them, twice as long as the line that is drawn here is wide."""
+    """Convert Matplotlib's dashes, in line widths, to those of plotly.js and SVG, at 2 pixels per line width."""
     if isinstance(linestyle, str):
         return {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}[linestyle]
     return ",".join(f"{2 * length:g}px" for length in linestyle[1]) if linestyle[1] else "solid"
@@ -86,20 +86,19 @@ def dash(linestyle: Any) -> str:
 def curve_figure(family: str, row: tuple[str, ...], cells: Sequence[Cell], columns: Mapping[tuple[str, ...], Column],
                  quantity: str, numbers: Mapping[Path, int], window: int = 1,
                  sampler: str = "deterministic") -> Figure | None:
-    """A quantity against environment steps on one row's task: a line, a band and the seeds of each cell.
+    """Plot a quantity against environment steps on one row's task: a line, a band and seeds for each cell.
 
     Args:
-        family: of the task.
-        row: of the cells.
-        cells: of that row.
-        columns: of `columns_of`.
+        family, row: the family and the row of the cells.
+        cells: the row's cells.
+        columns: result of `columns_of`.
         quantity: as for `analysis.results.curves.draw`.
-        numbers: of the runs by folder, by which the page finds a line's run.
-        window: values that are averaged; 1: none.
-        sampler: of the evaluations.
+        numbers: index of each run by folder, by which the page finds a line's run.
+        window: number of values to average; 1: no smoothing.
+        sampler: the evaluations' sampler.
 
     Returns:
-        None where no run has the quantity.
+        The figure; None if no run has the quantity.
     """
     data: list[dict[str, Any]] = []
     last: list[str] = []
@@ -121,7 +120,7 @@ def curve_figure(family: str, row: tuple[str, ...], cells: Sequence[Cell], colum
     label = LABELS.get(quantity, quantity)
     limits = sorted({cell.limit for cell in cells if cell.limit is not None}) if quantity == "cost" else \
         [0.0] if quantity == "constraint" else []
-    # Bands first, then seeds, then lines, whatever their cells.
+    # Draw all bands first, then seeds, then lines, so that no band hides a line.
     data.sort(key=lambda trace: ("band", "seed", "line").index(trace["meta"]["kind"]))
     task = ", ".join(row)
     limit_said = f". Limit {', '.join(f'{limit:g}' for limit in limits)}" if quantity == "cost" else ""
@@ -135,7 +134,7 @@ def curve_figure(family: str, row: tuple[str, ...], cells: Sequence[Cell], colum
 
 def trade_off_figure(family: str, row: tuple[str, ...], cells: Sequence[Cell],
                      columns: Mapping[tuple[str, ...], Column], numbers: Mapping[Path, int]) -> Figure | None:
-    """Return against cost on one row's task: a point for the result of each seed, hollow where it is not safe."""
+    """Plot return against cost on one row's task: a point for each seed's result, hollow if it is not safe."""
     data: list[dict[str, Any]] = []
     said: list[str] = []
     for cell in cells:
@@ -166,7 +165,7 @@ def trade_off_figure(family: str, row: tuple[str, ...], cells: Sequence[Cell],
 
 
 def thinned(series: Series, most: int) -> Series:
-    """A series without the points between every so many, but with its last; the same ones for the same steps."""
+    """Thin a series evenly to about `most` points, keeping its last; equal steps give equal points."""
     if len(series.steps) <= most:
         return series
     every = -(-len(series.steps) // most)
@@ -175,7 +174,7 @@ def thinned(series: Series, most: int) -> Series:
 
 
 def rounded(values: Floats | Sequence[float]) -> list[float | None]:
-    """Values to five significant digits; None, which is a gap, for what is not a finite number."""
+    """Round values to five significant digits; None, which draws a gap, for non-finite values."""
     return [float(f"{value:.5g}") if np.isfinite(value) else None for value in values]
 
 
@@ -188,7 +187,7 @@ def _trace(kind: str, place: int, x: Sequence[float | None], y: Sequence[float |
 
 
 def _line(middle: Curve, runs: int, column: Column, place: int, mean: str) -> list[dict[str, Any]]:
-    """The line over seeds, and what of it stands for fewer seeds than there are runs as one of its own, faint."""
+    """Return the line over seeds; where it stands for fewer seeds than runs it is a separate, faint trace."""
     whole = middle.count == runs
     near = ~whole
     near[1:] |= ~whole[:-1]
@@ -209,7 +208,7 @@ def _line(middle: Curve, runs: int, column: Column, place: int, mean: str) -> li
 
 
 def _band(middle: Curve, column: Column, place: int) -> list[dict[str, Any]]:
-    """The interval or range at each step, as a closed outline of every stretch that has one."""
+    """Return the band, as one closed outline for each stretch of steps with finite bounds."""
     known = np.isfinite(middle.low) & np.isfinite(middle.high)
     edges = np.flatnonzero(np.diff(np.concatenate([[0], known.astype(int), [0]])))
     x: list[float | None] = []
@@ -243,7 +242,7 @@ def _transparent(color: str, share: float) -> str:
 
 
 def line_at(axis: str, value: float, name: str) -> dict[str, Any]:
-    """A straight line across the plot at a value of one axis, over the data, with its name."""
+    """Return a labelled straight line across the plot at a value of one axis."""
     other = "x" if axis == "y" else "y"
     return {"type": "line", f"{axis}0": value, f"{axis}1": value, f"{other}0": 0, f"{other}1": 1,
             f"{other}ref": "paper", "line": dict(LIMIT), "layer": "above",
@@ -251,10 +250,10 @@ def line_at(axis: str, value: float, name: str) -> dict[str, Any]:
 
 
 def plain_layout(x: str, y: str, shapes: list[dict[str, Any]]) -> dict[str, Any]:
-    """The layout of a figure with these axes."""
+    """Return the layout of a figure with these axis titles."""
     axis = {"gridcolor": "#e6e6e6", "zeroline": False, "linecolor": "#888", "ticks": "outside", "automargin": True}
     return {"height": 290, "margin": {"l": 56, "r": 14, "t": 26, "b": 44}, "showlegend": False, "hovermode": "closest",
             "paper_bgcolor": "#fff", "plot_bgcolor": "#fff", "font": {"size": 12, "color": "#1a1a1a"},
             "xaxis": axis | {"title": {"text": html.escape(x)}, "exponentformat": "SI"},
             "yaxis": axis | {"title": {"text": html.escape(y)}}, "shapes": shapes,
-            "uirevision": "kept"}  # zoom outlasts fresh data
+            "uirevision": "kept"}  # keeps the zoom when data is refreshed

@@ -1,4 +1,4 @@
-"""What the page's tables hold: the runs, what did not finish, how configurations differ, and what was run with what."""
+"""The page's tables: runs, unfinished runs, differences of configurations, and provenance."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from launchers.states import LOST, is_held
 
 NONE = "–"
 WAITING, UNREADABLE = "waiting", "unreadable"
-# What a state means, and what there is to do about it.
+# The meaning of each state, and what to do about it.
 MEANING = {
     "failed": "The run ended with an error. The same command starts it again from its last checkpoint.",
     "lost": "Its process ended without reporting why: it was killed, ran out of memory or lost its machine. The same "
@@ -40,14 +40,14 @@ Link = Callable[[Path], str]
 
 @dataclass(frozen=True)
 class Entry:
-    """A table's entry.
+    """An entry of a table.
 
     Attributes:
-        text: as shown.
-        by: what it is sorted by, where that is not the text.
-        link: address, if it is a link.
+        text: the text shown.
+        by: the sort key, if it is not the text.
+        link: the address that it links to, if any.
         style: a class of the style sheet.
-        time: ISO 8601, where the page writes beside it how long ago that was.
+        time: ISO 8601; the page adds how long ago that was.
         share: 0 to 1, drawn as a bar behind the text.
     """
 
@@ -64,11 +64,11 @@ class Grid:
     """A table.
 
     Attributes:
-        header, lines: names of the columns, and the lines' entries.
-        identifiers: of the first lines, by which figures find them.
+        header, lines: the columns' names, and the lines' entries.
+        identifiers: names of the first lines, by which figures find them.
         filtered: whether the page offers to filter it.
-        numeric: columns that are flush right.
-        choices: columns by name whose values the filter offers.
+        numeric: indices of right-aligned columns.
+        choices: names of the columns whose values the filter offers.
     """
 
     header: Sequence[str]
@@ -84,12 +84,12 @@ class Shown:
     """A run as the page shows it.
 
     Attributes:
-        run: as it was read.
-        state: its own; "lost" where it says that it runs and its lock is free, or where its SLURM task ended before it
-            began.
-        why: it did not finish, as it says itself, or its task.
-        warnings: of status.json, a sentence each.
-        written: when it last wrote something, ISO 8601; "" where nobody knows.
+        run: the run.
+        state: its recorded state; "lost" if it is recorded as running but its lock is free, or if its SLURM task ended
+            before the run began.
+        why: why it did not finish, as recorded by the run or its task.
+        warnings: the warnings in status.json, a sentence each.
+        written: the time of its last write, ISO 8601; "" if unknown.
     """
 
     run: Run
@@ -100,24 +100,24 @@ class Shown:
 
 
 def stalled(run: Run) -> bool:
-    """Whether no process trains a run that has neither finished nor said why it failed."""
-    # A folder that was copied from elsewhere has no lock, and then its own word is all there is.
+    """Return whether no process trains a run that has neither finished nor recorded why it failed."""
+    # A copied folder has no lock, so only its recorded state is known.
     left = run.state in ("running", "starting") and (run.folder / "lock").exists() and not is_held(run.folder)
     return not run.source and (left or run.state in ("interrupted", UNKNOWN))
 
 
 def shown(run: Run, end: TaskEnd | None = None) -> Shown:
-    """What the folder says beyond the analysed numbers.
+    """Return a run as the page shows it, with what its folder holds beyond the analysed numbers.
 
     Args:
-        run: as it was read.
-        end: what is known of its SLURM task.
+        run: the run.
+        end: how its SLURM task ended, if known.
     """
     state, why = run.state, [run.reason or ""]
     if state in ("running", "starting") and stalled(run):
         state = LOST
     elif state == UNKNOWN and not (run.reason or run.evaluations):
-        # Frozen by a sweep: it has a configuration, and nothing has been done.
+        # A sweep has written the configuration, and the run has not started.
         state = end.state if end and end.state in (LOST, "cancelled") else WAITING
     if end and state != "cancelled":
         why.append(end.why)
@@ -138,19 +138,19 @@ def _written(folder: Path) -> str:
 
 
 def short_name(folder: Path) -> str:
-    """The last three parts of a run's folder, which name it among the runs of a study."""
+    """Return the last three parts of a run's folder, which identify it within a study."""
     return "/".join(folder.parts[-3:])
 
 
 def value_entry(value: float | None, text: Callable[[float], str] = number, style: str = "") -> Entry:
-    """A number as printed, sorted by its value; what is not known, or not a number, comes last."""
+    """Return an entry for a number, sorted by value; unknown values and NaN sort last."""
     if value is None or math.isnan(value):
         return Entry(NONE if value is None else "NaN", math.inf)
     return Entry(text(value), value, style=style)
 
 
 def rank(state: str) -> int:
-    """A state's place where runs are sorted by it: what continues first, then what needs somebody, then the rest."""
+    """Return a state's sort key: active runs first, then those that need attention, then the rest."""
     return ORDER.index(state) if state in ORDER else len(ORDER)
 
 
@@ -159,7 +159,7 @@ def state_entry(state: str) -> Entry:
 
 
 def runs_grid(runs: Sequence[Shown], waiting: Sequence[Path], unreadable: Mapping[Path, str], link: Link) -> Grid:
-    """All runs, a line each, with the keys in which runs of one task and algorithm differ."""
+    """Return a table of all runs, with the keys in which runs of one task and algorithm differ."""
     groups: dict[tuple[str, str, str], list[Run]] = {}
     for item in runs:
         config = item.run.config
@@ -199,7 +199,7 @@ def _progress(run: Run) -> Entry:
 
 
 def _time_left(item: Shown) -> Entry:
-    """Of a run that trains: the time that its steps took so far on average, for the steps that are left."""
+    """Return a running run's estimated time left, at its average seconds per step so far."""
     run = item.run
     total = run.config.get("total_steps")
     if item.state != "running" or not run.step or run.step <= 0 or not run.hours or not isinstance(total, int | float):
@@ -214,7 +214,7 @@ def _config_entry(value: Any) -> Entry:
 
 
 def trouble_grid(runs: Sequence[Shown], unreadable: Mapping[Path, str], link: Link) -> Grid:
-    """What did not finish and why, what is damaged, and what has warnings."""
+    """Return a table of runs that did not finish, with the reason, of unreadable runs, and of runs with warnings."""
     lines = []
     for item in runs:
         quiet = item.state in ("finished", "pruned", "running", "starting") or (item.state == WAITING and not item.why)
@@ -231,7 +231,7 @@ def trouble_grid(runs: Sequence[Shown], unreadable: Mapping[Path, str], link: Li
 
 
 def configurations_grid(runs: Sequence[Run]) -> Grid:
-    """The distinct configurations, seeds apart, by the keys in which they differ."""
+    """Return a table of the distinct configurations, ignoring seeds, by the keys in which they differ."""
     keys = differing_keys([run.config for run in runs])
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -246,7 +246,7 @@ def configurations_grid(runs: Sequence[Run]) -> Grid:
 
 
 def time_constants_grid(runs: Sequence[Run]) -> Grid:
-    """Of runs with a constraint, how many updates they make and how many it takes until the constraint takes effect."""
+    """Return a table of runs with a constraint: their updates, and the updates until the constraint takes effect."""
     groups: dict[tuple[Any, ...], int] = {}
     for run in runs:
         if found := configured(run.config):
@@ -267,7 +267,7 @@ def time_constants_grid(runs: Sequence[Run]) -> Grid:
 
 
 def provenance_grid(runs: Iterable[Run]) -> tuple[Grid, list[str]]:
-    """Each distinct set of versions, commit and host with how many starts had it; and every command, once."""
+    """Return a table of distinct (versions, commit, host) with their number of starts, and the distinct commands."""
     found: dict[tuple[str, str, str], int] = {}
     commands: dict[str, None] = {}
     for run in runs:

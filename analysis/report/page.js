@@ -1,12 +1,12 @@
 "use strict";
-// What the page does by itself: tables that sort and filter, figures that zoom and switch, and, where it is live, fresh
-// data. Text from runs arrives escaped by the server; here it is only moved, compared and drawn.
+// The page's script: tables that sort and filter, figures that zoom and switch, and on a live page fresh data. All text
+// from runs arrives escaped; the script only moves, compares and draws it.
 (() => {
-  // The library would offer to send a figure to its maker's servers; a page about runs sends nothing anywhere.
+  // Disable plotly's button that sends a figure to its maker's servers.
   const drawing = { responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "",
                     modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
                     toImageButtonOptions: { format: "svg" } };
-  // A finger on a figure scrolls the page; it zooms with the figure's buttons.
+  // On touch screens dragging scrolls the page; figures zoom with their buttons.
   const dragging = matchMedia("(pointer: coarse)").matches ? { dragmode: false } : {};
   const data = JSON.parse(document.getElementById("data").textContent);
   const figures = new Map(data.figures.map((figure) => [figure.key, figure]));
@@ -14,7 +14,7 @@
 
   // --- tables ------------------------------------------------------------------------------------------------------
 
-  const orders = new Map(); // by a table's name: which column it is sorted by, and whether downwards
+  const orders = new Map(); // table's name -> the column it is sorted by, and whether descending
 
   function cellValue(row, column) {
     const cell = row.cells[column];
@@ -33,7 +33,7 @@
     const order = orders.get(table.ariaLabel);
     if (!order) return;
     const direction = order.down ? -1 : 1;
-    // What has no value comes last in both directions.
+    // Missing values come last in both directions.
     const missing = (value) => value === Infinity || value === -Infinity;
     const lines = [...table.tBodies[0].rows].map((row) => [cellValue(row, order.column), row]);
     lines.sort(([a], [b]) => missing(a) || missing(b) ? missing(a) - missing(b) : direction * compare(a, b));
@@ -136,7 +136,7 @@
 
   // --- figures -----------------------------------------------------------------------------------------------------
 
-  const ranges = new Map(); // by group: where its horizontal axis is zoomed to
+  const ranges = new Map(); // group -> the zoomed range of its horizontal axis
 
   function traces(plot) {
     const form = plot.closest(".family")?.querySelector("form");  // a search's figure has no switches
@@ -200,7 +200,7 @@
     row.scrollIntoView({ block: "center" });
   }
 
-  // Only what is about to be seen is drawn: a study has many figures.
+  // Draw figures only shortly before they become visible: a study has many.
   const watcher = new IntersectionObserver((entries) => {
     for (const { isIntersecting, target } of entries) {
       if (isIntersecting && !("drawn" in target.dataset)) draw(target);
@@ -217,10 +217,10 @@
 
   // --- fresh data --------------------------------------------------------------------------------------------------
 
-  let versions = data.versions; // by section: what it was made of
+  let versions = data.versions; // section -> hash of its content
   let version = null;
 
-  /** Whether the new tables have the old ones' columns, so that lines can be exchanged and the filter stays. */
+  /** Whether the new tables have the columns of the old ones, so that lines can be exchanged and the filter stays. */
   function onlyLines(section, fresh) {
     const heads = (node) => [...node.querySelectorAll("thead")].map((head) => head.textContent).join("\n");
     return section.querySelector("[data-filtered]") !== null && heads(section) === heads(fresh);

@@ -1,8 +1,8 @@
-"""The page as HTML.
+"""Render a report as HTML.
 
-Whatever comes from runs (names, configurations, reasons of failure, commands) is text: the templates escape every value
-that they are given, the figures' data is JSON that cannot end its script element, and the page's own policy lets a
-browser execute the two scripts whose hashes it names, and nothing else.
+Text from runs (names, configurations, reasons of failures, commands) is untrusted. The templates escape every value,
+the figures' JSON cannot end its script element, and the content security policy allows only the two scripts whose
+hashes it contains.
 """
 
 import base64
@@ -32,11 +32,11 @@ PARTS = ("overview", "trouble", "search", "runs", "tables", "comparisons", "curv
 
 
 def render(content: Content, refresh_seconds: float | None = None) -> str:
-    """The whole page, which needs no other file and no network.
+    """Return the whole page, which needs no other file and no network.
 
     Args:
-        content: what it says.
-        refresh_seconds: how often a live page asks for fresh data at the address "data" beside its own; None: never.
+        content: the page's content.
+        refresh_seconds: how often a live page requests fresh data at the relative address "data"; None: never.
     """
     return _environment().get_template("page.html").render(
         content=content, parts=(sections := parts(content)), plotly=Markup(plotly()), script=Markup(_file("page.js")),
@@ -45,10 +45,10 @@ def render(content: Content, refresh_seconds: float | None = None) -> str:
 
 
 def write(out: Path, title: str, gathered: Gathered, options: Options, sweep: Mapping[str, Any] | None = None) -> None:
-    """Write the page of runs to a file.
+    """Write the report of runs to a file.
 
     Raises:
-        UsageError: runs cannot stand in one table, or the file cannot be written.
+        UsageError: the runs cannot share a table, or the file cannot be written.
     """
     def link(folder: Path) -> str:
         return quote(os.path.relpath(folder.resolve(), out.parent.resolve())) if folder.is_dir() else ""
@@ -62,25 +62,25 @@ def write(out: Path, title: str, gathered: Gathered, options: Options, sweep: Ma
 
 
 def parts(content: Content) -> dict[str, Markup]:
-    """The page's sections by name, as HTML."""
+    """Return the page's sections as HTML, by name."""
     macros: Any = _environment().get_template("parts.html").make_module(
         {"MEANING": MEANING, "DETAILS": DETAILS, "details": details, "table_html": _table_html})
     return {name: getattr(macros, name)(content) for name in PARTS}
 
 
 def figures_data(content: Content) -> dict[str, Any]:
-    """What the page's script draws."""
+    """Return the figures' data for the page's script."""
     return {"figures": [figure.as_json() for figure in content.figures]}
 
 
 def versions(sections: Mapping[str, str]) -> dict[str, str]:
-    """What tells whether a section is still the same."""
+    """Return a hash of each section, by which the page sees whether it changed."""
     return {name: _sha256(section) for name, section in sections.items()}
 
 
 @cache
 def policy(live: bool) -> str:
-    """The content security policy: the page's own two scripts, and for a live one its own data."""
+    """Return the content security policy: only the page's two scripts, and on a live page its own data."""
     scripts = " ".join(f"'sha256-{_sha256(script)}'" for script in (plotly(), _file("page.js")))
     return (f"default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; "
             f"media-src data:; base-uri 'none'; form-action 'none'" + ("; connect-src 'self'" if live else ""))
@@ -88,19 +88,19 @@ def policy(live: bool) -> str:
 
 @cache
 def plotly() -> str:
-    """plotly.js, as the package plotly brings it along."""
+    """Return plotly.js from the package plotly."""
     script = get_plotlyjs()
     assert "</script" not in script.lower()
     return script
 
 
 def as_json(value: Mapping[str, Any]) -> str:
-    """JSON without NaN and infinities, which browsers do not read."""
+    """Return JSON; NaN and infinities, which browsers cannot read, are errors."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def _table_html(table: Table) -> tuple[list[Markup], list[list[Markup]]]:
-    """Header and lines of a table as `grid` writes them, escaped."""
+    """Return a table's header and lines from `grid`, HTML-escaped."""
     header, lines = grid(table, "[{}, {}]", ("<b>", "</b>"), " †", html.escape)
     return [Markup(text) for text in header], [[Markup(text) for text in line] for line in lines]
 

@@ -1,4 +1,4 @@
-"""Pictures that are part of the page: figures for print, landscapes, videos."""
+"""Images embedded in the page: printed figures, landscapes, videos."""
 
 import base64
 import io
@@ -16,30 +16,30 @@ from analysis.results.style import STYLE
 from analysis.results.table import Table
 from analysis.runs.model import Run
 
-VIDEO_BYTES = 8_000_000  # of one video that is put into the page
-VIDEOS_BYTES = 40_000_000  # of all of them
+VIDEO_BYTES = 8_000_000  # largest embedded video
+VIDEOS_BYTES = 40_000_000  # largest total of embedded videos
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture or a video as a data: address, empty where it is too large; and the words below it."""
+    """An image or a video as a data: address, empty if it is too large, and its caption."""
 
     address: str
     caption: str
 
 
 def printed_curves(table: Table, quantities: Sequence[str], smooth: int, sampler: str) -> Iterable[Picture]:
-    """The figures of `curves`, of one family, for quantities that somebody logged."""
+    """Draw the figures of the command `curves` for one family, for each quantity that was logged."""
     for quantity in quantities:
         try:
             figure = draw(table.cells, table.columns, quantity, smooth, sampler=sampler)
         except UsageError:
-            continue  # nobody logged it, and a page says nothing of what there never was
+            continue  # not logged: leave it out without a message
         yield _picture(figure, f"{quantity}, family {table.family}")
 
 
 def curvatures(table: Table) -> Iterable[Picture]:
-    """The figures of curvature, one for each noise level that the family's runs logged."""
+    """Draw the curvature figures, one for each noise level that the family's runs logged."""
     levels = {name.split("_")[2] for name in curvature_columns(run for cell in table.cells for run in cell.runs)}
     for level in sorted(levels):
         yield _picture(draw_curvature(table.cells, level),
@@ -47,18 +47,18 @@ def curvatures(table: Table) -> Iterable[Picture]:
 
 
 def landscapes(tables: Sequence[Table], count: int) -> Iterable[Picture]:
-    """Landscapes of the first `count` cells that have snapshots: their first seed at one state."""
+    """Draw landscapes of the first `count` cells with snapshots: their first seed with snapshots, at one state."""
     chosen = [run for table in tables for cell in table.cells
               for run in [next((run for run in cell.runs if any((run.folder / "snapshots").glob("step=*"))), None)]
               if run is not None]
     if count and chosen:
-        # Here, not above: only landscapes need torch.
+        # Imported here, because only landscapes need torch.
         from analysis.results.landscape import pictures
 
         for run in chosen[:count]:
             try:
                 drawn = list(pictures(run.folder, 1, None, None, False, None, None, None, 12))
-            except UsageError as error:  # its environment is somebody's own, and not trusted here
+            except UsageError as error:  # such as an environment whose code is not trusted
                 print(f"warning: no landscape of {run.folder}: {error}", file=sys.stderr)
                 continue
             for figure, name in drawn:
@@ -66,7 +66,7 @@ def landscapes(tables: Sequence[Table], count: int) -> Iterable[Picture]:
 
 
 def videos(runs: Sequence[Run]) -> Iterable[Picture]:
-    """The runs' videos, as far as they fit."""
+    """Embed the runs' videos, up to the size limits."""
     total = 0
     for run in runs:
         for file in sorted((run.folder / "videos").glob("*.mp4")):

@@ -1,4 +1,4 @@
-"""What a search has found: its trials, how it came to the best of them, and which keys mattered."""
+"""A search's part of the report: its trials, its history, and the importance of each key."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,10 @@ class Search:
     """A search's part of the page.
 
     Attributes:
-        sentence: what was searched, and how far it has come.
-        importances: a line for each key; no lines where they are not known.
-        trials: a line for each.
-        figure: the history, or with two objectives return against cost; None before the first result.
+        sentence: what was searched, and its progress.
+        importances: a line per key; no lines if unknown.
+        trials: a line per trial.
+        figure: the history, or return against cost with two objectives; None before the first result.
     """
 
     sentence: str
@@ -33,12 +33,12 @@ class Search:
 
 
 def search_of(record: SearchRecord, runs_dir: Path, link: Link) -> Search:
-    """A search as the page shows it.
+    """Return a search's part of the page.
 
     Args:
-        record: of the sweep's folder.
-        runs_dir: the folder that the trials' runs are in.
-        link: the address of a run's folder.
+        record: search.json of the sweep's folder.
+        runs_dir: the folder that contains the trials' runs.
+        link: returns the address of a run's folder.
     """
     counts = {state: sum(trial.state == state for trial in record.trials) for state in STATES}
     said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
@@ -121,7 +121,7 @@ def _points(name: str, trials: Sequence[TrialRecord], color: str, symbol: str, h
 
 
 def _best_so_far(known: Sequence[TrialRecord]) -> list[dict[str, Any]]:
-    """The greatest return within the limit among the trials so far that came to the end, as steps."""
+    """Return a step curve of the greatest return within the limit, over the complete trials so far."""
     complete = [trial for trial in known if trial.state == "complete" and trial.feasible]
     if not complete:
         return []

@@ -1,4 +1,4 @@
-"""How the SLURM tasks of runs ended that could not say so themselves: their node, their exit code, their last words."""
+"""How SLURM tasks ended whose runs recorded no reason: node, exit code and last lines of output."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from launchers.slurm.queue import Queue, Task, available
 from launchers.slurm.status import Readings, lines_of, output_of, submitted_tasks
 from launchers.sweeps import SWEEPS, sweeps_of
 
-QUOTED = 10  # lines of a task's output
+QUOTED = 10  # number of output lines to show
 
 
 @dataclass(frozen=True)
 class TaskEnd:
-    """What is known of a run beyond its own files.
+    """What SLURM knows of a run beyond the run's own files.
 
     Attributes:
-        state: as `python -m launchers status` has it.
-        why: SLURM's word on its task, if SLURM answers here, and the last lines of the task's output.
+        state: as shown by `python -m launchers status`.
+        why: the end of its task, if SLURM answers here, and the last lines of the task's output.
     """
 
     state: str
@@ -27,13 +27,13 @@ class TaskEnd:
 
 
 class TaskEnds:
-    """The ends of tasks, each asked for until it is known."""
+    """Looks up how tasks ended; SLURM is asked about a task only until it has ended."""
 
     def __init__(self) -> None:
         self._queue = Queue(())
 
     def of(self, folders: Iterable[Path]) -> dict[Path, TaskEnd]:
-        """What is known of those runs that a sweep has submitted to SLURM."""
+        """Return what is known of the runs that a sweep has submitted to SLURM."""
         by_place: dict[Path, dict[Path, Path]] = {}
         for folder in folders:
             resolved = folder.resolve()
@@ -45,7 +45,7 @@ class TaskEnds:
     def _ends(self, runs_dir: Path, members: dict[Path, Path]) -> dict[Path, TaskEnd]:
         try:
             sweeps = sweeps_of(runs_dir)
-        except (OSError, UsageError):  # being written, or somebody's own
+        except (OSError, UsageError):  # unreadable, or not a sweep's file
             return {}
         elements = {run: element for run, element in submitted_tasks(sweeps).items() if run in members}
         if available():
@@ -55,7 +55,7 @@ class TaskEnds:
         ends = {}
         for line in lines_of(elements, elements, self._queue.tasks, Readings()):
             output = output_of(line.folder, elements[line.folder], sweeps)
-            # A link may lead to a file that is nobody else's business.
+            # A symbolic link could expose a file outside the sweep's folder.
             own = output is not None and output.resolve() == output
             ends[members[line.folder]] = TaskEnd(line.state, "\n".join(
                 [*filter(None, [line.note]), *(tail(output, QUOTED) if output and own else [])]))

@@ -1,1 +1,1 @@
-"""The report of runs that are still training, served live to a browser on this machine."""
+"""Serve the report of runs that are still training to a local browser, and keep it up to date."""

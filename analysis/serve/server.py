@@ -1,9 +1,9 @@
-"""A small web server that shows a page about runs, and does nothing else.
+"""A small read-only web server for the live report.
 
-What it grants is little, so that there is little to attack: GET alone; addresses that it made itself, below a random
-token; certain text files of the runs that it shows, and no path out of an address; requests whose Host is this
-server's own, so that no foreign page reaches it by a name that resolves to it; answers that no page of another origin
-may frame, embed or read. It listens on loopback unless told otherwise, and never writes.
+To leave little to attack, it answers only GET requests, for addresses that it generated itself below a random token,
+and serves only certain text files of the runs shown; no file path is taken from an address. It rejects requests whose
+Host header is not its own name, which stops DNS rebinding, and its answers cannot be framed, embedded or read by pages
+of other origins. It listens on loopback unless told otherwise, and never writes.
 """
 
 import contextlib
@@ -26,9 +26,9 @@ from analysis.report.page import policy
 from analysis.serve.watch import Watch
 
 SHOWN = ("config.yaml", "meta.json", "status.json", "evals.csv", "episodes.csv", "metrics.csv", "log.txt")
-REQUESTS = 32  # at a time; more are turned away
-PIECE = 65536  # bytes of a file that are in memory at a time
-SECONDS = 20  # that a client may keep silent
+REQUESTS = 32  # simultaneous requests; more are refused
+PIECE = 65536  # bytes of a file to read at a time
+SECONDS = 20  # timeout for a silent client
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 SAFE = {
     "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY",
@@ -40,18 +40,18 @@ SAID = {400: "not a request", 404: "not found", 405: "only GET", 421: "not this 
 
 
 class Server(ThreadingHTTPServer):
-    """Shows what a watch sees.
+    """HTTP server of the report that a `Watch` makes.
 
     Args:
-        watch: over the runs.
-        host: to listen on.
-        port: 0: any that is free.
+        watch: makes the report.
+        host: the address to listen on.
+        port: the port; 0: any free one.
 
     Attributes:
-        address: of the page, with the token.
+        address: URL of the page, with the token.
 
     Raises:
-        UsageError: it is not possible to listen there.
+        UsageError: the server cannot listen there.
     """
 
     daemon_threads = True
@@ -70,7 +70,7 @@ class Server(ThreadingHTTPServer):
         self.address = f"http://{shown}:{self.server_address[1]}/{self.token}/"
 
     def run(self) -> None:
-        """Print the address and answer until the process is interrupted."""
+        """Print the address and serve until the process is interrupted."""
         print(self.address, flush=True)
         print("Ctrl-C ends it. From elsewhere: ssh -L "
               f"{self.server_port}:127.0.0.1:{self.server_port} {platform.node()}, then the same address.",
@@ -82,15 +82,15 @@ class Server(ThreadingHTTPServer):
             self.serve_forever()
 
     def server_bind(self) -> None:
-        """Bind without asking for the host's full name, which takes long where no name server answers."""
+        """Bind without looking up the host's full name, which is slow if no name server answers."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.host, int(self.server_address[1])
 
     def is_mine(self, host: str) -> bool:
-        """Whether a Host header names this server.
+        """Return whether a Host header names this server.
 
-        A foreign page can make a name of its own resolve to this machine; it cannot do that with a number. So a server
-        that listens everywhere accepts numbers and this machine's name, and one on loopback only loopback's.
+        A foreign page can make its own host name resolve to this machine (DNS rebinding), but not an IP address. So a
+        server on all interfaces accepts IP addresses and this machine's name, and one on loopback only loopback names.
         """
         name = host.strip().lower()
         name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
@@ -105,33 +105,33 @@ class Server(ThreadingHTTPServer):
         return True
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread of its own, unless too many are being answered."""
+        """Answer in a new thread, or close the connection if `REQUESTS` are being answered."""
         if not self._free.acquire(blocking=False):
             self.shutdown_request(request)
             return
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """As the base class, and free the place that `process_request` took."""
+        """Answer as the base class does, then free the slot that `process_request` took."""
         try:
             super().process_request_thread(request, client_address)
         finally:
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say what went wrong, unless it is a client that went away."""
+        """Report an error, unless the client closed the connection."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one request."""
+    """Answers one GET request."""
 
     server: Server
     timeout = SECONDS
 
     def do_GET(self) -> None:
-        """Answer with the page, its data, the list of a run's files, or one of them."""
+        """Answer with the page, its data, the list of a run's files, or one of these files."""
         hosts = self.headers.get_all("Host") or []
         if len(hosts) != 1 or not self.server.is_mine(hosts[0]):
             return self.send_error(421)
@@ -154,19 +154,19 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_error(404)
 
     def _list(self, folder: Path) -> None:
-        """The names of a run's files that are shown, as a page of links."""
+        """Answer with a page of links to a run's files."""
         names = [name for name in SHOWN if (folder / name).is_file()]
         links = "".join(f'<li><a href="{name}">{name}</a></li>' for name in names)
         page = f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>files</title><ul>{links}</ul>'
         self._answer(page.encode(), "text/html; charset=utf-8", PLAIN)
 
     def _show(self, folder: Path, name: str) -> None:
-        """A file of a run as plain text, as long as it is when it is opened."""
+        """Answer with a run's file as plain text, up to its size when opened."""
         if name not in SHOWN:
             return self.send_error(404)
         try:
             refuse_links(folder)
-            # Not a link, and nothing that would block, whatever has been put there since.
+            # Refuse symbolic links, and do not block on a FIFO that has replaced the file.
             file = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except (OSError, UsageError):
             return self.send_error(404)
@@ -196,11 +196,11 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """A few words that repeat nothing of the request."""
-        code = 405 if code == 501 else code  # the base class's word for a method that it has no function for
+        """Answer with a short text that contains nothing of the request."""
+        code = 405 if code == 501 else code  # the base class's code for an unknown method
         self.close_connection = True
         self._answer(f"{SAID.get(code, 'refused')}\n".encode(), "text/plain; charset=utf-8", PLAIN, code,
                      {"Allow": "GET"} if code == 405 else None)
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Nothing: a request's line holds the token."""
+        """Log nothing, since the request line contains the token."""

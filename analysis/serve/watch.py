@@ -1,7 +1,7 @@
-"""Runs as they are now: what is unchanged since it was last read is not read again.
+"""Keep a live report up to date, reading again only runs whose files have changed.
 
-What a folder's files say is kept only as long as their sizes, times and inodes are those it was read at, and only in
-this process's memory. Nothing is written anywhere.
+A run is cached in this process's memory while the sizes, times and inodes of its files stay the same. Nothing is
+written to disk.
 """
 
 import contextlib
@@ -25,22 +25,22 @@ from analysis.runs.model import Run
 from analysis.runs.read import read_run
 from launchers.states import is_held
 
-SHARE_OF_TIME = 0.2  # of one core that reading and counting again may take, however long it takes
+SHARE_OF_TIME = 0.2  # largest share of one core for refreshing the report
 
 Signature = tuple[Any, ...]
 
 
 class Watch:
-    """A page about runs, made again when they have changed.
+    """A report that is made again when its runs have changed.
 
     Args:
         names, runs_dir, conditions, finished: see `analysis.runs.gather.gather`.
-        options: how tables and figures are made.
-        title: of the page.
-        seconds: between two looks at the folders, at least.
+        options: options of tables and figures.
+        title: the page's title.
+        seconds: minimum time between two reads of the folders.
 
     Raises:
-        UsageError: a name stands for nothing. A folder is watched even while there is no run in it.
+        UsageError: a name matches nothing. A folder is watched even if it has no runs yet.
     """
 
     def __init__(self, names: Sequence[str], runs_dir: Path, conditions: Sequence[str], finished: bool,
@@ -59,19 +59,19 @@ class Watch:
             self._gather()
 
     def page(self) -> bytes:
-        """The whole page, as it is now."""
+        """Return the current page."""
         with self._lock:
             content = self._refreshed()
         return render(content, self.seconds).encode()
 
     def data(self) -> tuple[bytes, str]:
-        """The page's sections and figures as JSON, and a tag that differs whenever they do."""
+        """Return the page's sections and figures as JSON, and a tag that changes with them."""
         with self._lock:
             self._refreshed()
             return self._data, self._tag
 
     def folder(self, identifier: str) -> Path | None:
-        """The folder of a run that the page links to."""
+        """Return the folder of a run that the page links to; None for an unknown identifier."""
         with self._lock:
             return self._folders.get(identifier)
 
@@ -123,11 +123,11 @@ class Watch:
             self._read = read
 
     def _waiting(self, gathered: Gathered) -> list[Path]:
-        """Members of sweeps that have no folder yet: of those named, and of all in the folders named."""
+        """Return members without a folder, of the sweeps that are named or lie in the folders named."""
         found = {folder.resolve(): folder for folder in gathered.absent}
         for name in self._names:
             for file in sorted((Path(name) / SWEEPS).glob("*.json")):
-                with contextlib.suppress(UsageError):  # it is being written, or somebody's own
+                with contextlib.suppress(UsageError):  # unreadable, or not a sweep's file
                     found |= {folder.resolve(): folder for folder in sweep_members(file)
                               if not (folder / "config.yaml").exists()}
         return sorted(found.values())
@@ -139,12 +139,12 @@ class Watch:
 
 
 def _is_active(run: Run) -> bool:
-    """Whether a process trains a run that says so: one that is killed writes nothing, and only its lock tells."""
+    """Return whether a process trains the run; a killed run writes nothing, and only its lock tells."""
     return run.state in ("running", "starting") and is_held(run.folder)
 
 
 def _signature(folder: Path) -> Signature:
-    """What differs whenever a run's files do; metrics.csv is only drawn, and is read anew each time."""
+    """Return a value that changes with the run's files; `stamp_of` leaves out metrics.csv, which figures read anew."""
     with contextlib.suppress(OSError):
         metrics = (folder / "metrics.csv").stat()
         return stamp_of(folder), metrics.st_ino, metrics.st_size, metrics.st_mtime_ns
