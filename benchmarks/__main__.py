@@ -1,10 +1,10 @@
-"""All measurements, one after the other, or those that are named.
+"""Run all benchmarks, or those that are named.
 
     python -m benchmarks [--quick] [NAME ...]
 
-Each is a module of its own that says how it measures (python -m benchmarks.NAME --help). Variants run in processes of
-their own, on one thread, after a burn-in, and take turns, so that ratios hold on a busy machine too; absolute numbers,
-and `side_by_side`, need one that has nothing else to do.
+Each is a module that describes its method (python -m benchmarks.NAME --help). Variants run in separate processes, on
+one thread, after a burn-in, and take turns, so that ratios hold on a busy machine too. Absolute numbers, and
+`side_by_side`, need an idle machine.
 """
 
 import argparse
@@ -31,13 +31,13 @@ MEASUREMENTS = {
 
 
 def machine() -> str:
-    """What the numbers depend on, as a line."""
+    """Return the processor, cores and versions on which the numbers depend, as a line."""
     versions = " ".join(f"{name} {metadata.version(name)}" for name in ("torch", "numpy", "gymnasium", "mujoco"))
     return f"{processor()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}, {versions}"
 
 
 def main() -> int:
-    """Run them; 1 if one failed."""
+    """Run the benchmarks; return 1 if one failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="see that everything runs; the numbers mean nothing")

@@ -1,8 +1,9 @@
-"""Milliseconds for one action of one observation, as the trainer acts.
+"""Measure the milliseconds in which each agent chooses an action for one observation, as in training.
 
     python -m benchmarks.acting [--quick]
 
-Each agent and pair of sizes is a process of its own on one thread; they take turns; medians over the rounds.
+Each agent and pair of sizes runs in its own process on one thread. The processes take turns; numbers are medians over
+the rounds.
 """
 
 import argparse
@@ -15,7 +16,7 @@ AGENTS, SAMPLERS = ("vesde", "ddpm", "gaussian", "cvpo"), ("stochastic", "determ
 
 
 def prepare(name: str) -> Callable[[], object]:
-    """The default agent of this name as a function of an observation; name: agent/sampler/states/actions."""
+    """Return the default agent of this name as a function to time; name: agent/sampler/states/actions."""
     from types import SimpleNamespace
 
     import gymnasium

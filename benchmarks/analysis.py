@@ -1,7 +1,7 @@
-"""How long tables of many runs take, and how much memory: python -m benchmarks.analysis prints it.
+"""Measure the time and memory of analysing many runs: python -m benchmarks.analysis RUN
 
-The folders are as 100,000 steps of a navigation task leave them: an evaluation every 5000 steps of 20 episodes for each
-sampler, 250 training episodes, a row of metrics every 500 steps.
+The synthetic runs are as large as 100,000 steps of a navigation task make them: every 5000 steps an evaluation of 20
+episodes for each sampler, 250 training episodes, and a row of metrics every 500 steps.
 """
 
 import os
@@ -16,7 +16,7 @@ import yaml
 
 STEPS, EVERY, EPISODES, LENGTH, LOG_EVERY = 100_000, 5000, 20, 400, 500
 COUNTS = (50, 500, 5000)
-DIFFERENT = 50  # runs whose rows differ; further ones repeat theirs, since reading them takes as long
+DIFFERENT = 50  # runs with different rows; others repeat them, which takes as long to read
 CODE = """
 import resource, sys, time
 start = time.perf_counter()
@@ -29,7 +29,7 @@ print(f"{time.perf_counter() - start:.1f} {used.ru_utime + used.ru_stime:.1f} {u
 
 
 def tables(random: np.random.Generator) -> dict[str, str]:
-    """What a run's tables hold, by their names."""
+    """Return the content of a run's tables, by name."""
     evals = ["step,sampler,source,episode,seed,return,cost,discounted_cost,length"]
     for step in range(0, STEPS + 1, EVERY):
         for sampler in ("deterministic", "stochastic"):
@@ -47,7 +47,7 @@ def tables(random: np.random.Generator) -> dict[str, str]:
 
 
 def make_runs(top: Path, config: dict, first: int, last: int) -> None:
-    """Run folders by number: five seeds each of as many values of ρ as that takes."""
+    """Write the run folders first to last − 1: five seeds for each value of ρ."""
     random = np.random.default_rng(0)
     different = [tables(random) for _ in range(min(DIFFERENT, last))]
     for number in range(first, last):
@@ -61,14 +61,14 @@ def make_runs(top: Path, config: dict, first: int, last: int) -> None:
 
 
 def measured(top: Path, cache: Path) -> list[str]:
-    """Seconds, seconds of a processor and megabytes of a table of all runs below a folder."""
+    """Return seconds, CPU seconds and MB for a table of all runs below a folder."""
     result = subprocess.run([sys.executable, "-c", CODE, str(top)], capture_output=True, text=True, check=True,
                             env=os.environ | {"XDG_CACHE_HOME": str(cache)})
     return result.stderr.split()[-3:]
 
 
 def main(example: Path) -> None:
-    """Print a table of time and memory, for copies of an existing run's configuration."""
+    """Print a table of time and memory, with copies of an existing run's configuration."""
     config = yaml.safe_load((example / "config.yaml").read_text())
     config |= {"eval": config["eval"] | {"episodes": EPISODES}}
     print("| runs | first: s | CPU s | MB | nothing changed: s | CPU s | MB |\n|---:|---:|---:|---:|---:|---:|---:|")
@@ -77,7 +77,7 @@ def main(example: Path) -> None:
         for count in COUNTS:
             make_runs(Path(folder) / "runs", config, done, count)
             done = count
-            time.sleep(3)  # what has just been written is not kept
+            time.sleep(3)  # the cache does not keep files that were written just before
             cache = Path(folder) / f"cache{count}"
             first, again = (measured(Path(folder) / "runs", cache) for _ in range(2))
             print(f"| {count} | {' | '.join([*first, *again])} |", flush=True)

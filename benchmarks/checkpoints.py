@@ -1,10 +1,10 @@
-"""What a checkpoint costs: seconds, and the share of the time between two of them at the default interval.
+"""Measure the seconds of a checkpoint, and their share of the time between two at the default interval.
 
     python -m benchmarks.checkpoints [--quick]
 
-The default agent at (76, 2) with the replay empty but for one interval, and with a full one of a million. A checkpoint
-writes the transitions since the one before; the first of a start with a full replay has them already, too. The time
-between two checkpoints is that of the interval's updates, ten for each environment step; environment and evaluations,
+The default agent at (76, 2), once with only one interval in the replay and once with a full replay of a million. A
+checkpoint writes the transitions since the previous one; the first of a start writes all that the replay holds. The
+time between two checkpoints is that of the interval's updates, ten per environment step. Environment and evaluations,
 which would make the share smaller, are left out.
 """
 
@@ -25,12 +25,12 @@ STATES, ACTIONS = 76, 2
 
 
 def seconds_of_checkpoints(held: int, interval: int, saved: int) -> tuple[float, float, int]:
-    """Median seconds of a checkpoint that adds an interval to so many transitions; those of the first, which writes
-    all; and the bytes that one adds."""
+    """Return the median seconds of a checkpoint that adds one interval to `held` transitions, the seconds of the first
+    one, which writes all of them, and the bytes that one interval adds."""
     agent, _ = default_agent("vesde", "augmented", STATES, ACTIONS)
     capacity = max(held, interval) + 1
     replay = random_replay(capacity, held, STATES, ACTIONS)
-    agent.update(replay.sample(256, RandomGenerator(0)), RandomGenerator(0))  # The optimisers have their moments now.
+    agent.update(replay.sample(256, RandomGenerator(0)), RandomGenerator(0))  # creates the optimisers' moments
     with tempfile.TemporaryDirectory(dir=".") as folder:
         checkpoints, seconds, written = Checkpoints(Path(folder) / "checkpoints"), [], 0
         for number in range(saved + 1):
@@ -45,7 +45,7 @@ def seconds_of_checkpoints(held: int, interval: int, saved: int) -> tuple[float,
 
 
 def seconds_of_update(count: int) -> float:
-    """Of the same agent, the median of five."""
+    """Return the seconds of one update of the same agent: the median of five measurements of `count` updates."""
     agent, config = default_agent("vesde", "augmented", STATES, ACTIONS)
     step = prepare_agent(agent, long_run())
     replay, noise = random_replay(10_000, 10_000, STATES, ACTIONS), RandomGenerator(0)

@@ -1,10 +1,10 @@
-"""What three estimators of a smoothed energy's Hessian are worth, and what the curvature columns cost.
+"""Measure the errors of three estimators of a smoothed energy's Hessian, and the cost of the curvature columns.
 
     python -m benchmarks.curvature
 
-Prints Markdown. Errors are root mean squares over 2000 repetitions of the Frobenius norm of the error, relative to
-that of the true Hessian, at equal numbers of evaluations; beside them is the mean error of the smallest eigenvalue,
-relative to the largest in absolute value.
+Prints Markdown. Each error is the root mean square over 2000 repetitions of the error's Frobenius norm, relative to the
+norm of the true Hessian, at equal numbers of evaluations. The second number is the mean error of the smallest
+eigenvalue, relative to the largest absolute eigenvalue.
 """
 
 import math
@@ -26,13 +26,13 @@ Function = Callable[[Tensor], Tensor]
 
 
 class FormulaEnergy:
-    """A function of actions (B, N, d) as an energy."""
+    """Energy of a function of actions (B, N, d)."""
 
     def __init__(self, function: Function):
         self._function = function
 
     def value_and_gradient(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """E (B, N) and ∇E (B, N, d)."""
+        """Return E (B, N) and ∇E (B, N, d)."""
         action = action.detach().requires_grad_()
         energy = self._function(action)
         return energy.detach(), torch.autograd.grad(energy.sum(), action)[0]
@@ -40,7 +40,7 @@ class FormulaEnergy:
 
 def antithetic(function: Function, at: Tensor, sigma: float, count: int,
                noise: RandomGenerator) -> tuple[Tensor, Tensor]:
-    """E[(εεᵀ − I) E(a + σε)]/σ² and E[∇E(a + σε) εᵀ]/σ from count/2 pairs ±ε, (B, d, d) each."""
+    """Return estimates (B, d, d) from count/2 pairs ±ε: E[(εεᵀ − I) E(a + σε)]/σ² and E[∇E(a + σε) εᵀ]/σ."""
     size = at.shape[1]
     normals = noise.normal(len(at), count // 2, size)
     energy = FormulaEnergy(function)
@@ -54,7 +54,7 @@ def antithetic(function: Function, at: Tensor, sigma: float, count: int,
 
 
 def errors(found: Tensor, truth: Tensor) -> str:
-    """Relative error of the matrix, and the smallest eigenvalue's mean error."""
+    """Return the matrix's relative error and the smallest eigenvalue's mean error, as text."""
     matrix = ((found - truth).square().sum((1, 2)).mean().sqrt() / truth.norm()).item()
     spectrum = torch.linalg.eigvalsh(truth)
     low = ((smallest_eigenvalue(found).mean() - spectrum[0]) / spectrum.abs().max()).item()
@@ -62,7 +62,7 @@ def errors(found: Tensor, truth: Tensor) -> str:
 
 
 def estimators(samples: int = 16) -> None:
-    """The table of errors."""
+    """Print the table of errors."""
     print(f"| energy | σ | values | gradients | rule ({samples} draws) |\n|---|---:|---:|---:|---:|")
     for size in (2, 8, 17):
         generator = torch.Generator().manual_seed(size)
@@ -86,7 +86,7 @@ def estimators(samples: int = 16) -> None:
 
 
 def cost() -> None:
-    """Seconds of one evaluation's columns at the default networks' size."""
+    """Print the seconds of one evaluation's curvature columns with networks of the default size."""
     torch.set_num_threads(1)
     with hydra.initialize_config_dir(str(Path("conf").resolve()), version_base="1.3"):
         config = resolve(hydra.compose("config", overrides=["env=toy", "logger=none"]))

@@ -1,10 +1,10 @@
-"""How fast the environments are, and the navigation tasks against the package without `accelerate`.
+"""Measure the environments' speed, and compare the navigation tasks with the package without `accelerate`.
 
     python -m benchmarks.environments [--episodes 3] [task ...]
 
-Each environment runs in a process of its own, and the processes take turns episode by episode, so that a busy machine
-slows both alike. Actions are random. Medians over the episodes; one episode beforehand does not count. Prints a
-Markdown table: milliseconds a reset, environment steps a second without and with resets.
+Each environment runs in its own process, and the processes take turns episode by episode, so that a busy machine slows
+both alike. Actions are random. Numbers are medians over the episodes, after one episode of warm-up. Prints a Markdown
+table: milliseconds per reset, environment steps per second without and with resets.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from tests.support.episodes import names, reference, task
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one episode's reset and of its steps, and the number of steps."""
+    """Seconds of an episode's reset and of its steps, and the number of steps."""
 
     reset: float
     stepping: float
@@ -30,7 +30,7 @@ class Timing:
 
 
 class Worker:
-    """A process that runs an episode of an environment when asked; kind is "task" or "reference"."""
+    """A process that runs episodes of an environment on request; kind is "task" or "reference"."""
 
     def __init__(self, kind: str, name: str):
         self._process = subprocess.Popen([sys.executable, "-m", "benchmarks.environments", "--worker", kind, name],
@@ -49,7 +49,7 @@ class Worker:
 
 
 def work(kind: str, name: str) -> None:
-    """Serve as a `Worker`'s process."""
+    """Serve episodes as a `Worker`'s process."""
     env = {"task": task, "reference": reference}[kind](name)
     generator = np.random.default_rng(0)
     for line in sys.stdin:
@@ -68,7 +68,7 @@ def work(kind: str, name: str) -> None:
 
 
 def measure(name: str, episodes: int) -> list[list[Timing]]:
-    """Timings of the task and, for navigation, of its reference, taken in turns."""
+    """Return the timings of the task and, for navigation, of its reference, which take turns."""
     kinds = ["task", "reference"] if "velocity" not in name else ["task"]
     workers = [Worker(kind, name) for kind in kinds]
     try:
@@ -80,7 +80,7 @@ def measure(name: str, episodes: int) -> list[list[Timing]]:
 
 
 def row(name: str, kinds: list[list[Timing]]) -> str:
-    """A line of the table."""
+    """Format a line of the table."""
     def median(values: list[float]) -> float:
         return statistics.median(values)
 

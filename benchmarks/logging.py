@@ -1,4 +1,4 @@
-"""What watching a run costs: the training side in microseconds, the mirroring process in memory and CPU time.
+"""Measure the cost of logging: µs in the training process, and memory and CPU time of the mirroring process.
 
     python benchmarks/logging.py
 """
@@ -22,7 +22,7 @@ ROWS = 20_000
 
 
 def console_microseconds() -> float:
-    """One call of `update` between two drawings."""
+    """Return the µs of one `Console.update` between two drawings."""
     console = Console(10**6, Budget(25.0, "episode", 400), io.StringIO(), every_seconds=3600)
     calls = 200_000
     seconds = timeit.timeit(lambda: console.update(step=1, updates_per_second=2.0, episode_return=3.0,
@@ -31,7 +31,7 @@ def console_microseconds() -> float:
 
 
 def family(pid: int) -> list[int]:
-    """A process and its children."""
+    """Return the ids of a process and its children."""
     return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
 

@@ -1,12 +1,12 @@
-"""A whole training run of the straightforward implementation, to compare what it learns with what a run here learns.
+"""Train with the straightforward implementation, to compare what it learns with what the project's runs learn.
 
     python -m benchmarks.plain_run --env point_button1 --steps 20000 --updates-per-step 2 --seed 0 --out FOLDER
 
-trains `benchmarks/plain_update.py` on a task with the settings of conf/: the same initial weights, initial steps, batch
-size, evaluation episodes and seeds as the project's run of this agent and seed with guidance=augmented. Every
+trains `benchmarks/plain_update.py` on a task with the settings of conf/. Initial weights, initial steps, batch size,
+evaluation episodes and seeds are those of the project's run of this agent and seed with guidance=augmented. Every
 `--evaluate-every` steps, at step 0 and at the end it evaluates `--episodes` deterministic and as many stochastic
-episodes. FOLDER gets evals.csv and episodes.csv with the project's columns; `predicted_cost` stays empty. A run that is
-stopped begins anew.
+episodes. FOLDER gets evals.csv and episodes.csv with the project's columns; `predicted_cost` stays empty. A stopped run
+cannot be resumed.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from benchmarks.setting import configuration
 
 
 def actor(agent: PlainAgent, task: Task, deterministic: bool) -> Callable[[np.ndarray], np.ndarray]:
-    """The agent as a function of one observation (s,), with actions (d,) of the task's type in its box."""
+    """Return a function from an observation (s,) to the agent's action (d,), in the type and the bounds of the task."""
     space = task.action_space
 
     def act(observation: np.ndarray) -> np.ndarray:
@@ -41,7 +41,7 @@ def actor(agent: PlainAgent, task: Task, deterministic: bool) -> Callable[[np.nd
 
 
 def evaluate(agent: PlainAgent, task: Task, config: dict[str, Any], step: int) -> Iterator[dict[str, Any]]:
-    """Rows of evals.csv, on the episode seeds of the project's own run; training's random numbers are left alone."""
+    """Yield rows of evals.csv on the project's evaluation seeds, without advancing training's random numbers."""
     seed, purpose = config["seed"], "evaluation train"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, purpose + " noise", step))
@@ -55,7 +55,7 @@ def evaluate(agent: PlainAgent, task: Task, config: dict[str, Any], step: int) -
 
 
 def train(config: dict[str, Any], out: Path) -> None:
-    """Train from the beginning to the end, and write evals.csv and episodes.csv."""
+    """Train from beginning to end, and write evals.csv and episodes.csv."""
     seed, batch_size = config["seed"], config["batch_size"]
     task, evaluation_task = build_task(config), build_task(config)
     torch.manual_seed(stream(seed, "networks"))

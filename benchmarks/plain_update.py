@@ -1,9 +1,9 @@
-"""Read this first: the algorithm's update in one file, in the shape of the authors' code.
+"""Read this first: the algorithm's update in one file, in the style of the authors' code.
 
-Two reward MLPs of their own, a stacked cost ensemble that is fed repeated inputs, autograd through everything with all
-critic parameters requiring gradients, Adam as it comes, and a Python list of tuples as replay. Begin at
+It has two separate reward MLPs, a stacked cost ensemble on repeated inputs, automatic differentiation through
+everything with all critic parameters requiring gradients, torch's Adam, and a Python list of tuples as replay. Start at
 `PlainAgent.update_from`. The mathematics is that of `algd.algorithm.agent` with `agent=vesde|ddpm` and
-`guidance=augmented`; `tests/benchmarks/test_benchmarks.py` holds the two together.
+`guidance=augmented`; `tests/benchmarks/test_benchmarks.py` checks that both agree.
 
 `benchmarks/updates.py` measures what such an implementation costs, `benchmarks/plain_run.py` what it learns.
 """
@@ -33,7 +33,7 @@ class TwinCritic(nn.Module):
 
 
 class StackedEnsemble(nn.Module):
-    """Cost critics as batched products over stacked weights, (members, in, out)."""
+    """Cost critics as batched products over stacked weights (members, in, out)."""
 
     def __init__(self, size: int, hidden: int, members: int):
         super().__init__()
@@ -51,10 +51,10 @@ class StackedEnsemble(nn.Module):
 
 
 class PlainAgent:
-    """An agent with the weights of an `algd.algorithm.agent.Agent`, updated the straightforward way.
+    """An agent with the weights of an `algd.algorithm.agent.Agent`, updated in the straightforward way.
 
     Args:
-        twin: whose weights, noise process and constants are taken over.
+        twin: the agent whose weights, noise process and constants are copied.
         batch_size: transitions per update.
     """
 
@@ -110,7 +110,7 @@ class PlainAgent:
 
     @torch.no_grad()
     def act(self, state: Tensor, deterministic: bool) -> Tensor:
-        """Actions (B, d) at states (B, s)."""
+        """Return actions (B, d) at states (B, s)."""
         start = torch.zeros(len(state), len(self.scale)) if deterministic else self.start(state)
         return self.squash(self.chain(state, start, not deterministic)[-1])
 
@@ -145,13 +145,13 @@ class PlainAgent:
         return -(weights.unsqueeze(-1) * gradient.view(samples.shape)).sum(1) / self.beta
 
     def update(self) -> None:
-        """One update from a fresh batch."""
+        """Update from a fresh batch of the replay."""
         rows = random.sample(self.replay, self.batch_size)
         self.update_from(*(torch.as_tensor(np.stack(column).astype(np.float32)) for column in zip(*rows, strict=True)))
 
     def update_from(self, state: Tensor, action: Tensor, reward: Tensor, cost: Tensor, following: Tensor,
                     done: Tensor, cost_done: Tensor) -> None:
-        """Critics, policy, λ, targets."""
+        """Update critics, policy, λ and targets from a batch."""
         with torch.no_grad():
             next_action = self.squash(self.chain(following, self.start(following))[-1])
             q_next = torch.min(*self.target_critic(following, next_action))

@@ -1,9 +1,9 @@
-"""The replay at (76, 2): microseconds to add a transition and to draw a batch, and its memory.
+"""Measure the replay at (76, 2): microseconds to add a transition and to draw a batch, and its memory.
 
     python -m benchmarks.replay [--quick]
 
-Each variant is a process of its own on one thread; they take turns; medians over the rounds. Memory is what the
-process's resident memory grows by while the replay is filled, against the bytes of the transitions' numbers.
+Each variant runs in its own process on one thread. The processes take turns; numbers are medians over the rounds.
+Memory is the growth of the resident memory while the replay is filled, relative to the transitions' raw bytes.
 """
 
 import argparse
@@ -17,12 +17,12 @@ STATES, ACTIONS, BATCH = 76, 2, 256
 
 
 def resident() -> int:
-    """Bytes of memory that this process has in use."""
+    """Return this process's resident memory in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def prepare(name: str) -> tuple[Callable[[], object], str]:
-    """What is timed, and its memory against the raw bytes; name: add or sample, / transitions."""
+    """Return the function to time, and memory relative to the raw bytes; name: add/size or sample/size."""
     import numpy as np
     import torch
 

@@ -1,9 +1,9 @@
-"""The search against random search on throttle: python -m benchmarks.search [--seeds 8] [--trials 24]
+"""Compare the search with random search on throttle: python -m benchmarks.search [--seeds 8] [--trials 24]
 
-Both look for ρ and λ's learning rate. A trial is throttle's loop (docs/throttle.md): the project's own rule for λ, and
-a policy that always is at the Lagrangian's minimiser, which takes a tenth of a second where networks take minutes. What
-is compared is therefore the search: how many updates it spends, and how near it comes to the best return within the
-limit. Seeds are those of the proposals.
+Both search for ρ and λ's learning rate. A trial is throttle's loop (docs/throttle.md): the project's rule for λ, with a
+policy that is always at the Lagrangian's minimiser, which takes a tenth of a second where networks take minutes. So
+only the search is compared: the updates it spends, and how near it comes to the best return within the limit. The seeds
+are those of the proposals.
 """
 
 import argparse
@@ -28,21 +28,21 @@ from launchers.search.study import Study, locked
 RHO, RATE = "guidance.rho", "guidance.dual.learning_rate"
 SPACE = [f"{RHO}=tag(log, interval(0.01, 10))", f"{RATE}=tag(log, interval(1e-4, 1e-1))"]
 LIMIT, INITIAL_STEPS = 0.4, 300
-NEAR = 0.95  # of the greatest return within the limit
+NEAR = 0.95  # share of the greatest return within the limit
 KINDS: dict[str, dict[str, object]] = {"tpe with halving": {"sampler": "tpe", "rungs": True},
                                        "tpe": {"sampler": "tpe"}, "random": {"sampler": "random"}}
 
 
 class Loops:
-    """Trials that are throttle's loop.
+    """A `Trainer` whose trials are throttle's loop.
 
     Args:
-        updates: of a whole trial.
-        multiplier: λ at the start.
+        updates: updates of a whole trial.
+        multiplier: the initial λ.
 
     Attributes:
         spent: updates so far.
-        near_after: updates after which a whole trial had been within the limit and near the optimum; None: not yet.
+        near_after: updates spent when a whole trial first was within the limit and near the optimum; None: not yet.
     """
 
     def __init__(self, updates: int, multiplier: float):
@@ -52,17 +52,17 @@ class Loops:
         self._done: dict[int, int] = {}
 
     def prepare(self, trials: Sequence[FrozenTrial]) -> None:
-        """There is nothing to prepare."""
+        """Do nothing: trials need no preparation."""
 
     def train(self, trials: Sequence[FrozenTrial], step: int) -> int:
-        """Count what training to this step would take."""
+        """Count the updates of training to this step."""
         for trial in trials:
             self.spent += step - self._done.get(trial.number, 0)
             self._done[trial.number] = step
         return 0
 
     def result(self, trial: FrozenTrial, step: int) -> Result | None:
-        """Return and cost of the policy at this update."""
+        """Return the policy's return and cost at this update."""
         speeds, _ = closed_loop(LIMIT, trial.params[RHO], self.total_steps, INITIAL_STEPS, self.multiplier,
                                 trial.params[RATE])
         result = Result(GAIN * float(speeds[step - 1]), float(speeds[step - 1]), LIMIT)
@@ -72,20 +72,20 @@ class Loops:
         return result
 
     def prune(self, trial: FrozenTrial, step: int) -> None:
-        """There is nothing to mark."""
+        """Do nothing: there are no runs to mark."""
 
     def note(self) -> None:
-        """There is nothing to write."""
+        """Do nothing: there are no results to save."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one search came to.
+    """The outcome of one search.
 
     Attributes:
-        spent: updates in all.
+        spent: total updates.
         near_after: updates after which a trial was near the optimum; None: none was.
-        share: best return within the limit, as a share of the greatest; 0: none was within it.
+        share: best return within the limit, relative to the optimum; 0: none was within it.
     """
 
     spent: int
@@ -94,7 +94,7 @@ class Outcome:
 
 
 def search(kind: str, seed: int, given: argparse.Namespace, folder: Path) -> Outcome:
-    """One search with the command's arguments."""
+    """Run one search with the command's arguments."""
     keys = dict(KINDS[kind])
     rungs = [round(share * given.updates) for share in given.rungs] if keys.pop("rungs", False) else []
     settings = SearchSettings.model_validate({"n_trials": given.trials, "batch": 5, "n_startup_trials": 8, "seed": seed,
@@ -109,7 +109,7 @@ def search(kind: str, seed: int, given: argparse.Namespace, folder: Path) -> Out
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The measurement as a Markdown table."""
+    """Measure and print a Markdown table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=8)

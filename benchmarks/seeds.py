@@ -1,12 +1,12 @@
-"""Whether several seeds in one process, with their networks stacked, beat as many processes on a core.
+"""Measure whether several seeds stacked in one process are faster than as many processes on a core.
 
     python -m benchmarks.seeds [--quick] [--device cuda]
 
-The update of ALGD-VE-SDE with the augmented Lagrangian, written once as a function of one seed's numbers and batch:
+The update of ALGD-VE-SDE with the augmented Lagrangian is written once, as a function of one seed's state and batch:
 critics, cost critics, policy through the chain, score matching, Adam, targets. `alone` runs it for one seed;
-`stacked-S` maps it over S seeds with torch.func.vmap, which turns every matrix product into a batched one. Processes
-of their own on one thread take turns; medians over the rounds. On one core S processes share what one has, so S seeds
-stacked are worth it where their updates a second, all seeds together, exceed those of `alone`.
+`stacked-S` maps it over S seeds with torch.func.vmap, which turns every matrix product into a batched one. Processes on
+one thread each take turns; numbers are medians over the rounds. On one core S processes share the rate of one, so
+stacking S seeds pays if their updates per second, all seeds together, exceed those of `alone`.
 """
 
 import argparse
@@ -29,13 +29,13 @@ SIGMAS = 0.01 * 100 ** torch.linspace(0, 1, LEVELS)
 INCREMENTS = torch.diff(SIGMAS**2, prepend=torch.zeros(1)).tolist()
 COUNTS = (1, 2, 4)
 
-Weights = Sequence[Tensor]       # weight (in, out) and bias (1, out) of each layer, one after the other
-Numbers = dict[str, Any]         # what a seed holds: networks, targets, moments, the level's embedding, λ
+Weights = Sequence[Tensor]       # weight (in, out) and bias (1, out) of each layer in turn
+Numbers = dict[str, Any]         # a seed's state: networks, targets, moments, level embedding, λ
 Activation = Callable[[Tensor], Tensor]
 
 
 def perceptron(weights: Weights, x: Tensor, activation: Activation) -> Tensor:
-    """The output (..., B, out) at inputs (B, in)."""
+    """Return the output (..., B, out) at inputs (B, in)."""
     for layer in range(0, len(weights), 2):
         x = x @ weights[layer] + weights[layer + 1]
         x = activation(x) if layer + 2 < len(weights) else x
@@ -43,12 +43,12 @@ def perceptron(weights: Weights, x: Tensor, activation: Activation) -> Tensor:
 
 
 def values(weights: Weights, state: Tensor, action: Tensor, activation: Activation) -> Tensor:
-    """Of an ensemble: (members, B)."""
+    """Return an ensemble's values (members, B)."""
     return perceptron(weights, torch.cat([state, action], -1), activation).squeeze(-1)
 
 
 def energy(seed: Numbers, state: Tensor, action: Tensor) -> Tensor:
-    """L_A with ρ = 1, (B,)."""
+    """Return L_A (B,) with ρ = 1."""
     cost = values(seed["cost"], state, action, F.silu)
     slack = cost.mean(0) + cost.var(0).clamp_min(1e-20).sqrt() - THRESHOLD
     weight = (seed["lam"] + slack).clamp_min(0)
@@ -56,7 +56,7 @@ def energy(seed: Numbers, state: Tensor, action: Tensor) -> Tensor:
 
 
 def chain(policy: Weights, seed: Numbers, state: Tensor, noise: Tensor) -> list[Tensor]:
-    """The latents of the reverse process; noise (K + 1, B, d)."""
+    """Return the K + 1 latents (B, d) of the reverse process; noise (K + 1, B, d)."""
     path = [noise[0]]
     for level in range(LEVELS, 0, -1):
         embedded = seed["embedding"][level - 1].expand(len(state), EMBEDDING)
@@ -67,7 +67,7 @@ def chain(policy: Weights, seed: Numbers, state: Tensor, noise: Tensor) -> list[
 
 
 def policy_loss(policy: Weights, seed: Numbers, rows: Numbers) -> Tensor:
-    """The energy at the chain's end and a tenth of the score-matching loss."""
+    """Return the mean energy at the chain's end plus 0.1 times the score-matching loss."""
     state, level = rows["state"], rows["level"]
     path = chain(policy, seed, state, rows["noise"][1])
     index = (LEVELS - level + 1)[None, :, None].expand(1, len(state), ACTIONS)
@@ -86,12 +86,12 @@ def policy_loss(policy: Weights, seed: Numbers, rows: Numbers) -> Tensor:
 
 
 def regression(weights: Weights, rows: Numbers, target: Tensor, activation: Activation) -> Tensor:
-    """The critics' loss."""
+    """Return the critics' mean squared error."""
     return (values(weights, rows["state"], rows["action"], activation) - target).square().mean()
 
 
 def adam(weights: Weights, slopes: Weights, moments: Weights) -> tuple[list[Tensor], list[Tensor]]:
-    """New weights and moments, (2, ...) each."""
+    """Return new weights and new moments (2, ...)."""
     new = [torch.stack([moment[0].lerp(slope, 0.1), moment[1].lerp(slope**2, 0.001)])
            for moment, slope in zip(moments, slopes, strict=True)]
     moved = [weight - RATE * moment[0] / (moment[1].sqrt() + 1e-8)
@@ -100,7 +100,7 @@ def adam(weights: Weights, slopes: Weights, moments: Weights) -> tuple[list[Tens
 
 
 def update(seed: Numbers, rows: Numbers) -> Numbers:
-    """One update of one seed: what it holds afterwards."""
+    """Return a seed's state after one update."""
     following, new = rows["following"], dict(seed)
     action = chain(seed["policy"], seed, following, rows["noise"][0])[-1].tanh()
     targets = {"critics": rows["reward"] + DISCOUNT * values(seed["target_critics"], following, action, F.relu).amin(0),
@@ -116,7 +116,7 @@ def update(seed: Numbers, rows: Numbers) -> Numbers:
 
 
 def initial(count: int, device: str) -> Numbers:
-    """What `count` seeds hold at the start, each tensor (count, ...)."""
+    """Return the initial state of `count` seeds, each tensor (count, ...)."""
     held: Numbers = {"embedding": torch.randn(count, LEVELS, EMBEDDING, device=device),
                      "lam": torch.full((count,), 0.7, device=device)}
     for network, (members, sizes) in SHAPES.items():
@@ -130,7 +130,7 @@ def initial(count: int, device: str) -> Numbers:
 
 
 def batch(count: int, device: str) -> Numbers:
-    """Random transitions and draws for `count` seeds, each tensor (count, ...)."""
+    """Return random transitions and draws for `count` seeds, each tensor (count, ...)."""
     def normal(*shape: int) -> Tensor:
         return torch.randn(count, *shape, device=device)
 
@@ -141,13 +141,13 @@ def batch(count: int, device: str) -> Numbers:
 
 
 def of_seed(held: Numbers, number: int) -> Numbers:
-    """What one of the stacked seeds holds."""
+    """Return the state of one of the stacked seeds."""
     return {name: [tensor[number] for tensor in part] if isinstance(part, list) else part[number]
             for name, part in held.items()}
 
 
 def prepare(name: str) -> Callable[[], object]:
-    """One update of every seed; name: alone or stacked-S, / device."""
+    """Return a function that updates every seed once; name: alone/device or stacked-S/device."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     what, _, device = name.partition("/")

@@ -1,4 +1,4 @@
-"""What is measured: the default agents, and a replay of random transitions."""
+"""What the benchmarks measure: the default agents, and a replay of random transitions."""
 
 from typing import Any
 
@@ -17,15 +17,15 @@ RULES = ("estep", "statewise")
 
 
 def configuration(*arguments: str) -> dict[str, Any]:
-    """The checked configuration of a command line."""
+    """Return the checked configuration of a command line."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return resolve(compose("config", overrides=list(arguments)))
 
 
 def default_agent(agent: str, guidance: str, states: int, actions: int) -> tuple[Agent, dict[str, Any]]:
-    """The agent with its default hyper-parameters, for spaces of these sizes, and the configuration that it is of.
+    """Return an agent with default hyper-parameters for spaces of these sizes, and its configuration.
 
-    A guidance may also be one of RULES: plain guidance with that guidance/dual.
+    `guidance` may also be one of RULES: plain guidance with that guidance/dual.
     """
     chosen = ["guidance=plain", f"guidance/dual={guidance}"] if guidance in RULES else [f"guidance={guidance}"]
     config = configuration(f"agent={agent}", *chosen, "env=toy")
@@ -37,12 +37,12 @@ def default_agent(agent: str, guidance: str, states: int, actions: int) -> tuple
 
 
 def long_run(device: str = "cpu") -> Execution:
-    """How the updates of a long run are executed, which may be too many for a benchmark."""
+    """Return how a long run's updates are executed; a benchmark has too few updates to choose this itself."""
     return resolve_execution("auto", torch.device(device), 10**9, 10**9)
 
 
 def random_replay(capacity: int, count: int, states: int, actions: int, device: str = "cpu") -> Replay:
-    """A replay of so many random transitions, written in blocks."""
+    """Return a replay of `count` random transitions, written in blocks."""
     replay, generator = Replay(capacity, states, actions, device), np.random.default_rng(0)
     for first in range(0, count, 50_000):
         rows = generator.standard_normal((min(50_000, count - first), replay.rows.shape[1]), np.float32)

@@ -1,10 +1,10 @@
-"""Two runs at once on two cores, against one alone.
+"""Measure two simultaneous runs on two cores against one run alone.
 
     python -m benchmarks.side_by_side [--quick] [--env point_button1]
 
-Whole runs of the default agent, one thread each, every one on a core of its own; alone and as a pair in turns. The
-ratio is the sum of the pair's steps a second over those of one alone; medians over the rounds. The machine should have
-nothing else to do.
+Whole runs of the default agent, one thread each, every one on its own core, alternate between one alone and a pair. The
+ratio is the pair's total steps per second over the steps per second of one alone; medians over the rounds. The machine
+should be idle.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from benchmarks.whole_runs import Measured, as_in_a_long_run, start
 
 
 def together(cores: Sequence[int], *arguments: str) -> list[float]:
-    """Environment steps a second of as many runs at once as there are cores given."""
+    """Return the environment steps per second of simultaneous runs, one on each of the given cores."""
     with tempfile.TemporaryDirectory() as folder:
         processes = []
         for seed, core in enumerate(cores):

@@ -1,8 +1,8 @@
-"""How long sweeps of many runs take to list: python -m benchmarks.sweeps [--runs 5000] [--composed 100]
+"""Measure the time to list large sweeps: python -m benchmarks.sweeps [--runs 5000] [--composed 100]
 
-Prints the seconds of `python -m launchers status` over a grid of runs that are there, those of a dry run of as many
-new ones, and, for each run of a grid, the milliseconds of a core that it takes to compose a configuration, to check it,
-and to freeze it in its folder. Seconds of a core do not depend as much on what else the machine does.
+Prints the seconds of `python -m launchers status` over a grid of existing runs, the seconds of a dry run of as many new
+runs, and the CPU milliseconds in which one run's configuration is composed, checked and frozen in its folder. CPU time
+depends less than wall time on what else the machine does.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from launchers.processes import freeze
 
 
 def make_grid(runs_dir: Path, count: int) -> None:
-    """So many runs in every state, and the sweep that they belong to."""
+    """Write `count` runs in every state, and the sweep that contains them."""
     runs = []
     for number in range(count):
         run = f"toy/vesde-{('plain', 'augmented')[number % 2]}/seed={number}-{number:08x}"
@@ -43,7 +43,7 @@ def make_grid(runs_dir: Path, count: int) -> None:
 
 
 def seconds_of(*command: str | Path) -> str:
-    """Wall time and processor time of a whole command, in words."""
+    """Return the wall time and CPU time of a command, as text."""
     begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
     wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -51,11 +51,11 @@ def seconds_of(*command: str | Path) -> str:
 
 
 def milliseconds_each(runs_dir: Path, count: int) -> tuple[float, float, float]:
-    """Composing, checking and freezing one configuration of a grid."""
+    """Return the CPU milliseconds of composing, of checking and of freezing one configuration of a grid."""
     loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
     master = loader.load_configuration("config", ["env=toy"], RunMode.MULTIRUN)
     composer = Composer(loader, master)
-    admitted(composer.compose(["env=toy"]))  # The first imports what the configuration names.
+    admitted(composer.compose(["env=toy"]))  # the first one imports the configuration's modules
     clock = [time.process_time()]
     composed = [composer.compose(["env=toy", f"seed={seed}", f"runs_dir={runs_dir}"]) for seed in range(count)]
     clock.append(time.process_time())

@@ -1,7 +1,7 @@
-"""Variants in processes of their own that take turns, so that a busy machine slows all alike.
+"""Time variants in separate processes that take turns, so that a busy machine slows all alike.
 
-A module that is measured so has a function `prepare(name)` that returns what is timed; its main hands the names to
-`take_turns`, and its `--worker NAME` to `serve`.
+A benchmark module has a function `prepare(name)` that returns the function to time; its main passes the names to
+`take_turns`, and `--worker NAME` calls `serve`.
 """
 
 import os
@@ -13,16 +13,16 @@ from collections.abc import Callable, Sequence
 
 
 class Worker:
-    """A process that repeats one variant as often as it is asked to.
+    """A process that repeats one variant on request.
 
     Args:
-        module: run as `python -m module --worker name`.
+        module: the module, run as `python -m module --worker name`.
         name: the variant.
         more: further arguments of the module.
 
     Attributes:
-        seconds: of one repetition, measurement by measurement.
-        said: what the variant told about itself when it was ready.
+        seconds: seconds per repetition, one value per measurement.
+        said: the line that the variant printed when it was ready.
     """
 
     def __init__(self, module: str, name: str, more: Sequence[str] = ()):
@@ -40,7 +40,7 @@ class Worker:
         return line.strip()
 
     def time(self, count: int) -> None:
-        """Take one more measurement, of `count` repetitions."""
+        """Make a measurement of `count` repetitions."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{count}\n")
         self._process.stdin.flush()
@@ -48,16 +48,16 @@ class Worker:
 
     @property
     def median(self) -> float:
-        """Seconds of one repetition."""
+        """Median seconds per repetition."""
         return statistics.median(self.seconds)
 
     @property
     def least(self) -> float:
-        """Seconds of the fastest repetitions: what is least disturbed on a busy machine."""
+        """Least seconds per repetition, the least disturbed measurement on a busy machine."""
         return min(self.seconds)
 
     def ratio_to(self, reference: "Worker") -> float:
-        """How many times as long the reference takes: the median over the rounds of each round's own ratio."""
+        """Return how many times as long the reference takes: the median of the rounds' ratios."""
         return statistics.median(theirs / ours for theirs, ours in zip(reference.seconds, self.seconds, strict=True))
 
     def stop(self) -> None:
@@ -85,10 +85,10 @@ def take_turns(module: str, names: Sequence[str], rounds: int, count: int, burn_
 
 def serve(once: Callable[[], object], said: str = "", finish: Callable[[], object] | None = None,
           clock: Callable[[], float] = time.perf_counter) -> None:
-    """Be a `Worker`'s process: seconds of as many repetitions as each line of standard input says.
+    """Serve as a `Worker`'s process: for each count on standard input, print the seconds of so many repetitions.
 
-    `finish`, if there is one, waits for what the repetitions have only launched. With `time.process_time` as the clock,
-    for what one thread computes, the time that other processes have the core for does not count.
+    `finish` waits for work that the repetitions have only launched. With `time.process_time` as the clock, time in
+    which other processes use the core does not count; this suits single-threaded work.
     """
     print(said, flush=True)
     for line in sys.stdin:

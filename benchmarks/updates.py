@@ -1,20 +1,20 @@
-"""Updates a second of every agent and guidance, against a straightforward implementation of the same update.
+"""Measure the updates per second of every agent and guidance, relative to a straightforward implementation.
 
     python -m benchmarks.updates [--rounds 9] [--updates 10] [--minimum] [--sizes 76x2 ...] [--parts] [--compiled]
                                  [--device cuda]
 
-Ratios are to `benchmarks/plain_update.py` at the same sizes. Networks in C leave out the costs that a clipped
-multiplier ignores, so that `augmented` is measured twice: at the start of training, with λ = 0.69 and costs below the
-threshold (nothing active), and with λ = 20 (all active); `plain` is always active. `/eager` has its networks in
-torch's operations (compile=false). The share is that of the machine's own rate of matrix products, 1024³, in the same
-rounds, that the products which an update does make reach.
+Ratios are to `benchmarks/plain_update.py` at the same sizes. Networks in C skip costs that a clipped multiplier
+ignores, so `augmented` is measured twice: at the start of training, with λ = 0.69 and costs below the threshold
+(nothing active), and with λ = 20 (all active); `plain` is always active. `/eager` executes networks in torch's
+operations (compile=false). The share is the rate of the update's matrix products relative to the machine's rate for
+a product of 1024³, measured in the same rounds.
 
-On a CPU, times are the one thread's CPU time: on an idle core the time that passes, and on a busy one what an update
-takes of it. --minimum, with --updates 1 and many rounds, takes least times in place of medians.
+On a CPU, times are CPU times of one thread: equal to wall time on an idle core, and on a busy one only what the update
+uses. --minimum, with --updates 1 and many rounds, reports least times instead of medians.
 
---parts times the parts of one update; --compiled adds torch.compile, whose compiling takes minutes. --device cuda
-measures the diffusion policies on a GPU, captured as a graph (compile=auto), against the same launched one by one, and
-with --compiled the compiled graph (compile=true).
+--parts times the parts of one update; --compiled adds torch.compile, which takes minutes to compile. --device cuda
+measures the diffusion policies on a GPU, captured as a graph (compile=auto), against separate kernel launches, and with
+--compiled the compiled graph (compile=true).
 """
 
 import argparse
@@ -45,9 +45,9 @@ ACTIVE_MULTIPLIER = 20.0
 
 
 class Counter(TorchDispatchMode):
-    """Counts the floating-point operations of matrix products, those in C included.
+    """Counts the floating-point operations of matrix products, including those in C.
 
-    torch's own counter follows modules with hooks, which a gradient taken inside a module does not survive.
+    torch's own counter uses module hooks, which fail for gradients taken inside a module.
     """
 
     total = 0
@@ -69,7 +69,7 @@ class Counter(TorchDispatchMode):
         super().__exit__(*raised)
 
     def _counted(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        """A method of networks in C, which counts."""
+        """Wrap a method of networks in C to count its operations."""
         def call(network: Network, *args: Any) -> Any:
             layers = network.layers
             if method.__name__ == "backward":
@@ -85,13 +85,13 @@ class Counter(TorchDispatchMode):
 
 
 def products(device: str) -> Callable[[], object]:
-    """The machine's own matrix product, 1024³."""
+    """Return the matrix product 1024³, which measures the machine's rate."""
     left, right = torch.randn(1024, 1024, device=device), torch.randn(1024, 1024, device=device)
     return lambda: left @ right
 
 
 def subject(name: str) -> tuple[Agent, dict[str, object]]:
-    """The agent of a variant, agent/guidance/sizes[/…], and its configuration."""
+    """Return the agent of a variant, agent/guidance/sizes[/…], and its configuration."""
     agent_name, guidance, sizes = name.split("/")[:3]
     states, actions = map(int, sizes.split("x"))
     agent, config = default_agent(agent_name, guidance.removesuffix("-active"), states, actions)
@@ -102,7 +102,7 @@ def subject(name: str) -> tuple[Agent, dict[str, object]]:
 
 
 def updates(name: str, device: str = "cpu") -> Callable[[], object]:
-    """One update of a variant, agent/guidance/sizes[/plain|/compiled|/eager], sampling included."""
+    """Return one update of a variant, agent/guidance/sizes[/plain|/compiled|/eager], including sampling."""
     agent, config = subject(name)
     agent.to(device)
     states, actions = map(int, name.split("/")[2].split("x"))
@@ -120,7 +120,7 @@ def updates(name: str, device: str = "cpu") -> Callable[[], object]:
 
 
 def execution(name: str, device: str = "cpu") -> Execution:
-    """How a variant's updates are executed: as its name ends, or as a long run's."""
+    """Return how a variant's updates are executed: as its name ends, or as in a long run."""
     last = name.split("/")[-1]
     if last == "compiled":
         return "compiled" if device == "cpu" else "compiled graph"
@@ -128,7 +128,7 @@ def execution(name: str, device: str = "cpu") -> Execution:
 
 
 def parts(name: str) -> dict[str, Callable[[], object]]:
-    """The parts of a variant's update, in its order."""
+    """Return the parts of a variant's update, in order."""
     agent, config = subject(name)
     states, actions = map(int, name.split("/")[2].split("x"))
     keep_freed_memory()
@@ -212,7 +212,7 @@ def report(sizes: str, rounds: int, count: int, compiled: bool, device: str, min
     for name in [*references, *cells, *extra]:
         reference, ratio, took = f"{name.split('/')[0]}/augmented/{sizes}/{how}", "", seconds(name)
         if reference in workers:
-            # Neighbours in time are compared, so that what slows the machine for a while slows both.
+            # Ratios are taken within rounds, so that what slows the machine for a while slows both.
             times = seconds(reference) / took if minimum else workers[name].ratio_to(workers[reference])
             ratio = f"{times:.2f}"
         operations = int(workers[name].said)
@@ -221,7 +221,7 @@ def report(sizes: str, rounds: int, count: int, compiled: bool, device: str, min
 
 
 def main() -> None:
-    """Measure what the command line asks for, or be a worker."""
+    """Measure what the command line asks for, or serve as a worker."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--updates", type=int, default=10)

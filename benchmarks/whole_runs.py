@@ -1,10 +1,10 @@
-"""Whole runs, from the command to the end: environment steps a second, and where the time goes.
+"""Measure whole runs, from the command to the end: environment steps per second, and where the time goes.
 
     python -m benchmarks.whole_runs [--quick] [--env point_button1]
 
-Each run is a process of its own on one thread with the default agent. They run one after the other, the variants taking
-turns over the rounds; medians. Rates count from the first update, without evaluations and checkpoints. The last table
-trains the toy with small networks over three lengths: time that is linear in steps is the same for each step.
+Each run is a process on one thread with the default agent. Runs follow each other, the variants taking turns over the
+rounds; numbers are medians. Rates count from the first update, without evaluations and checkpoints. The last table
+trains the toy with small networks for three lengths, where a constant time per step shows that time is linear in steps.
 """
 
 import argparse
@@ -25,15 +25,15 @@ SMALL = ["env=toy", "agent=gaussian", "agent.critic_hidden_sizes=[16,16]", "agen
 
 @dataclass(frozen=True)
 class Measured:
-    """One run.
+    """Times and memory of one run.
 
     Attributes:
         to_first_update: seconds from the command to the end of the first update.
-        steps: environment steps after it.
-        seconds: that they took, evaluations and checkpoints included.
+        steps: environment steps after the first update.
+        seconds: their duration, including evaluations and checkpoints.
         environment, updating, evaluating, saving: of these, seconds in resets and steps, in updates, in evaluations
             and in checkpoints.
-        peak: bytes of memory at most.
+        peak: peak memory in bytes.
     """
 
     to_first_update: float
@@ -47,7 +47,7 @@ class Measured:
 
 
 def timed(owner: Any, name: str, seconds: dict[str, float], what: str) -> None:
-    """Have a method add its time to `seconds[what]`, save where another that is timed called it."""
+    """Make a method add its time to `seconds[what]`, unless another timed method called it."""
     method: Callable[..., Any] = getattr(owner, name)
 
     def wrapper(*arguments: Any, **named: Any) -> Any:
@@ -64,7 +64,7 @@ def timed(owner: Any, name: str, seconds: dict[str, float], what: str) -> None:
 
 
 def train_here(started: float, arguments: Sequence[str]) -> Measured:
-    """Train a run in this process, which was started at that `time.time()`."""
+    """Train a run in this process, which was started at `time.time()` = started."""
     import resource
 
     from algd.envs.task import Task
@@ -98,7 +98,7 @@ def train_here(started: float, arguments: Sequence[str]) -> Measured:
 
 
 def start(*arguments: str, folder: str) -> subprocess.Popen[str]:
-    """A run in a process of its own, without evaluations but those of one episode at its start and end."""
+    """Start a run in its own process, with one-episode evaluations only at its start and end."""
     given = ["logger=none", "initial_steps=256", "eval.every=1000000", "eval.episodes=1", "snapshots=0",
              f"runs_dir={folder}", *arguments]
     return subprocess.Popen([sys.executable, "-m", "benchmarks.whole_runs", "--worker", str(time.time()), *given],
@@ -107,14 +107,14 @@ def start(*arguments: str, folder: str) -> subprocess.Popen[str]:
 
 
 def as_in_a_long_run() -> str:
-    """What makes a short run's updates those of a long one."""
+    """Return the argument by which a short run executes updates as a long one does."""
     from benchmarks.setting import long_run
 
     return f"compile={str(long_run() == 'native').lower()}"
 
 
 def measure(*arguments: str) -> Measured:
-    """One run of its own, in a folder that is removed."""
+    """Measure one run in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         output, _ = start(*arguments, folder=folder).communicate()
     return Measured(**json.loads(output.splitlines()[-1]))
