@@ -1,4 +1,4 @@
-"""Many runs at once: performance profiles, and the points that no other dominates."""
+"""Aggregates over runs and tasks: performance profiles, optimality gaps, Pareto fronts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ import numpy as np
 
 from analysis.statistics.estimators import CONFIDENCE, RESAMPLES, Floats
 
-RUNS_FOR_BAND = 10  # of all tasks; with fewer a band says nothing but that there are few
+RUNS_FOR_BAND = 10  # runs over all tasks; a band of fewer is too wide to be informative
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A performance profile: the share of runs above each threshold, and the ends of its pointwise band, or None."""
+    """A performance profile, all (n,): share of runs above each threshold, and its pointwise band or None."""
 
     thresholds: Floats
     share: Floats
@@ -21,8 +21,9 @@ class Profile:
 
 
 def optimality_gaps(scores: Floats) -> Floats:
-    """The mean of max(0, 1 − score) along the last axis: what is missing to 1, which more elsewhere does not make up
-    for (arXiv 2108.13264, section 4.3).
+    """Return the optimality gap, the mean of max(0, 1 − score), along the last axis (arXiv 2108.13264, section 4.3).
+
+    Scores above 1 do not compensate for scores below 1.
     """
     gaps: Floats = np.maximum(0.0, 1 - scores).mean(axis=-1)
     return gaps
@@ -30,9 +31,14 @@ def optimality_gaps(scores: Floats) -> Floats:
 
 def performance_profile(strata: Sequence[Floats], thresholds: Floats, seed: int = 0, confidence: float = CONFIDENCE,
                         resamples: int = RESAMPLES) -> Profile:
-    """The share of runs whose value is above τ, averaged over tasks, for each τ (arXiv 2108.13264, section 4.2).
+    """Return the share of runs above each threshold, averaged over tasks (arXiv 2108.13264, section 4.2).
 
-    The band is the percentile one of the stratified bootstrap, point by point; none with fewer than ten runs.
+    The band is a pointwise percentile interval of the stratified bootstrap; None with fewer than ten runs.
+
+    Args:
+        strata: values (n_s,) of each task.
+        thresholds: (n,).
+        seed, confidence, resamples: of the bootstrap.
     """
     def shares(values: Sequence[Floats]) -> Floats:
         return np.mean([(part[..., None] > thresholds).mean(axis=-2) for part in values], axis=0)
@@ -47,10 +53,10 @@ def performance_profile(strata: Sequence[Floats], thresholds: Floats, seed: int 
 
 
 def pareto_front(costs: Sequence[float], returns: Sequence[float]) -> list[int]:
-    """Indices of the points that no other dominates, by rising cost.
+    """Return the indices of the non-dominated points, sorted by cost.
 
-    A point dominates another if its cost is not higher, its return not lower, and one of the two better. Equal points
-    do not dominate each other: both stay.
+    A point dominates another if its cost is not higher, its return not lower, and one of the two strictly better. Equal
+    points do not dominate each other, so both are kept.
     """
     def dominated(i: int) -> bool:
         return any(costs[j] <= costs[i] and returns[j] >= returns[i]

@@ -1,4 +1,4 @@
-"""Two algorithms against each other: how likely one is better, and tests by flipping signs, of one task or several."""
+"""Comparisons of two algorithms: probability of improvement, paired differences, and sign-flip tests."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,26 +8,27 @@ from scipy.stats import permutation_test, t
 
 from analysis.statistics.estimators import CONFIDENCE, SEEDS_FOR_INTERVAL, Estimate, Floats
 
-EXACT_PAIRS = 16  # up to here all 2^n signs are tried
+EXACT_PAIRS = 16  # up to this many pairs the test is exact: it enumerates all 2^n signs
 SIGN_DRAWS = 20_000
 
 
 def probability_of_improvement(first: Sequence[Floats], second: Sequence[Floats],
                                confidence: float = CONFIDENCE) -> Estimate:
-    """How likely a run of the first is better (larger) than one of the second, averaged over tasks.
+    """Return the probability that a run of the first has a larger value than one of the second, averaged over tasks.
 
-    On each task θ = (#{x > y} + ½ #{x = y}) / (m n), Mann and Whitney's statistic (arXiv 2108.13264, section 4.3).
+    On each task θ̂ = (#{x > y} + ½ #{x = y}) / (m n), Mann and Whitney's statistic (arXiv 2108.13264, section 4.3).
     Its interval is Newcombe's method 5 (Statistics in Medicine 25, 2006, 559–573): all θ with
 
         (θ̂ − θ)² ≤ t² θ(1 − θ) [1 + N ((1 − θ)/(2 − θ) + θ/(1 + θ))] / (m n),    N = (m + n)/2 − 1
 
-    which has a width also where all of the first are better; a bootstrap's would be [1, 1] there. Newcombe has the
-    normal quantile for t; with it, three seeds of two equal algorithms exclude 1/2 in one case of ten, so that t is
-    Student's with m + n − 2 degrees of freedom. Tasks are combined by the squares of the distances to their bounds
-    (Zou and Donner, Statistics in Medicine 27, 2008).
+    It has a positive width also if θ̂ = 1, where a bootstrap interval is [1, 1]. Newcombe uses the normal quantile; with
+    three seeds of two equal algorithms that interval excludes 1/2 in one case of ten, so t is Student's quantile
+    with m + n − 2 degrees of freedom. Tasks are combined by the squared distances from the estimate to its bounds (Zou
+    and Donner, Statistics in Medicine 27, 2008).
 
     Args:
-        first, second: (m,) and (n,) values of each task, in the same order.
+        first, second: values (m,) and (n,) of each task, in the same order; no interval if one has fewer than three.
+        confidence: nominal coverage.
     """
     count = sum(map(len, first)) + sum(map(len, second))
     thetas, lows, highs = [], [], []
@@ -47,7 +48,7 @@ def probability_of_improvement(first: Sequence[Floats], second: Sequence[Floats]
 
 
 def _newcombe(theta: float, m: int, n: int, quantile: float) -> tuple[float, float]:
-    """The two ends of Newcombe's interval, by bisection on either side of the estimate."""
+    """Return the bounds of Newcombe's interval, found by bisection on both sides of the estimate."""
     pseudo = (m + n) / 2 - 1
 
     def outside(candidate: float) -> bool:
@@ -69,15 +70,15 @@ def _newcombe(theta: float, m: int, n: int, quantile: float) -> tuple[float, flo
 
 @dataclass(frozen=True)
 class Paired:
-    """A comparison of two algorithms on the seeds of a task that both have.
+    """Paired comparison of two algorithms on the common seeds of a task.
 
     Attributes:
-        seeds: the common ones, in order.
-        unpaired: seeds that only one of them has; they take no part.
-        differences: first − second, by seed.
-        difference: their mean, with Student's interval.
-        wins, ties, losses: seeds on which the first is larger, equal, smaller.
-        p_value: of the sign-flip test of that mean, two-sided; None for fewer than three pairs.
+        seeds: common seeds, sorted.
+        unpaired: seeds of only one of the algorithms; they are not used.
+        differences: first − second for each common seed.
+        difference: mean difference with Student's t interval.
+        wins, ties, losses: number of seeds on which the first is larger, equal, smaller.
+        p_value: two-sided p-value of the sign-flip test of the mean; None for fewer than three pairs.
     """
 
     seeds: list[int]
@@ -91,15 +92,15 @@ class Paired:
 
 
 def paired_by_seed(first: Mapping[int, float], second: Mapping[int, float], seed: int = 0) -> Paired:
-    """First minus second, seed by seed.
+    """Compare two algorithms seed by seed.
 
-    If the two did not differ, each difference could as well have the other sign. p is the share of the 2^n signs whose
-    |mean| is at least the one seen (Fisher's randomisation test; exact up to 16 seeds, 20,000 seeded draws beyond).
-    It cannot be below 2/2^n: 0.25 for three seeds, 0.0625 for five.
+    Under the null hypothesis of no difference the sign of each difference is arbitrary. p is the share of the 2^n sign
+    assignments whose |mean| is at least the observed one (Fisher's randomisation test; exact up to 16 seeds, 20,000
+    random draws beyond). It is at least 2/2^n: 0.25 for three seeds, 0.0625 for five.
 
     Args:
-        first, second: value by seed.
-        seed: of the draws.
+        first, second: value for each seed.
+        seed: seed of the random draws.
 
     Raises:
         ValueError: there is no common seed.
@@ -114,7 +115,7 @@ def paired_by_seed(first: Mapping[int, float], second: Mapping[int, float], seed
 
 
 def mean_interval(values: Floats, confidence: float = CONFIDENCE) -> Estimate:
-    """The mean, with Student's interval from three values on."""
+    """Return the mean of (n,) values, with Student's t interval if n ≥ 3."""
     mean, count = float(values.mean()), len(values)
     if count < SEEDS_FOR_INTERVAL:
         return Estimate(mean, None, None, count)
@@ -123,14 +124,15 @@ def mean_interval(values: Floats, confidence: float = CONFIDENCE) -> Estimate:
 
 
 def sign_flip(strata: Sequence[Floats], seed: int = 0) -> float | None:
-    """The two-sided sign-flip test that no task's differences lean to one side; None with fewer than three of them.
+    """Return the two-sided p-value of the sign-flip test over tasks; None with fewer than three differences.
 
-    The statistic is |Σ_tasks mean(d) / rms(d)|: each task counts alike, in units of its own differences, whose root
-    mean square flipping a sign does not change. Of one task it is the test of the mean.
+    The null hypothesis is that the differences of every task are symmetric about 0. The statistic is
+    |Σ_tasks mean(d) / rms(d)|: tasks have equal weight, and the scale rms(d) does not change when a sign is flipped.
+    For one task this is the test of the mean.
 
     Args:
         strata: differences (n_s,) of each task.
-        seed: of the draws, where there are more signs than can be tried.
+        seed: seed of the random draws, which are used for more than 16 differences.
     """
     scaled = [values / (len(values) * size) for values in strata
               if len(values) and (size := float(np.sqrt(np.mean(values**2)))) > 0]
@@ -140,23 +142,23 @@ def sign_flip(strata: Sequence[Floats], seed: int = 0) -> float | None:
         return 1.0
 
     def size_of_sum(values: Floats, axis: int) -> Floats:
-        return np.abs(values.sum(axis=axis)).round(12)  # sums that are equal, in whatever order, stay so
+        return np.abs(values.sum(axis=axis)).round(12)  # rounded, since equal sums must compare equal in any order
 
     pairs = np.concatenate(scaled)
     draws = np.inf if len(pairs) <= EXACT_PAIRS else SIGN_DRAWS
-    # Of one sample, "samples" permutes the signs.
+    # With one sample, permutation_type="samples" flips signs.
     return float(permutation_test((pairs,), size_of_sum, permutation_type="samples", vectorized=True, n_resamples=draws,
                                   alternative="greater", rng=np.random.default_rng(seed)).pvalue)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """The p-values of a family of tests, adjusted so that the chance of any false find is at most the level.
+    """Adjust the p-values of a family of tests by Holm's method, which controls the family-wise error rate.
 
-    Holm's step-down method (Scandinavian Journal of Statistics 6, 1979), valid whatever the tests' dependence: the
-    k-th smallest of m is multiplied by m − k + 1, and none is below a smaller one's.
+    The method (Scandinavian Journal of Statistics 6, 1979) is valid under any dependence of the tests: the k-th
+    smallest of m p-values is multiplied by m − k + 1, and the results are made monotone by a running maximum.
 
     Args:
-        p_values: None where there was no test, which counts for nothing.
+        p_values: None where there was no test; not counted in m.
     """
     tested = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)

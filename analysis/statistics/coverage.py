@@ -1,9 +1,9 @@
-"""How often intervals hold what they should, and how often tests find what is not there, by simulation:
+"""Simulated coverage of the intervals and false positive rate of the tests:
 python -m analysis.statistics.coverage prints the tables of docs/analysis.md.
 
-A value is what a table has of one seed: the mean over an evaluation's episodes. Of returns it is a random policy's true
-value plus the noise of its episodes, which shrinks with their number. Of costs it is the policy's true value itself:
-what is hard about them is how few seeds say about the seeds that were not drawn.
+A value is the result of one seed, the mean over the episodes of an evaluation. A return is a random policy's expected
+return plus the noise of its episodes, which decreases with their number. A cost has no such noise: there the
+difficulty is that a few seeds say little about rare seeds that were not drawn.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from analysis.statistics.estimators import (
 )
 
 Draw = Callable[[np.random.Generator, int], Floats]
-EPISODE_NOISE = 1.0  # standard deviation of an episode, in units of that of the seeds
+EPISODE_NOISE = 1.0  # standard deviation over a policy's episodes, in units of that over seeds
 REPETITIONS, OF_COSTS = 1000, 4000
 
 RETURNS: dict[str, Draw] = {
@@ -31,7 +31,7 @@ RETURNS: dict[str, Draw] = {
     "skewed": lambda random, count: random.lognormal(0, 0.75, size=count),
     "three in ten fail": lambda random, count: random.normal(0, 0.3, size=count) + 2.0 * (random.random(count) < 0.7),
 }
-# Bounded below, with zeros, with heavy tails, with a rare dangerous seed. Expectation, and draws.
+# Expectation and sampler of each: nearly symmetric, heavy-tailed, with many zeros, with a rare dangerous seed.
 COSTS: dict[str, tuple[float, Draw]] = {
     "around 20": (20.0, lambda random, count: random.gamma(16, 20 / 16, size=count)),
     "lognormal, σ = 1.5": (float(np.exp(1.125)), lambda random, count: random.lognormal(0, 1.5, size=count)),
@@ -40,8 +40,8 @@ COSTS: dict[str, tuple[float, Draw]] = {
     "one in five is 100": (20.8, lambda random, count: np.where(random.random(count) < 0.2, 100.0,
                                                                random.uniform(0, 2, size=count))),
 }
-# The most that any interval can hold which is made of the values alone: where none of the seeds drawn is of the rare
-# kind, the values do not say that there is one.
+# Upper bound on the coverage of any interval computed from the values alone: the probability that at least one of the
+# drawn seeds is of the rare kind.
 CEILINGS: dict[str, Callable[[int], float]] = {
     "seven in ten are 0": lambda count: 1 - 0.7**count,
     "one in five is 100": lambda count: 1 - 0.8**count,
@@ -49,27 +49,27 @@ CEILINGS: dict[str, Callable[[int], float]] = {
 
 
 def with_episodes(policies: Draw, episodes: int) -> Draw:
-    """Values of policies, each measured by the mean of so many episodes."""
+    """Add to each policy's value the noise of a mean over this many episodes."""
     def draw(random: np.random.Generator, count: int) -> Floats:
         return policies(random, count) + random.normal(size=count) * EPISODE_NOISE / np.sqrt(episodes)
     return draw
 
 
 def holds(interval: Estimate, truth: float) -> bool:
-    """Whether an interval that there is has the truth in it."""
+    """Return whether the interval contains the truth."""
     assert interval.low is not None and interval.high is not None
     return bool(interval.low <= truth <= interval.high)
 
 
 def coverage(draw: Draw, count: int, repetitions: int, seed: int, method: Method = "t", resamples: int = 500) -> float:
-    """How often the interval of the interquartile mean of `count` values holds that mean's own expectation.
+    """Return the coverage of `iqm_interval` for the expectation of the interquartile mean of `count` values.
 
     Args:
-        draw: random values: (generator, how many) -> (n,).
+        draw: draws values: (generator, n) -> (n,).
         count: values (seeds) in each repetition.
-        repetitions: how many intervals are made.
-        seed: of everything random.
-        method, resamples: see iqm_interval.
+        repetitions: number of intervals.
+        seed: seed of the simulation.
+        method, resamples: see `iqm_interval`.
     """
     random = np.random.default_rng(seed)
     truth = float(interquartile_means(draw(random, 100_000 * count).reshape(-1, count)).mean())
@@ -78,12 +78,13 @@ def coverage(draw: Draw, count: int, repetitions: int, seed: int, method: Method
 
 
 def cost_coverage(shape: str, count: int, repetitions: int, seed: int, method: str) -> float:
-    """How often an interval holds the expected cost.
+    """Return the coverage of an interval for the expected cost.
 
     Args:
-        shape: of COSTS.
-        method: "t": Student's, of the mean; "percentile": the bootstrap's, of the mean; "IQM, t": the interval of
-            returns, held to the expectation of the cost, which is what a reader takes it for.
+        shape: a key of COSTS.
+        count, repetitions, seed: see `coverage`.
+        method: "t": Student's t interval of the mean; "percentile": bootstrap percentile interval of the mean;
+            "IQM, t": `iqm_interval`, as for returns, which a reader would take as an interval of the expected cost.
     """
     random, (truth, draw) = np.random.default_rng(seed), COSTS[shape]
 
@@ -101,18 +102,20 @@ def cost_coverage(shape: str, count: int, repetitions: int, seed: int, method: s
 
 
 def share_coverage(share: float, count: int) -> float:
-    """How often Wilson's interval holds the share of safe seeds, exactly."""
+    """Return the exact coverage of Wilson's interval for the share of safe seeds."""
     return float(sum(binom.pmf(successes, count, share) * holds(proportion_interval(successes, count), share)
                      for successes in range(count + 1)))
 
 
 def improvement_coverage(shift: float, count: int, repetitions: int, seed: int, spread: float = 1.0,
                          tasks: int = 1) -> float:
-    """How often the interval of the probability of improvement holds it, for normal values this far apart.
+    """Return the coverage of the interval of `probability_of_improvement` for normal values.
 
     Args:
-        spread: the first's standard deviation; the second's is 1.
-        tasks: over how many it is averaged.
+        shift: difference of the means.
+        count, repetitions, seed: see `coverage`.
+        spread: standard deviation of the first; that of the second is 1.
+        tasks: number of tasks that are averaged.
     """
     random, truth = np.random.default_rng(seed), float(norm.cdf(shift / np.sqrt(1 + spread**2)))
     return float(np.mean([holds(probability_of_improvement(
@@ -121,7 +124,7 @@ def improvement_coverage(shift: float, count: int, repetitions: int, seed: int, 
 
 
 def false_finds(tests: int, count: int, repetitions: int, seed: int) -> tuple[float, float]:
-    """How often at least one of so many tests of equal algorithms is significant at 5%, without and with Holm."""
+    """Return the family-wise error rate at 5% of this many tests of equal algorithms, without and with Holm."""
     random = np.random.default_rng(seed)
     raw = adjusted = 0
     for repetition in range(repetitions):
@@ -136,7 +139,7 @@ def _percent(values: Sequence[float]) -> list[str]:
 
 
 def main() -> None:
-    """Print the tables."""
+    """Print the tables of docs/analysis.md."""
     counts: tuple[int, ...] = (3, 5, 10, 20)
     lines = []
     methods: tuple[Method, ...] = ("t", "percentile")

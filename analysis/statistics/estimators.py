@@ -1,7 +1,7 @@
-"""Estimators for few seeds and noisy episodes: what each computes, by which formula, and from where.
+"""Estimators for few seeds and noisy episodes, each with its formula and source.
 
-Pure functions of arrays. What is random takes a seed, and gives the same numbers for it. docs/analysis.md says how
-often the intervals hold in simulation, and where they do not.
+All are pure functions of arrays. Random ones take a seed and are reproducible. docs/analysis.md has the coverage of
+the intervals in simulation.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval; low and high are None where there are too few values for one."""
+    """A point estimate from `count` values; low and high are None if there are too few values for an interval."""
 
     value: float
     low: float | None
@@ -33,10 +33,10 @@ class Estimate:
 
 
 def cvar(values: Floats, share: float = 0.1) -> float:
-    """The mean of the highest `share` of the values: CVaR at level α = share of a cost.
+    """Return the conditional value at risk (CVaR) of a cost: the mean of the highest `share` of the values.
 
-    CVaR = (1/α) [Σ_{i≤k} x_(i) / n + (α − k/n) x_(k+1)],  x_(1) ≥ x_(2) ≥ …,  k = ⌊α n⌋: the value on the edge
-    counts with the part of it that is inside (Rockafellar and Uryasev, J. Banking and Finance 26, 2002, eq. 26).
+    CVaR = (1/α) [Σ_{i≤k} x_(i) / n + (α − k/n) x_(k+1)],  x_(1) ≥ x_(2) ≥ …,  k = ⌊α n⌋,  α = share: the value at
+    the boundary has a fractional weight (Rockafellar and Uryasev, J. Banking and Finance 26, 2002, eq. 26).
 
     Args:
         values: (n,), n ≥ 1.
@@ -44,7 +44,7 @@ def cvar(values: Floats, share: float = 0.1) -> float:
     """
     worst = np.sort(values)[::-1]
     inside = share * len(worst)
-    whole = int(inside + 1e-9)  # 0.1 · 30 is a hair above 3, 0.1 · 20 exact: neither may lose or gain a value
+    whole = int(inside + 1e-9)  # in floating point 0.29 · 100 is just below 29
     weights = np.zeros(len(worst))
     weights[:whole] = 1.0
     if whole < len(worst):
@@ -54,12 +54,11 @@ def cvar(values: Floats, share: float = 0.1) -> float:
 
 @dataclass(frozen=True)
 class StayTime:
-    """When a run became feasible for good.
+    """The step from which a run stays feasible, possibly right-censored.
 
     Attributes:
-        step: the first evaluation from which on every one is feasible; of a censored run the last one, at which it
-            was not yet.
-        censored: its last evaluation was not feasible: the time is more than `step`, if there is one at all.
+        step: first evaluation from which all are feasible; if censored, the last evaluation.
+        censored: whether the last evaluation is infeasible, so that the time is greater than `step` or infinite.
     """
 
     step: int
@@ -67,11 +66,11 @@ class StayTime:
 
 
 def time_to_stay_feasible(steps: Sequence[int], feasible: Sequence[bool]) -> StayTime | None:
-    """The first evaluation after which every evaluation is feasible, itself included; None without evaluations.
+    """Return the first evaluation from which all are feasible, itself included; None without evaluations.
 
     Args:
-        steps: of the evaluations, increasing.
-        feasible: of each.
+        steps: steps of the evaluations, increasing.
+        feasible: whether each evaluation is feasible.
     """
     if not steps:
         return None
@@ -84,12 +83,11 @@ def time_to_stay_feasible(steps: Sequence[int], feasible: Sequence[bool]) -> Sta
 
 
 def median_time(times: Sequence[StayTime]) -> tuple[float, bool]:
-    """The median over runs, and whether it is only a lower bound.
+    """Return the Kaplan–Meier median of the times, and whether it is only a lower bound.
 
-    From Kaplan and Meier's survival curve S(t), the share of runs that are not feasible for good yet (J. Am. Stat.
-    Assoc. 53, 1958): the first t with S(t) < 1/2; where S is 1/2 before, the middle of the stretch, as of any even
-    number of values. If the curve never falls below 1/2, half of the runs or more were not yet, and the longest time
-    seen is the bound.
+    S(t) is the survival curve: the share of runs that do not yet stay feasible at t (J. Am. Stat. Assoc. 53, 1958). The
+    median is the first t with S(t) < 1/2, or the midpoint of the interval on which S = 1/2, as for an even number of
+    values. If S never falls below 1/2, the longest time is the lower bound.
     """
     seen = CensoredData(uncensored=[time.step for time in times if not time.censored],
                         right=[time.step for time in times if time.censored])
@@ -102,12 +100,13 @@ def median_time(times: Sequence[StayTime]) -> tuple[float, bool]:
 
 
 def proportion_interval(successes: int, count: int, confidence: float = CONFIDENCE) -> Estimate:
-    """A share with Wilson's score interval, which has a width also where all or none are successes (J. Am. Stat.
-    Assoc. 22, 1927).
+    """Return a proportion with Wilson's score interval (J. Am. Stat. Assoc. 22, 1927).
+
+    Unlike Wald's, the interval has a positive width also if all or none of the trials are successes.
 
     Args:
-        successes: how many.
-        count: of how many, at least 1.
+        successes: number of successes.
+        count: number of trials, at least 1.
     """
     interval = binomtest(successes, count).proportion_ci(confidence, method="wilson")
     return Estimate(successes / count, float(interval.low), float(interval.high), count)
@@ -117,20 +116,20 @@ def proportion_interval(successes: int, count: int, confidence: float = CONFIDEN
 
 
 def interquartile_mean(values: Floats) -> float:
-    """The mean of what is left of n values without the ⌊n/4⌋ lowest and as many highest (arXiv 2108.13264)."""
+    """Return the mean of n values without the ⌊n/4⌋ lowest and the ⌊n/4⌋ highest (IQM, arXiv 2108.13264)."""
     return float(interquartile_means(np.asarray(values, dtype=float)))
 
 
 def interquartile_means(values: Floats) -> Floats:
-    """The same along the last axis."""
+    """Return the interquartile mean along the last axis."""
     means: Floats = trim_mean(values, 0.25, axis=-1)
     return means
 
 
 def stratified_resamples(strata: Sequence[Floats], resamples: int, seed: int) -> Floats:
-    """(resamples, n) values: each row draws from every stratum, with replacement, as many as it has.
+    """Return stratified bootstrap samples, (resamples, n): each row resamples every stratum with replacement.
 
-    A stratum is a task (arXiv 2108.13264, section 4.1): runs are exchangeable within it and nowhere else.
+    A stratum is a task (arXiv 2108.13264, section 4.1): only runs of the same task are exchangeable.
     """
     random = np.random.default_rng(seed)
     return np.concatenate([part[random.integers(len(part), size=(resamples, len(part)))] for part in strata], axis=1)
@@ -138,43 +137,46 @@ def stratified_resamples(strata: Sequence[Floats], resamples: int, seed: int) ->
 
 def iqm_interval(strata: Sequence[Floats], seed: int = 0, method: Method = "t", confidence: float = CONFIDENCE,
                  resamples: int = RESAMPLES) -> Estimate:
-    """The interquartile mean of all values, with a stratified bootstrap interval.
+    """Return the interquartile mean of all values with a stratified bootstrap interval.
 
-    "percentile" takes the quantiles of the bootstrap distribution, as is usual (arXiv 2108.13264). For the
-    three to five seeds of most papers that interval is far too short: it never leaves the range of the values, and a
-    bootstrap variance is (n − S)/n of an unbiased one. "t" keeps the bootstrap's standard error s* and mends both:
+    "percentile" uses the quantiles of the bootstrap distribution, as is usual (arXiv 2108.13264). With three to five
+    seeds that interval is much too short: it never leaves the range of the values, and the bootstrap variance is
+    (n − S)/n of the unbiased one. "t" corrects both, from the bootstrap standard error s*:
 
         IQM ± t_{n−S}(1 − (1 − confidence)/2) · s* · √(n / (n − S)),   n values in S strata
 
-    With one stratum of three seeds, where nothing is trimmed, that is Student's interval of the mean.
+    With one stratum of three seeds nothing is trimmed, and this is Student's t interval of the mean.
 
     Args:
-        strata: values (n_s,) of each task; no interval if one has fewer than three.
-        seed: of the resampling.
+        strata: values (n_s,) of each task; no interval if a task has fewer than three.
+        seed: seed of the resampling.
+        method: "t" or "percentile".
+        confidence: nominal coverage.
+        resamples: number of bootstrap samples.
 
     Raises:
-        ValueError: there is no value.
+        ValueError: there are no values.
     """
     return stratified_interval(strata, interquartile_means, seed, method, confidence, resamples)
 
 
 def means(values: Floats) -> Floats:
-    """The plain mean along the last axis."""
+    """Return the mean along the last axis."""
     found: Floats = values.mean(axis=-1)
     return found
 
 
 def stratified_interval(strata: Sequence[Floats], statistic: Callable[[Floats], Floats], seed: int = 0,
                         method: Method = "t", confidence: float = CONFIDENCE, resamples: int = RESAMPLES) -> Estimate:
-    """A statistic of all values that is a kind of mean, with the interval of `iqm_interval`.
+    """Return a mean-like statistic of all values with the interval of `iqm_interval`.
 
     Args:
-        strata: values (n_s,) of each task; no interval if one has fewer than three.
-        statistic: of values along the last axis.
+        strata: values (n_s,) of each task; no interval if a task has fewer than three.
+        statistic: reduces the last axis of an array.
         seed, method, confidence, resamples: see `iqm_interval`.
 
     Raises:
-        ValueError: there is no value.
+        ValueError: there are no values.
     """
     pooled = np.concatenate([np.asarray(part, dtype=float) for part in strata])
     if not len(pooled):
