@@ -1,9 +1,9 @@
-"""What runs came to when they were last read, so that thousands of runs that have not changed are read in seconds.
+"""A cache of runs as they were last read, so that thousands of unchanged runs are read in seconds.
 
-A kept run is used only while each file that it was read from is still the very file: same device, inode, size, times of
-the last change of content and of the inode (which nobody can set back), and no file more or less; while the code that
-read it is the same; and if its own checksum is right. A file that had changed less than two seconds before it was read
-could change again without a change of its times, and is not kept. Nothing is written to the runs.
+A cached run is valid while the set of its files is unchanged and each has the same device, inode, size, mtime and
+ctime (which, unlike mtime, cannot be set back), while the code that reads runs is unchanged, and if its checksum is
+right. A run with a file that changed within two seconds before it was read is not cached, since the file could change
+again without a change of its times. Nothing is written to run folders.
 """
 
 import hashlib
@@ -32,21 +32,21 @@ from analysis.runs.read import read_run
 
 FILES = ("config.yaml", "meta.json", "status.json", "evals.csv", "episodes.csv", "progress.csv", "config.json")
 CHECKPOINT_FILES = ("state.json", "manifest.json")
-SETTLED = 2_000_000_000  # nanoseconds; times of files are coarser than a nanosecond, and clocks of servers differ
-BYTES = 500_000_000  # of the cache's file; beyond it is begun afresh
+SETTLED = 2_000_000_000  # nanoseconds; file times are coarser than a nanosecond, and clocks of file servers differ
+BYTES = 500_000_000  # a larger cache file is deleted and started again
 KEPT = ("config", "state", "reason", "step", "incomplete", "updates_per_second", "hours", "source", "foreign")
 
 
 def cache_file() -> Path:
-    """Where this user's cache is: below $XDG_CACHE_HOME, or ~/.cache."""
+    """Return the path of this user's cache, below $XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "algd" / "runs.sqlite"
 
 
 class RunCache:
-    """Reads runs as `read_run` does, and keeps what it read. Without a file that can be written it keeps nothing.
+    """Reads runs as `read_run` does and caches them; a context manager.
 
     Args:
-        file: of the cache; None: keep nothing.
+        file: the cache's SQLite file; None, or a file that cannot be written: cache nothing.
     """
 
     def __init__(self, file: Path | None):
@@ -72,7 +72,7 @@ class RunCache:
             self._connection.close()
 
     def read(self, folder: Path, sampler: str = "deterministic") -> Run:
-        """A run, as `read_run` returns it and with its errors."""
+        """Return a run from the cache or its folder; see `read_run`."""
         if self._connection is None:
             return read_run(folder, sampler)
         refuse_links(folder)
@@ -104,7 +104,7 @@ class RunCache:
 
     @contextmanager
     def _unless_it_fails(self) -> Iterator[None]:
-        """A cache that cannot be used, being locked, damaged or on a full disk, is done without."""
+        """Continue without the cache if it cannot be used: locked, damaged, or on a full disk."""
         try:
             yield
         except (sqlite3.Error, OSError):
@@ -112,7 +112,7 @@ class RunCache:
 
 
 def stamp_of(folder: Path) -> str:
-    """What identifies the files that a run is read from, and the code that reads them."""
+    """Return an identity of the files that a run is read from and of the code that reads them, as JSON."""
     paths = [folder / name for name in FILES]
     try:
         numbers = sorted(entry.name for entry in os.scandir(folder / "checkpoints"))
@@ -137,7 +137,7 @@ def _settled(stamp: str, now: int) -> bool:
 
 @cache
 def _code() -> str:
-    """A checksum of the modules that reading depends on."""
+    """Return a checksum of the modules that read runs."""
     elsewhere = (algd.config.identity, algd.storage.files, algd.storage.run_folder, algd.storage.yaml,
                  analysis.statistics.estimators)
     files = [*sorted(Path(__file__).parent.glob("*.py")), *(Path(module.__file__ or "") for module in elsewhere)]

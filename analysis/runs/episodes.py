@@ -1,4 +1,4 @@
-"""From the rows of episodes.csv and evals.csv to what evaluations and training came to."""
+"""Summaries of evaluations and training from the rows of evals.csv and episodes.csv."""
 
 import csv
 from bisect import bisect_right
@@ -15,14 +15,14 @@ EPISODE = ("return", "cost", "discounted_cost", "length")
 
 
 def rows(path: Path) -> list[Row]:
-    """The whole rows of a CSV file; a last line without its end was torn, and does not count.
+    """Read the complete rows of a CSV file; a last line without a newline is incomplete and is ignored.
 
     Raises:
-        ValueError: a row has not as many cells as the header.
+        ValueError: a row and the header have different numbers of cells.
     """
     if not path.exists():
         return []
-    # In bytes: a row may be torn within a letter.
+    # Split bytes before decoding: the incomplete line may end within a UTF-8 character.
     whole = path.read_bytes().rpartition(b"\n")[0].decode()
     header, *lines = list(csv.reader(whole.split("\n"), strict=True)) or [[]]
     for number, line in enumerate(lines, start=2):
@@ -32,14 +32,14 @@ def rows(path: Path) -> list[Row]:
 
 
 def evaluations(evals: Iterable[Row], sampler: str) -> dict[int, list[Row]]:
-    """The rows of every evaluation during training, by step, in order.
+    """Return the rows of each evaluation during training, by step in increasing order.
 
     Args:
         evals: rows of evals.csv.
         sampler: "deterministic" or "stochastic".
 
     Raises:
-        ValueError: an episode is there twice.
+        ValueError: an episode occurs twice.
     """
     by_step: dict[int, dict[str, Row]] = {}
     for row in evals:
@@ -53,14 +53,14 @@ def evaluations(evals: Iterable[Row], sampler: str) -> dict[int, list[Row]]:
 
 def summary(step: int, episodes: Sequence[Row], cost: str, limit: float,
             training: Training | None = None) -> Evaluation:
-    """What one evaluation came to; each episode counts, whether another is identical to it or not.
+    """Summarise one evaluation; identical episodes all count.
 
     Args:
-        step: of training.
-        episodes: its rows.
+        step: training step of the evaluation.
+        episodes: rows of its episodes.
         cost: the column that the limit applies to.
-        limit: the task's.
-        training: what training had cost by then.
+        limit: the task's limit.
+        training: cost of training up to this step.
     """
     costs = np.array([float(row[cost]) for row in episodes])
     spent = float(costs.mean())
@@ -71,21 +71,21 @@ def summary(step: int, episodes: Sequence[Row], cost: str, limit: float,
 
 
 def distinct(episodes: Sequence[Row]) -> int:
-    """How many episodes differ in return, costs or length, to the last digit.
+    """Return the number of episodes that differ in return, costs or length, to the last digit.
 
-    A deterministic policy in an environment without randomness plays one and the same episode again and again. Each
-    counts in a mean, but how many there were of them says how much was measured.
+    A deterministic policy in a deterministic environment repeats one episode. All repetitions count in a mean, but only
+    distinct episodes are independent measurements.
     """
     return len({tuple(row[column] for column in EPISODE) for row in episodes})
 
 
 class TrainingRecord:
-    """What training had cost by any step; episodes that ended in the initial steps (step ≤ 0) do not count.
+    """Cost of training up to any step, without episodes that ended in the initial steps (step ≤ 0).
 
     Args:
         episodes: rows of episodes.csv.
         cost: the column that the limit applies to.
-        limit: the task's.
+        limit: the task's limit.
     """
 
     def __init__(self, episodes: Iterable[Row], cost: str, limit: float):
@@ -93,13 +93,13 @@ class TrainingRecord:
                            row.get("simulator_error", "0") == "0") for row in episodes if int(row["step"]) > 0),
                          key=lambda pair: pair[0])
         self._steps = [step for step, *_ in counted]
-        # Sums over the first n episodes: cost, steps, whole ones over the limit, whole ones. What the simulator cut
-        # short is no whole episode.
+        # Cumulative sums over episodes: cost, steps, complete episodes over the limit, complete episodes. Episodes that
+        # the simulator ended are not complete.
         columns = np.array([(spent, length, over and whole, whole) for _, spent, length, over, whole in counted],
                            dtype=float).reshape(-1, 4)
         self._sums = np.concatenate([np.zeros((1, 4)), columns.cumsum(axis=0)])
 
     def by(self, step: int | None = None) -> Training | None:
-        """What training had cost by a step, or by the end; None where no whole episode had ended."""
+        """Return the cost of training up to a step (None: all steps); None before the first complete episode."""
         total, length, over, whole = self._sums[-1 if step is None else bisect_right(self._steps, step)].tolist()
         return Training(int(whole), total, total / length, over / whole) if whole else None

@@ -1,8 +1,8 @@
-"""Runs' small files in a folder of their own, to publish them with a paper: what tables and curves are made of.
+"""Copies of the small files of runs, from which tables and curves are made, for publication with a paper.
 
-Left behind are checkpoints, snapshots, videos and logs; and of meta.json and config.yaml what tells of the machine and
-not of the run: host, processes, paths and command lines. Processor, versions, commit and threads stay. If asked for,
-the policy of the newest snapshot goes with them: some 200 kB, of which `algd.load` makes an agent that acts.
+Checkpoints, snapshots, videos and logs are not copied, nor what meta.json and config.yaml say of the machine: host,
+processes, paths and command lines. Processor, versions, commit and threads are kept. On request the policy of the
+newest snapshot is copied too, about 200 kB, which `algd.load` loads as an agent that acts.
 """
 
 import os
@@ -23,15 +23,15 @@ OF_THE_MACHINE = ("host", "pid", "boot", "ticks", "system", "command", "slurm_jo
 
 
 def export(folders: Iterable[Path], out: Path, policies: bool = False) -> list[Path]:
-    """Copy the small files of runs to <out>/<env>/<agent>-<guidance>/<run>; what is there of them is replaced.
+    """Copy the small files of runs to <out>/<env>/<agent>-<guidance>/<run>, replacing earlier copies.
 
     Args:
-        folders: runs' folders, finished or not.
-        out: where the copies go.
-        policies: whether the policies of the newest snapshots go, too.
+        folders: run folders, finished or not.
+        out: destination.
+        policies: whether to copy the policies of the newest snapshots.
 
     Returns:
-        The copies' folders.
+        The folders of the copies.
 
     Raises:
         UsageError: a folder is inside `out`, or cannot be read or written.
@@ -64,13 +64,13 @@ def export(folders: Iterable[Path], out: Path, policies: bool = False) -> list[P
 
 
 def _copy_whole_rows(table: Path, copy: Path) -> None:
-    """A table as it is now, without a row that is being written."""
+    """Copy a CSV file without a last row that is still being written."""
     content = table.read_bytes()
     write_atomically(copy, content[:content.rfind(b"\n") + 1])
 
 
 def _copy_policy(source: RunFolder, copy: RunFolder) -> None:
-    """The newest snapshot without its critics, in place of what was copied before."""
+    """Copy the newest snapshot without its critics, replacing an earlier copy."""
     if newest := newest_snapshot(source.snapshots):
         run = source.meta()["identity"]
         tensors, step = read_snapshot(newest, run)
@@ -81,13 +81,13 @@ def _copy_policy(source: RunFolder, copy: RunFolder) -> None:
 
 
 def _without_machine(meta: dict[str, Any]) -> dict[str, Any]:
-    """meta.json's content without what is the machine's own."""
+    """Return the content of meta.json without the entries that identify the machine."""
     starts = [{key: value for key, value in start.items() if key not in OF_THE_MACHINE}
               for start in meta.get("starts", [])]
     return meta | {"starts": starts}
 
 
 def size(folders: Iterable[Path]) -> int:
-    """Bytes of all files in these folders."""
+    """Return the total size of all files in the folders, in bytes."""
     return sum((Path(at) / file).stat().st_size for folder in folders for at, _, files in os.walk(folder)
                for file in files)

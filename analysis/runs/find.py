@@ -1,4 +1,4 @@
-"""Which runs there are: folders, patterns, sweeps by their files or names."""
+"""Finding run folders by path, pattern, or sweep."""
 
 import glob
 import json
@@ -16,28 +16,28 @@ from analysis.runs.model import NEEDED
 from analysis.runs.select import flat
 
 SWEEPS = "sweeps"
-RUN_FILES = {"evals.csv", "status.json", "meta.json"}  # each says that a config.yaml beside it is a run's
+RUN_FILES = {"evals.csv", "status.json", "meta.json"}  # a config.yaml beside one of them is a run's
 
 
 @dataclass(frozen=True)
 class Found:
-    """Run folders, and the members of sweeps that have none yet."""
+    """Run folders, and the folders of sweep members that have not started."""
 
     folders: list[Path]
     absent: list[Path]
 
 
 def find_runs(names: Iterable[str], runs_dir: Path = Path("runs")) -> Found:
-    """All runs that the names stand for, each once, sorted.
+    """Find all runs that the names refer to, each once, sorted.
 
     Args:
-        names: runs, folders with runs in them at any depth, patterns, sweeps' files (runs/sweeps/NAME.json), or the
-            names of sweeps or of their experiments. Below a folder, runs that were moved aside (<name>.old-<n>) do not
-            count, nor what lies in sweeps/.
-        runs_dir: where sweeps are looked up by name.
+        names: run folders, folders that contain runs at any depth, glob patterns, sweep files (runs/sweeps/NAME.json),
+            or names of sweeps or of their experiments. Below a folder, replaced runs (<name>.old-<n>) and sweeps/ are
+            skipped.
+        runs_dir: folder in which sweeps are looked up by name.
 
     Raises:
-        UsageError: a name stands for no run, or for several sweeps.
+        UsageError: a name refers to no run, or to several sweeps.
     """
     found: dict[Path, Path] = {}
     absent: dict[Path, Path] = {}
@@ -63,10 +63,10 @@ def find_runs(names: Iterable[str], runs_dir: Path = Path("runs")) -> Found:
 
 
 def sweep_members(file: Path) -> list[Path]:
-    """The folders of a sweep's members, whether they exist or not, in the sweep's order.
+    """Return the folders of a sweep's members, existing or not, in the sweep's order.
 
     Raises:
-        UsageError: the file is not a sweep's, or lists folders outside its own runs_dir.
+        UsageError: the file is not a sweep file, or lists folders outside its own runs_dir.
     """
     top = file.parent.parent
     try:
@@ -76,7 +76,7 @@ def sweep_members(file: Path) -> list[Path]:
         members = [top / run for run in listed]
         if unreadable := next((member for member in members if UNPRINTABLE.search(str(member))), None):
             raise ValueError(f"control characters in {str(unreadable)!a}")
-        # The file may come from somebody else: its members are below the folder that it is for.
+        # The file may come from somebody else, so its paths must not lead out of its runs_dir.
         inside = all(top.resolve() in member.resolve().parents for member in members)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"{file} is not a sweep's list of members ({type(error).__name__}: {error})") from error
@@ -86,7 +86,7 @@ def sweep_members(file: Path) -> list[Path]:
 
 
 def sweep_content(names: Sequence[str], runs_dir: Path = Path("runs")) -> dict[str, Any] | None:
-    """What the sweep's file says, and as "file" where it is, if a sweep is all that the names stand for."""
+    """Return the content of the sweep file, with its path as "file", if the names are one sweep; else None."""
     if len(names) != 1:
         return None
     file = Path(names[0]) if Path(names[0]).is_file() else _sweep_called(names[0], runs_dir)
@@ -94,7 +94,7 @@ def sweep_content(names: Sequence[str], runs_dir: Path = Path("runs")) -> dict[s
 
 
 def _sweep_called(name: str, runs_dir: Path) -> Path | None:
-    """The file of the sweep with this name, or of the only sweep of the experiment with this name."""
+    """Return the file of the sweep with this name, or of the only sweep of the experiment with this name."""
     if Path(name).name != name:
         return None
     if (exact := runs_dir / SWEEPS / f"{name}.json").is_file():
@@ -117,14 +117,14 @@ def _runs_below(top: Path) -> Iterable[Path]:
     for name, folders, files in os.walk(top):
         if ("config.yaml" in files and (RUN_FILES & set(files) or _configures_a_run(Path(name) / "config.yaml"))) or (
                 "progress.csv" in files and "config.json" in files):
-            folders.clear()  # what else is in a run's folder is its own
+            folders.clear()  # do not search inside a run folder
             yield Path(name)
-        # A sweep keeps a copy of the code, whose tests may have runs of their own.
+        # A sweep's folder has a copy of the code, which may contain runs of tests.
         folders[:] = [folder for folder in folders if folder != SWEEPS and not re.search(r"\.old-\d+$", folder)]
 
 
 def _configures_a_run(file: Path) -> bool:
-    """Whether a config.yaml that lies there alone is one of a run, whose other files are lost or not written yet."""
+    """Return whether a config.yaml without other run files is a run's: they may be lost or not yet written."""
     try:
         config = flat(read_yaml(file))
     except (OSError, ValueError):

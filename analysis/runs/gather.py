@@ -1,4 +1,4 @@
-"""All that a command reads: the runs that the user names and does not filter out, and what became of the others."""
+"""Finding, reading and filtering the runs of a command."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from analysis.runs.model import Run
 from analysis.runs.read import read_run
 from analysis.runs.select import where
 
-SHOWN = 5  # names in a sentence
+SHOWN = 5  # names that a message lists
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class Gathered:
     """The runs of a command.
 
     Attributes:
-        runs: those read and not filtered out.
-        absent: members of sweeps without a folder.
-        unreadable: for each folder that cannot be read as a run, why.
-        left_out: a sentence on runs that `finished` left out, or none.
+        runs: runs that were read and fit all conditions.
+        absent: folders of sweep members that have not started.
+        unreadable: reason for each folder that could not be read as a run.
+        left_out: sentences on runs that are not this project's or not finished.
     """
 
     runs: list[Run]
@@ -32,7 +32,7 @@ class Gathered:
 
     @property
     def remarks(self) -> list[str]:
-        """What a reader of the results must know about runs that are not among them, a sentence each."""
+        """Sentences on runs that are missing from the results."""
         said = list(self.left_out)
         if self.absent:
             said.append(f"The sweep has {len(self.absent)} more runs that have not started.")
@@ -43,19 +43,19 @@ class Gathered:
 def gather(names: Sequence[str], runs_dir: Path = Path("runs"), sampler: str = "deterministic",
            conditions: Sequence[str] = (), finished: bool = False, strict: bool = False, wandb: str | None = None,
            read: Callable[[Path, str], Run] = read_run) -> Gathered:
-    """The runs that names and a W&B project stand for, less what conditions and `finished` leave out.
+    """Read the runs of the names and of a W&B project, and filter them.
 
     Args:
         names, runs_dir: see `find_runs`.
-        sampler: of the evaluations.
+        sampler: sampler of the evaluations, "deterministic" or "stochastic".
         conditions: see `where`.
-        finished: only finished runs; failed ones are left out too, and named.
-        strict: whether a run that cannot be read ends it all.
-        wandb: "entity/project", instead of names or beside them.
-        read: how a folder is read.
+        finished: keep only finished runs; the others, also failed ones, are named in `left_out`.
+        strict: whether to raise for a run that cannot be read.
+        wandb: "entity/project", instead of names or in addition.
+        read: function that reads a folder.
 
     Raises:
-        UsageError: nothing is named, nothing was found or is left, or, with `strict`, a run cannot be read.
+        UsageError: no names are given, no runs are found or left, or, with `strict`, a run cannot be read.
     """
     if not names and not wandb:
         raise UsageError("name runs, folders or sweeps to read, or --wandb ENTITY/PROJECT")
@@ -72,7 +72,7 @@ def gather(names: Sequence[str], runs_dir: Path = Path("runs"), sampler: str = "
             unreadable[folder] = str(error)
     left_out = []
     if wandb:
-        from analysis.runs.wandb import read_project  # the client is slow to import, and seldom needed
+        from analysis.runs.wandb import read_project  # slow to import, and seldom needed
 
         mirrored, others = read_project(wandb, sampler)
         runs += mirrored
@@ -95,12 +95,12 @@ def gather(names: Sequence[str], runs_dir: Path = Path("runs"), sampler: str = "
 
 
 def states(runs: Sequence[Run]) -> str:
-    """How many runs are in which state, such as "1 failed, 2 running"."""
+    """Return the number of runs in each state, such as "1 failed, 2 running"."""
     return ", ".join(f"{count} {state}" for state, count in sorted(Counter(run.state for run in runs).items()))
 
 
 def short(run: Run) -> str:
-    """A run by the last parts of its folder, as <agent>-<guidance>/seed=<seed>-<identity>."""
+    """Return a short name of a run: <agent>-<guidance>/seed=<seed>-<identity>, the end of its path."""
     return "/".join(run.folder.parts[-2:])
 
 

@@ -1,4 +1,4 @@
-"""Whether a run's files are still what the run itself recorded of them."""
+"""Checks of a run's files against the checksums that the run recorded."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,10 +11,16 @@ from algd.storage.run_folder import RunFolder
 
 
 def check_integrity(folder: Path, config: Mapping[str, Any]) -> None:
-    """Whether configuration and tables are still what the run itself recorded of them, as far as it did.
+    """Check config.yaml against the identity in meta.json, and tables against checksums in the newest checkpoint.
+
+    Records that are missing are not checked.
+
+    Args:
+        folder: the run's folder.
+        config: the nested configuration.
 
     Raises:
-        ValueError: one is not.
+        ValueError: a file is damaged or was changed.
     """
     recorded = RunFolder(folder).meta().get("identity")
     if recorded is not None and recorded != identity(config):

@@ -1,7 +1,7 @@
-"""What is kept of a run: a few numbers, and what each of its evaluations came to.
+"""A run in memory: its configuration, its state, and a summary of each evaluation.
 
-A run's cost is of the kind that the task's limit applies to, and an evaluation is feasible (safe) when its mean cost is
-at most the limit.
+The cost of an evaluation is of the kind that the task's limit applies to (`env.limit_kind`). An evaluation is feasible
+(safe) if its mean cost is at most the limit.
 """
 
 import math
@@ -17,20 +17,21 @@ from numpy.typing import NDArray
 from analysis.statistics.estimators import StayTime, time_to_stay_feasible
 
 Floats = NDArray[np.float64]
-COST = {"episode": "cost", "discounted": "discounted_cost"}  # by env.limit_kind, the column that the limit applies to
-# What a configuration must say for a run to be tabled.
+COST = {"episode": "cost", "discounted": "discounted_cost"}  # env.limit_kind ↦ the column that the limit applies to
+# Keys that a run's configuration must have.
 NEEDED = ("seed", "eval.episodes", "env.name", "env.family", "env.limit", "env.limit_kind", "agent.name",
           "guidance.name")
 
 
 @dataclass(frozen=True)
 class Training:
-    """What training had cost by some step, in episodes that ended after the initial steps.
+    """Cost of training up to some step, over the episodes that ended after the initial steps.
 
     Attributes:
-        total_cost: undiscounted, of all episodes.
-        cost_rate: per environment step.
-        over: the share of episodes over the limit, in the limit's own kind.
+        episodes: number of complete episodes.
+        total_cost: undiscounted cost of all episodes.
+        cost_rate: cost per environment step.
+        over: share of complete episodes over the limit, by the cost that the limit applies to.
     """
 
     episodes: int
@@ -41,17 +42,17 @@ class Training:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a complete evaluation during training came to; costs in the limit's own kind.
+    """Summary of a complete evaluation during training; costs are those that the limit applies to.
 
     Attributes:
-        step: of training.
-        mean_return, mean_cost: over all its episodes, identical ones too.
+        step: training step.
+        mean_return, mean_cost: means over all episodes, including identical ones.
         violation: max(0, mean_cost − limit).
-        over: the share of its episodes over the limit; None where single episodes are not known.
-        cvar: mean of the worst tenth of the costs; None likewise.
-        different, episodes: how many different episodes there were, of how many.
-        cut: how many the simulator ended; they count with what they had until then.
-        training: what training had cost by this step; None where no episode had ended.
+        over: share of episodes over the limit; None if single episodes are not known.
+        cvar: CVaR of the costs at level 0.1, the mean of the worst tenth; None if single episodes are not known.
+        different, episodes: number of distinct episodes, and of all; equal if single episodes are not known.
+        cut: number of episodes that the simulator ended early; they count with the return and cost until then.
+        training: cost of training up to this step; None before the first complete episode.
     """
 
     step: int
@@ -67,13 +68,13 @@ class Evaluation:
 
     @property
     def finite(self) -> bool:
-        """Whether return and cost are numbers, of which a NaN is none."""
+        """Whether return and cost are finite numbers."""
         return math.isfinite(self.mean_return) and math.isfinite(self.mean_cost)
 
 
 @dataclass(frozen=True)
 class Series:
-    """Values of a quantity of one run: steps (n,), increasing, and values (n,)."""
+    """A quantity of one run over training: increasing steps (n,) and values (n,)."""
 
     steps: Floats
     values: Floats
@@ -81,22 +82,22 @@ class Series:
 
 @dataclass(frozen=True)
 class Run:
-    """A run, boiled down.
+    """A run's configuration, state and evaluations.
 
     Attributes:
-        folder: where it is, for messages.
-        config: the resolved configuration by dotted keys.
-        state: what status.json says; "unknown" without one.
-        reason: of a failure, if there was one.
-        step: that training had reached, as status.json says.
-        evaluations: all complete ones, by step.
-        incomplete: episodes of each evaluation that lacks some, by step; they are used for nothing.
-        training: by the end of its tables; None without training episodes.
-        updates_per_second, hours: over all its starts; None where not recorded.
-        source: "" for a folder of this project; else where it was imported from, and what it lacks.
-        foreign: whether another framework trained it, so that its configuration cannot be compared with this one's.
-        metrics: training scalars of runs without a folder.
-        judged_at: the step whose evaluation the run is judged by (`analysis.results.steps`); None: not decided.
+        folder: the run's folder, or a name for a run without one; for messages.
+        config: the resolved configuration, by dotted keys.
+        state: state in status.json; "unknown" if there is none.
+        reason: reason of a failure.
+        step: training step in status.json.
+        evaluations: complete evaluations, by step.
+        incomplete: number of episodes of each incomplete evaluation, by step; these evaluations are not used.
+        training: cost of the whole training; None without complete training episodes.
+        updates_per_second, hours: over all starts of the run; None if not recorded.
+        source: "" for a run folder of this project; else where the run was imported from, and what is not known of it.
+        foreign: whether another framework trained it, so that its configuration is not comparable with this project's.
+        metrics: training scalars of a run without a folder.
+        judged_at: step of the evaluation that is the run's result (`analysis.results.steps`); None: not yet chosen.
     """
 
     folder: Path
@@ -136,43 +137,43 @@ class Run:
 
     @property
     def last(self) -> Evaluation | None:
-        """Its newest complete evaluation, which for a run that is under way is no result."""
+        """The newest complete evaluation; not a result, since the run may still be training."""
         return self.evaluations[-1] if self.evaluations else None
 
     @cached_property
     def result(self) -> Evaluation | None:
-        """The evaluation that it is judged by; None where it has none at that step."""
+        """The complete evaluation at step `judged_at`; None without one."""
         return next((point for point in self.evaluations if point.step == self.judged_at), None)
 
     @property
     def safe(self) -> bool:
-        """Whether the result's mean cost is at most the limit. Without a result, or failed, it is not."""
+        """Whether the mean cost of the result is at most the limit; False for a failed run or one without a result."""
         result = self.result
         return result is not None and result.finite and result.mean_cost <= self.limit and not self.failed
 
     @property
     def feasible(self) -> bool | None:
-        """Whether the newest evaluation's mean cost is at most the limit; None without an evaluation."""
+        """Whether the mean cost of the newest evaluation is at most the limit; None without an evaluation."""
         return None if self.last is None else self.last.mean_cost <= self.limit
 
     @property
     def steps(self) -> NDArray[np.int64]:
-        """Of all complete evaluations, (n,)."""
+        """Steps of the complete evaluations, (n,)."""
         return np.array([point.step for point in self.evaluations], dtype=np.int64)
 
     @property
     def returns(self) -> Floats:
-        """The mean return of every complete evaluation, (n,)."""
+        """Mean returns of the complete evaluations, (n,)."""
         return np.array([point.mean_return for point in self.evaluations], dtype=float)
 
     @property
     def costs(self) -> Floats:
-        """The mean cost of every complete evaluation, (n,)."""
+        """Mean costs of the complete evaluations, (n,)."""
         return np.array([point.mean_cost for point in self.evaluations], dtype=float)
 
     @cached_property
     def stay(self) -> StayTime | None:
-        """When it became feasible for good, of the evaluations up to the one it is judged by."""
+        """The step from which the run stays feasible, up to `judged_at`; censored if the run failed."""
         seen = [point for point in self.evaluations if self.judged_at is None or point.step <= self.judged_at]
         stay = time_to_stay_feasible([point.step for point in seen], [point.mean_cost <= self.limit for point in seen])
         return StayTime(seen[-1].step, True) if self.failed and stay is not None else stay

@@ -1,9 +1,8 @@
-"""Runs of OmniSafe (arXiv 2305.09304), so that its baselines stand in the same table, marked as imported.
+"""Import of OmniSafe's runs (arXiv 2305.09304), so that its baselines appear in the same tables, marked as imported.
 
-What a run of it leaves is a folder with config.json and progress.csv: one row an epoch, with means over episodes where
-this project keeps the episodes. So there is no CVaR, no share of episodes over the limit, no training cost, and return
-and cost are means of the last test episodes, if the run had any, or else of the last 50 training episodes.
-Column and key names were read from OmniSafe 0.5.0.
+Such a run has config.json and progress.csv, with one row per epoch of means over episodes. CVaR, the share of episodes
+over the limit and training cost are therefore not known. Return and cost are means of the last test episodes if there
+are any, else of the last 50 training episodes. Names of columns and keys are those of OmniSafe 0.5.0.
 """
 
 import json
@@ -16,20 +15,24 @@ from analysis.runs.episodes import rows
 from analysis.runs.model import Evaluation, Run
 from analysis.runs.select import flat
 
-STOCK_LIMIT = 25.0  # of its benchmark, for algorithms that know no limit
-# What does not make two runs different: seed and names stand elsewhere, the others say where and how to write.
+STOCK_LIMIT = 25.0  # cost limit of OmniSafe's benchmark, for algorithms without a limit of their own
+# Not copied as settings of the agent: seed and names have keys of their own, the others do not change results.
 NO_SETTING = ("seed", "exp_name", "env_id", "algo", "logger_cfgs", "exp_increment_cfgs", "train_cfgs.device",
               "train_cfgs.torch_threads", "train_cfgs.total_steps")
 
 
 def env_name(env_id: str) -> str:
-    """This project's name of a Safety-Gymnasium task: SafetyPointGoal1-v0 is safety_point_goal1."""
+    """Return this project's name of a Safety-Gymnasium task: SafetyPointGoal1-v0 is safety_point_goal1."""
     bare = re.sub(r"-v\d+$", "", env_id).replace("HalfCheetah", "Halfcheetah")
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", bare).lower()
 
 
 def read_progress(folder: Path) -> Run:
-    """A run from OmniSafe's folder. Raises KeyError, ValueError or OSError where it is not one."""
+    """Read a run from OmniSafe's folder.
+
+    Raises:
+        KeyError, ValueError, OSError: the folder is not a run of OmniSafe.
+    """
     content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     settings = flat(content)
     limit = next((float(settings[key]) for key in ("algo_cfgs.cost_limit", "lagrange_cfgs.cost_limit")

@@ -1,6 +1,6 @@
-"""A run as it lies in its folder, read once and boiled down to a few numbers.
+"""Reading a run folder into a `Run`.
 
-What is kept of a run does not grow with its length, except for what its evaluations came to.
+Only summaries are kept: apart from one per evaluation, the size of a `Run` does not grow with the run's length.
 """
 
 import math
@@ -20,10 +20,14 @@ from analysis.runs.select import flat
 
 
 def read_run(folder: Path, sampler: str = "deterministic") -> Run:
-    """A run with its evaluations by one sampler.
+    """Read a run folder of this project or of OmniSafe.
+
+    Args:
+        folder: the run's folder.
+        sampler: sampler of the evaluations to read, "deterministic" or "stochastic".
 
     Raises:
-        UsageError: a file of the run cannot be understood.
+        UsageError: a file of the run is missing, damaged or malformed.
     """
     refuse_links(folder)
     try:
@@ -59,7 +63,7 @@ def _read(folder: Path, sampler: str) -> Run:
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """What status.json says; its state is "unknown", with the reason, where there is none or it is damaged."""
+    """Read status.json; the state is "unknown" if it is missing or, with a reason, if it is damaged."""
     status = RunFolder(folder).status()
     kinds = {"state": str, "reason": str | None, "step": int | None, "updates_per_second": float | int | None,
              "seconds": float | int | None}

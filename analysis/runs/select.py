@@ -1,4 +1,4 @@
-"""Configurations by dotted keys: what they are, where runs differ, and which runs fit a condition."""
+"""Configurations by dotted keys: flattening, differences between runs, and selecting runs by conditions."""
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,16 +10,16 @@ from algd.config.values import UNPRINTABLE
 from algd.errors import UsageError
 from analysis.runs.model import Run
 
-# Keys in which the runs of one cell may differ. How long a run trained is no part of its identity, but matters here.
+# Keys in which the runs of one cell may differ. total_steps is not part of a run's identity, but changes its results.
 MAY_DIFFER = (NOT_IDENTITY - {"total_steps"}) | {"seed"}
-STATE = "state"  # stands among the keys of a condition, though it is none of the configuration
+STATE = "state"  # allowed as a key in conditions, though it is not in the configuration
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A nested configuration by dotted keys; lists are values.
+    """Flatten a nested configuration to dotted keys; lists are values.
 
     Raises:
-        ValueError: it is none, or holds what would break a line of a table.
+        ValueError: it is not a mapping, or has control characters, which would break a line of a table.
     """
     if not isinstance(config, Mapping):
         raise ValueError("its configuration is not a group of keys")
@@ -37,41 +37,41 @@ def _flat(node: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
 
 
 def value_at(config: Mapping[str, Any], key: str) -> Any:
-    """The value at a dotted key; a group (env, agent, guidance) stands for its name. None without one."""
+    """Return the value at a dotted key, or the name of a group (env, agent, guidance); None if there is none."""
     return config[key] if key in config else config.get(f"{key}.name")
 
 
 def value_of(run: Run, key: str) -> Any:
-    """A run's value at a key, or its state."""
+    """Return a run's value at a dotted key, or its state for the key "state"."""
     return run.state if key == STATE and STATE not in run.config else value_at(run.config, key)
 
 
 def differing_keys(configs: Sequence[Mapping[str, Any]], covered: Sequence[str] = ()) -> list[str]:
-    """The dotted keys that do not have the same value in all configurations, sorted.
+    """Return the dotted keys whose values differ between configurations, sorted.
 
     Args:
-        configs: by dotted keys.
-        covered: keys, or groups of them, that may differ beside MAY_DIFFER.
+        configs: configurations by dotted keys.
+        covered: keys or groups that may differ in addition to MAY_DIFFER.
     """
     keys = {key for key in set().union(*configs) if not may_differ(key, tuple(covered))}
-    # A key that was added later means, where it is missing, what was before.
+    # A configuration older than a key has the value that reproduces the earlier behaviour.
     return sorted(key for key in keys
                   if len({canonical(config.get(key, ADDED.get(key))) for config in configs}) > 1)
 
 
 def canonical(value: Any) -> str:
-    """A value as text that is the same for 4 and 4.0, which are one setting written by two programs."""
+    """Return a value as text, the same for 4 and 4.0, since programs write the same number differently."""
     return repr(float(value) if isinstance(value, int) and not isinstance(value, bool) else value)
 
 
 @cache
 def may_differ(key: str, covered: tuple[str, ...] = ()) -> bool:
-    """Whether a dotted key is among MAY_DIFFER or the covered keys and groups."""
+    """Return whether a dotted key is in MAY_DIFFER or the covered keys and groups."""
     return any(key == prefix or key.startswith(f"{prefix}.") for prefix in (*MAY_DIFFER, *covered))
 
 
 def check_key(runs: Sequence[Run], key: str) -> None:
-    """Raises UsageError where no run has a key, with the keys that look alike."""
+    """Raise UsageError, with similar keys, if no run has a key."""
     if key == STATE or any(key in run.config or f"{key}.name" in run.config for run in runs):
         return
     known = {name for run in runs for name in run.config}
@@ -82,10 +82,14 @@ def check_key(runs: Sequence[Run], key: str) -> None:
 
 
 def where(runs: Sequence[Run], conditions: Iterable[str]) -> list[Run]:
-    """The runs that fit all conditions, "KEY=VALUE" or "KEY=VALUE,VALUE"; the key `state` is what status.json says.
+    """Return the runs that fit all conditions.
+
+    Args:
+        runs: runs to choose from.
+        conditions: "KEY=VALUE" or "KEY=VALUE,VALUE"; the key "state" is the state in status.json.
 
     Raises:
-        UsageError: a condition is not of that form, no run has its key, or none is left.
+        UsageError: a condition has another form, no run has its key, or no run fits.
     """
     left = list(runs)
     for condition in conditions:
@@ -102,7 +106,7 @@ def where(runs: Sequence[Run], conditions: Iterable[str]) -> list[Run]:
 
 
 def _same(value: Any, wanted: str) -> bool:
-    """Whether a value of a configuration is the one that was typed: 1 and 1.0 are one number, and true is no text."""
+    """Return whether a configuration's value equals the text of a condition: 1 equals 1.0, and True equals "true"."""
     if value is None or isinstance(value, bool):
         return wanted.lower() == {None: "null", True: "true", False: "false"}[value]
     try:

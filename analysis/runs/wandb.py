@@ -1,8 +1,8 @@
-"""Runs out of a W&B project, as `algd.logging.wandb` mirrored them, for who has no access to their folders.
+"""Reading runs from a W&B project, as mirrored by `algd.logging.wandb`, without access to their folders.
 
-W&B holds the means of an evaluation, not its episodes. So there is no CVaR, identical episodes are not counted, and
-nothing can be drawn that needs networks. Everything else is as in the folders. Lines that were sent twice, after a
-kill, count once: by environment step.
+W&B has the means of each evaluation but not its episodes, so CVaR and the number of distinct episodes are not known,
+and plots that need networks cannot be drawn. Everything else is as in the run folders. Rows that a resumed run sent
+again are merged by environment step.
 """
 
 import os
@@ -20,20 +20,23 @@ from analysis.runs.select import flat
 
 TIMEOUT_SECONDS = 60
 STATUS = ("state", "step", "reason", "updates_per_second", "seconds")
-# What W&B says of a run whose own status says nothing, or is older.
+# W&B's state ↦ this project's, for a run without a status of its own or with an older one.
 STATES = {"finished": "finished", "failed": "failed", "crashed": "interrupted", "killed": "interrupted",
           "preempted": "interrupted", "preempting": "interrupted", "running": "running", "pending": "starting"}
 
 
 def read_project(path: str, sampler: str = "deterministic") -> tuple[list[Run], list[str]]:
-    """The runs of a W&B project, and the names of those that are not this project's, or hold no configuration.
+    """Read the runs of a W&B project.
 
     Args:
         path: "entity/project".
-        sampler: whose evaluations are wanted.
+        sampler: sampler of the evaluations, "deterministic" or "stochastic".
+
+    Returns:
+        The runs, and the names of those that are not this project's or have no configuration.
 
     Raises:
-        UsageError: the path is wrong, or W&B cannot be asked.
+        UsageError: the path is malformed, W&B cannot be read, or it has no run of this project.
     """
     if path.count("/") != 1 or not all(path.split("/")):
         raise UsageError(f"--wandb {path}: ENTITY/PROJECT is needed, such as my-team/algd")
