@@ -1,1 +1,1 @@
-"""From run folders to tables and pictures: python -m analysis --help."""
+"""Tables, figures and reports of runs: python -m analysis --help."""

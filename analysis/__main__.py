@@ -1,6 +1,6 @@
-"""python -m analysis <command>: what run folders say, as tables and pictures.
+"""python -m analysis <command>: tables, figures and reports of runs.
 
-What a command needs is imported in it, so that a table does not wait for torch, nor a landscape for the tables.
+Each command imports what it needs, since imports such as torch are slow and most commands do not need them.
 """
 
 import argparse
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def landscape(arguments: argparse.Namespace) -> int:
-    """Draw what `landscape` asks for."""
+    """Draw the energies of a trained agent."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -34,7 +34,7 @@ def landscape(arguments: argparse.Namespace) -> int:
 
 
 def table(arguments: argparse.Namespace) -> int:
-    """Print what `table` asks for."""
+    """Print a table for each family of tasks."""
     from analysis.results.formats import render
     from analysis.results.table import tables
 
@@ -47,7 +47,7 @@ def table(arguments: argparse.Namespace) -> int:
 
 
 def curves(arguments: argparse.Namespace) -> int:
-    """Draw what `curves` asks for: a figure for each family of tasks and quantity."""
+    """Draw learning curves: a figure for each family of tasks and quantity."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -74,7 +74,7 @@ def curves(arguments: argparse.Namespace) -> int:
 
 
 def compare(arguments: argparse.Namespace) -> int:
-    """Print and draw what `compare` asks for."""
+    """Print comparisons of algorithms and draw their performance profiles."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -102,7 +102,7 @@ def compare(arguments: argparse.Namespace) -> int:
 
 
 def _budgets(arguments: argparse.Namespace) -> int:
-    """Draw what `compare --budgets` asks for."""
+    """Draw return against cost over budgets."""
     from analysis.results.cells import cells
     from analysis.results.style import write
     from analysis.results.tradeoff import draw_tradeoff
@@ -119,7 +119,7 @@ def _budgets(arguments: argparse.Namespace) -> int:
 
 
 def scores(arguments: argparse.Namespace) -> int:
-    """Print and draw what `scores` asks for: algorithms over tasks."""
+    """Print and draw normalised scores of algorithms over tasks."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -138,7 +138,7 @@ def scores(arguments: argparse.Namespace) -> int:
 
 
 def efficiency(arguments: argparse.Namespace) -> int:
-    """Print what `efficiency` asks for."""
+    """Print the sample efficiency of each family of tasks."""
     from analysis.results.efficiency import markdown, wanted_returns
 
     rows, columns, wanted = _keys(arguments.rows), _keys(arguments.columns), wanted_returns(arguments.wanted)
@@ -149,7 +149,7 @@ def efficiency(arguments: argparse.Namespace) -> int:
 
 def _families(arguments: argparse.Namespace, rows: Sequence[str],
               columns: Sequence[str]) -> "Iterator[tuple[str, list[Cell], list[str]]]":
-    """The cells of each family of tasks, and what is to be said of runs that are not among them."""
+    """Yield each family of tasks with its cells and the remarks on omitted runs."""
     from analysis.results.cells import cells
     from analysis.results.steps import check_step
 
@@ -162,7 +162,7 @@ def _families(arguments: argparse.Namespace, rows: Sequence[str],
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """Write the page that `report` asks for."""
+    """Write a report as one HTML page."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -176,7 +176,7 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 def serve(arguments: argparse.Namespace) -> int:
-    """Show the page that `serve` asks for, until somebody ends it."""
+    """Serve the report as a page that follows the runs, until interrupted."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -204,7 +204,7 @@ def _options(arguments: argparse.Namespace) -> "Options":
 
 
 def export(arguments: argparse.Namespace) -> int:
-    """Copy the small files of the runs that `export` asks for."""
+    """Copy the small files of runs to a folder."""
     from analysis.runs.export import export as export_runs
     from analysis.runs.export import size
     from analysis.runs.find import find_runs
@@ -217,7 +217,7 @@ def export(arguments: argparse.Namespace) -> int:
 
 
 def _gathered(arguments: argparse.Namespace) -> "Gathered":
-    """What the arguments name and do not filter out; what cannot be read is said at once, whatever is printed then."""
+    """Read the runs that the arguments select, and report on stderr those that were left out."""
     from analysis.runs.cache import RunCache, cache_file
     from analysis.runs.gather import gather
 
@@ -240,14 +240,14 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit code: 2 for what the user can put right."""
+    """Run a command and return the exit code, which is 2 for a user's error."""
     try:
         parsed = parser().parse_args(arguments)
         code = COMMANDS[parsed.command](parsed)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # Whoever read along has seen enough, such as `| head`; nothing more is to be written, not even at the exit.
+        # The reader, such as `head`, closed the pipe: discard the rest, or the flush at exit would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.BROKEN_PIPE
     except UsageError as error:

@@ -57,7 +57,7 @@ def _imported(text: str) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of the command line; its result has the command's name as `command`."""
+    """Return the command line's parser; the parsed arguments have the command's name as `command`."""
     found = Parser(prog="python -m analysis", description="Tables, figures and reports of runs.")
     commands = found.add_subparsers(required=True, metavar="command", dest="command")
 
@@ -189,7 +189,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_choice(command: argparse.ArgumentParser) -> None:
-    """Which runs, and how to read them."""
+    """Add the options that select runs and say how they are read."""
     _add_selection(command)
     command.add_argument("--wandb", metavar="ENTITY/PROJECT", help="runs of a W&B project, instead of or besides RUNS")
     command.add_argument("--strict", action="store_true",
@@ -199,7 +199,7 @@ def _add_choice(command: argparse.ArgumentParser) -> None:
 
 
 def _add_selection(command: argparse.ArgumentParser) -> None:
-    """Which runs of this machine."""
+    """Add the options that select run folders."""
     command.add_argument("folders", nargs="*", metavar="RUNS",
                          help="runs, folders with runs in them, patterns such as 'runs/toy/*', sweeps' files, or names "
                               "of sweeps or their experiments")
@@ -214,7 +214,7 @@ def _add_selection(command: argparse.ArgumentParser) -> None:
 
 
 def _add_judging(command: argparse.ArgumentParser) -> None:
-    """Which evaluation is used, and the share of safe seeds."""
+    """Add the options for the evaluation that is used and the required share of safe seeds."""
     command.add_argument("--at-step", type=_count, metavar="N",
                          help="compare all runs at their evaluation at this step (default: the last of the finished "
                               "runs, or while there is none the last that all runs share)")
@@ -223,7 +223,7 @@ def _add_judging(command: argparse.ArgumentParser) -> None:
 
 
 def _add_grouping(command: argparse.ArgumentParser) -> None:
-    """Which runs are combined, and their intervals."""
+    """Add the options for grouping runs, and those for intervals."""
     command.add_argument("--rows", default="env", metavar="KEYS", help="configuration keys of the rows (default env)")
     command.add_argument("--columns", default="agent,guidance", metavar="KEYS",
                          help="configuration keys of the columns (default agent,guidance)")
@@ -233,7 +233,7 @@ def _add_grouping(command: argparse.ArgumentParser) -> None:
 
 
 def _add_page(command: argparse.ArgumentParser) -> None:
-    """What a page shows."""
+    """Add the options for the content of a report."""
     _add_judging(command)
     _add_grouping(command)
     command.add_argument("--title", help="of the page (default: the runs as named)")
@@ -242,13 +242,13 @@ def _add_page(command: argparse.ArgumentParser) -> None:
 
 
 def _add_import(command: argparse.ArgumentParser) -> None:
-    """What may be executed."""
+    """Add the option for importing and trusting modules."""
     command.add_argument("--import", type=_imported, action="append", metavar="MODULE",
                          help="import this module first, which registers the runs' environment; can be repeated")
 
 
 def _add_intervals(command: argparse.ArgumentParser) -> None:
-    """How intervals are made."""
+    """Add the options for confidence intervals."""
     command.add_argument("--interval", choices=("t", "percentile"), default="t",
                          help="bootstrap interval: with Student's t for few seeds, or of percentiles (default t)")
     command.add_argument("--bootstrap-seed", type=_count_or_none, default=0, metavar="N",

@@ -1,4 +1,4 @@
-"""Markdown tables, for results and studies alike."""
+"""Markdown tables, for results and studies."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,11 @@ from tabulate import tabulate
 
 
 def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]], right: int | Sequence[bool] = 1) -> str:
-    """A table, without a line's end behind it.
+    """Return a Markdown table, without a final newline.
 
     Args:
-        header, lines: the cells, as text.
-        right: which columns are flush right: of each whether it is, or the number of the first that is.
+        header, lines: texts of the cells.
+        right: right-aligned columns: a flag for each column, or the index of the first.
     """
     flush = [index >= right for index in range(len(header))] if isinstance(right, int) else right
     escaped = [[cell.replace("|", r"\|") for cell in line] for line in (header, *lines)]
