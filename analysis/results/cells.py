@@ -1,8 +1,8 @@
-"""Runs grouped into the cells of a table: what may stand in one, and what a cell comes to across its seeds.
+"""Grouping runs into the cells of a table, and estimates over the seeds of a cell.
 
-Return is an interquartile mean, with an interval. Cost is the plain mean, without one: an interquartile mean trims just
-the seeds that are dangerous, and no interval holds for costs of few seeds (docs/analysis.md), so that the seeds
-themselves are shown.
+The return of a cell is an interquartile mean with an interval. Its cost is a mean without an interval, shown with the
+values of the seeds: an interquartile mean would trim exactly the dangerous seeds, and no interval has its nominal
+coverage for costs of few seeds (docs/analysis.md).
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from analysis.runs.select import canonical, check_key, differing_keys, may_diffe
 from analysis.statistics.estimators import Estimate, Method, iqm_interval, median_time, proportion_interval
 
 ROWS, COLUMNS = ("env",), ("agent", "guidance")
-SAFE_SHARE = 0.8  # of a cell's seeds that must be safe for it to be feasible
+SAFE_SHARE = 0.8  # default share of a cell's seeds that must be safe for the cell to be feasible
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The mean of a quantity over seeds, and the lowest and the highest seed."""
+    """Mean, minimum and maximum of a quantity over seeds."""
 
     mean: float
     low: float
@@ -32,20 +32,20 @@ class Spread:
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs with the same values of the grouping keys, and what they come to.
+    """The runs with the same values of the grouping keys, and estimates over them.
 
     Attributes:
-        row, column: values of the keys of rows and columns, as text; "–" for a key that the runs do not have.
-        runs: all of them, by seed, each with the step that it is judged at.
-        pooled: keys in which they differ nevertheless, because the user said so.
-        mean_return: interquartile mean over the runs with a result; None without one.
-        mean_cost: plain mean over them, and never an interval.
-        limit: None where pooled runs have different ones.
-        feasible: whether the mean cost is at most the limit and `safe_share` of all the seeds are safe; None without a
-            result.
-        safe_share: the share that was asked for.
+        row, column: values of the row and column keys, as text; "–" for a key that the runs do not have.
+        runs: all runs, by seed, with `judged_at` set.
+        pooled: other keys in which the runs differ, if pooling was requested.
+        mean_return: interquartile mean over the runs with a result; None without a result.
+        mean_cost: mean over the runs with a result, without an interval; None without a result.
+        limit: the runs' limit; None if pooled runs have different ones.
+        feasible: whether the mean cost is at most the limit and at least `safe_share` of all seeds are safe; None
+            without a result.
+        safe_share: required share of safe seeds.
         method, bootstrap_seed: of the intervals.
-        best: whether no feasible cell of the same row and limit has a return that prints higher.
+        best: whether the cell is feasible and no feasible cell of the same row and limit has a higher printed return.
     """
 
     row: tuple[str, ...]
@@ -63,7 +63,7 @@ class Cell:
 
     @property
     def evaluated(self) -> list[Run]:
-        """Those with a result."""
+        """Runs with a result."""
         return [run for run in self.runs if run.result is not None]
 
     @property
@@ -72,7 +72,7 @@ class Cell:
 
     @property
     def waiting(self) -> list[Run]:
-        """Those that have no result and have not failed."""
+        """Runs that have no result and have not failed."""
         return [run for run in self.runs if waiting(run)]
 
     @property
@@ -85,37 +85,37 @@ class Cell:
 
     @property
     def safe(self) -> int:
-        """Runs whose result is within the limit. One that failed, or has no result, is not safe."""
+        """Number of safe runs; failed runs and runs without a result are not safe."""
         return sum(run.safe for run in self.runs)
 
     @property
     def safe_interval(self) -> Estimate:
-        """The share of safe runs among all, with Wilson's interval."""
+        """Share of safe runs among all runs, with Wilson's interval."""
         return proportion_interval(self.safe, len(self.runs))
 
     @property
     def step(self) -> int | None:
-        """The step that the runs are judged at, where it is one."""
+        """The step of the results; None if they have different ones."""
         steps = {run.judged_at for run in self.evaluated}
         return steps.pop() if len(steps) == 1 else None
 
     def singles(self, attribute: str) -> list[float]:
-        """An attribute of every result, by seed."""
+        """Return an attribute of each result, by seed."""
         return [float(getattr(run.result, attribute)) for run in self.evaluated]
 
     def spread(self, *path: str) -> Spread | None:
-        """Over the runs that have it, an attribute of theirs, such as ("result", "training", "cost_rate")."""
+        """Return the spread of an attribute, such as ("result", "training", "cost_rate"), over runs that have it."""
         values = [value for run in self.runs if (value := _attribute(run, path)) is not None]
         return Spread(float(np.mean(values)), float(min(values)), float(max(values))) if values else None
 
     def mean(self, *path: str) -> float | None:
-        """The mean of `spread`."""
+        """Return the mean of `spread`."""
         spread = self.spread(*path)
         return None if spread is None else spread.mean
 
     @property
     def stays_feasible(self) -> tuple[float, bool] | None:
-        """The median step from which on runs stay feasible, and whether it is only a lower bound."""
+        """Median step from which runs stay feasible, and whether it is only a lower bound."""
         times = [run.stay for run in self.runs if run.stay is not None and (run.result is not None or run.failed)]
         return median_time(times) if times else None
 
@@ -127,13 +127,13 @@ def _attribute(value: Any, path: Sequence[str]) -> Any:
 
 
 def values_of(run: Run, keys: Sequence[str]) -> tuple[str, ...]:
-    """A run's values of the keys as text."""
+    """Return a run's values of the keys, as text; "–" for a key that it does not have."""
     found = (value_of(run, key) for key in keys)
     return tuple("–" if value is None else str(value) for value in found)
 
 
 def sorting(values: Sequence[str]) -> tuple[Any, ...]:
-    """Numbers by size, before texts: ρ = 10 stands after ρ = 2."""
+    """Return a sort key: numbers by value, before other texts, so that ρ = 10 comes after ρ = 2."""
     def one(text: str) -> tuple[int, float, str]:
         try:
             return (0, float(text), "")
@@ -144,7 +144,7 @@ def sorting(values: Sequence[str]) -> tuple[Any, ...]:
 
 
 def number(value: float) -> str:
-    """Two decimals below 100, one below 1000."""
+    """Format a number with two decimals below 100, one below 1000, and none above."""
     decimals = 2 if abs(value) < 100 else 1 if abs(value) < 1000 else 0
     text = f"{value:.{decimals}f}"
     return text.lstrip("-") if text.strip("-0.") == "" else text
@@ -153,19 +153,19 @@ def number(value: float) -> str:
 def cells(runs: Sequence[Run], rows: Sequence[str] = ROWS, columns: Sequence[str] = COLUMNS, pool: bool = False,
           method: Method = "t", bootstrap_seed: int = 0, at_step: int | None = None,
           safe_share: float = SAFE_SHARE) -> list[Cell]:
-    """The cells of one table, by row and then column.
+    """Group runs into the cells of one table, sorted by row and column.
 
     Args:
-        runs: of one family of tasks.
+        runs: runs of one family of tasks.
         rows, columns: grouping keys.
-        pool: whether runs that differ in more than the grouping keys may stand in one table and cell.
+        pool: whether to allow runs that differ in more than the grouping keys.
         method, bootstrap_seed: of the intervals.
-        at_step: the step whose evaluations count; None: see `analysis.results.steps`.
-        safe_share: of its seeds that must be safe for a cell to be feasible.
+        at_step: step of the evaluations; None: the common step of `analysis.results.steps`.
+        safe_share: share of a cell's seeds that must be safe for the cell to be feasible.
 
     Raises:
-        UsageError: two runs are the same seed of the same configuration; runs differ in more than the grouping keys
-            and must not be pooled; families are mixed; no run has a grouping key.
+        UsageError: two runs have the same seed and configuration; runs differ in more than the grouping keys and `pool`
+            is False; families are mixed; no run has a grouping key.
     """
     if len(families := sorted({run.family for run in runs})) > 1:
         raise UsageError(f"tasks of the families {' and '.join(families)} never share a table: choose one with "
@@ -194,7 +194,7 @@ def _refuse_twins(runs: Sequence[Run]) -> None:
 
 
 def _refuse_differences(runs: Sequence[Run], keys: Sequence[str]) -> None:
-    """Within a cell nothing but the seed may differ; between the cells of a task, what the grouping keys name."""
+    """Refuse runs that differ in more than the seed within a cell, or in more than the grouping keys within a task."""
     advice = "group by them (--rows, --columns), choose among them (--where), or pool them (--pool)"
     inside: dict[tuple[bool, tuple[str, ...]], list[Run]] = {}
     between: dict[tuple[bool, str], list[Run]] = {}
@@ -214,7 +214,7 @@ def _refuse_differences(runs: Sequence[Run], keys: Sequence[str]) -> None:
 
 
 def spelled(runs: Sequence[Run], keys: Sequence[str]) -> str:
-    """The keys with their values, as far as a sentence holds them."""
+    """Format keys with their values for a message, at most six keys and four values of each."""
     parts = []
     for key in keys[:6]:
         values = sorted({str(run.config.get(key, "–")) for run in runs}, key=lambda text: sorting([text]))
@@ -236,7 +236,8 @@ def _cell(row: tuple[str, ...], column: tuple[str, ...], members: list[Run], poo
               for task in sorted({run.env for run, _ in results})]
     cost = float(np.mean([result.mean_cost for _, result in results]))
     over = float(np.mean([result.mean_cost - run.limit for run, result in results]))
-    # What is not a number is not within a limit. Of a mean of differences the limit itself would be rounded.
+    # Comparisons with NaN are False, so a NaN cost is not within the limit. With one limit the cost is compared with it
+    # directly, since a mean of differences has rounding errors at the limit itself.
     within = cost <= cell.limit if cell.limit is not None else over <= 0
     return replace(cell, mean_return=iqm_interval(strata, bootstrap_seed, method),
                    mean_cost=Estimate(cost, None, None, len(results)),
@@ -244,7 +245,7 @@ def _cell(row: tuple[str, ...], column: tuple[str, ...], members: list[Run], poo
 
 
 def _with_best(found: list[Cell]) -> list[Cell]:
-    """The same cells with `best` set; returns that print alike share it, and what is no number has none."""
+    """Return the cells with `best` set; equal printed returns share it, and a return that is not finite has none."""
     rivals: dict[tuple[tuple[str, ...], float | None], list[float]] = {}
     for cell in found:
         if cell.feasible and cell.mean_return is not None and np.isfinite(cell.mean_return.value):

@@ -1,8 +1,8 @@
-"""Algorithms against each other on the tasks that they share.
+"""Comparisons of algorithms on their common tasks.
 
-A comparison has two sides, each the runs that fit a condition such as guidance=augmented. Runs of one side differ in
-nothing but task and seed, and the two sides in nothing but what the conditions name. Both are judged at one step of
-each task. Tasks that only one side has are left out, and named.
+A comparison has two sides, each the runs that fit a condition such as guidance=augmented. Runs of one side may differ
+only in task and seed, and the two sides only in the keys of the conditions. Both are compared at one step of each task.
+Tasks of only one side are left out and named.
 """
 
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ from analysis.statistics.estimators import Estimate, Floats
 
 LOOKS = tuple({"color": PALETTE[index], "marker": MARKERS[index], "linestyle": DASHES[index]} for index in (0, 1))
 QUANTITIES = {"return": "mean_return", "cost": "mean_cost"}
-# Of runs of another framework, whose other keys mean nothing here.
+# Keys that are compared with runs of another framework, whose other keys have no counterpart here.
 COMPARABLE = ("env.limit", "env.limit_kind", "total_steps")
 
 
 @dataclass(frozen=True)
 class Side:
-    """The runs of one algorithm, on one or more tasks, and the condition that names it."""
+    """The runs of one algorithm on one or more tasks; `name` is the condition that selects them."""
 
     name: str
     runs: list[Run]
@@ -38,11 +38,11 @@ class Side:
         return [run for run in self.runs if run.env == task]
 
     def values(self, task: str, quantity: str) -> Floats:
-        """Return or cost of every run with a result on a task, by seed."""
+        """Return the "return" or "cost" of each run with a finite result on a task, (n,), by seed."""
         return np.array(list(self.by_seed(task, quantity).values()))
 
     def ranked(self, task: str, quantity: str) -> Floats:
-        """The same for comparing ranks, where a run that failed and has no result is worse than any other."""
+        """Return the same for rank comparisons: a failed run without a result is worse than any other."""
         lost = sum(run.failed and run.result is None for run in self.on(task))
         return np.append(self.values(task, quantity), np.full(lost, -np.inf if quantity == "return" else np.inf))
 
@@ -53,12 +53,14 @@ class Side:
 
 @dataclass(frozen=True)
 class SignTest:
-    """That two sides do not differ in return or cost, on one task or (task "") over all of them.
+    """Sign-flip test of the hypothesis that two sides have equal returns or costs.
 
     Attributes:
-        paired: the differences by seed; None over several tasks, whose differences are in different units.
-        p_value: two-sided, of flipping signs.
-        adjusted: the same after Holm, over all tests of one call.
+        task: name of the task; "" for the test over all tasks.
+        quantity: "return" or "cost".
+        paired: differences by seed; None over several tasks, whose differences have different units.
+        p_value: two-sided; None with fewer than three differences.
+        adjusted: p-value after Holm's adjustment over all tests of one call.
     """
 
     task: str
@@ -70,18 +72,18 @@ class SignTest:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two sides come to.
+    """The result of comparing two sides.
 
     Attributes:
-        first, second: the sides, with judged runs.
-        tasks: that both have runs with a result of.
-        left_out: tasks that only one has.
-        differing: what the sides differ in beside what their conditions name, where it was pooled, as a sentence.
-        returns: probability that a run of the first has a higher return than one of the second; one that failed has
-            the lowest.
-        costs: probability that it has a lower cost; one that failed has the highest.
-        tests: for each task with a common seed return and cost, then both over all such tasks if there are several.
-        looks: colours and dashes of both in figures.
+        first, second: the sides; their runs have `judged_at` set.
+        tasks: tasks on which both sides have a result.
+        left_out: tasks on which only one side has a result.
+        differing: texts on other keys in which the sides differ, if pooling was requested.
+        returns: probability that a run of the first has a higher return than one of the second; a failed run without a
+            result has the lowest.
+        costs: probability that it has a lower cost; a failed run without a result has the highest.
+        tests: of return and cost on each task with a common seed, then over all such tasks if there are several.
+        looks: line styles of the two sides in figures.
     """
 
     first: Side
@@ -96,10 +98,10 @@ class Comparison:
 
 
 def sides(runs: Sequence[Run], conditions: Sequence[str]) -> list[Side]:
-    """The runs that fit each condition, "KEY=VALUE" or several joined by spaces.
+    """Return a side for each condition, "KEY=VALUE" or several separated by spaces.
 
     Raises:
-        UsageError: a condition is wrong or fits no run, or a run fits two.
+        UsageError: a condition is malformed or fits no run, or a run fits two conditions.
     """
     found = [Side(condition, where(runs, condition.split())) for condition in conditions]
     for index, side in enumerate(found):
@@ -111,18 +113,18 @@ def sides(runs: Sequence[Run], conditions: Sequence[str]) -> list[Side]:
 
 def compare(some: Sequence[Side], bootstrap_seed: int = 0, at_step: int | None = None, pool: bool = False,
             all_pairs: bool = False) -> list[Comparison]:
-    """The first side against each other one, or each against each; p-values are adjusted over all of them.
+    """Compare the first side with each other side, or all pairs; p-values are adjusted over all comparisons.
 
     Args:
         some: at least two sides.
-        bootstrap_seed: of signs that are drawn.
-        at_step: the step whose evaluations count; None: see `analysis.results.steps`.
-        pool: whether sides may differ in more than their conditions name; what they differ in is listed then.
-        all_pairs: each against each.
+        bootstrap_seed: seed of the random signs of large tests.
+        at_step: step of the evaluations; None: the common step of `analysis.results.steps`.
+        pool: whether sides may differ in more than the keys of their conditions; differences are then listed.
+        all_pairs: whether to compare all pairs.
 
     Raises:
-        UsageError: families are mixed, runs of a side differ in more than the seed, the sides in more than their
-            conditions name, or no task is common.
+        UsageError: families are mixed, runs of a side differ in more than the seed, the sides differ in more than the
+            keys of their conditions, or they have no common task.
     """
     everything = [run for side in some for run in side.runs]
     if len(families := sorted({run.family for run in everything})) > 1:
@@ -174,7 +176,7 @@ def _tests(first: Side, second: Side, tasks: Sequence[str], seed: int) -> list[S
 
 
 def _refuse_mixed(side: Side, pool: bool) -> None:
-    """Runs of a side differ in the seed only, task by task; the same seed twice is two runs in one place."""
+    """Refuse a side whose runs differ in more than the seed on a task, or that has a seed twice."""
     for task in dict.fromkeys(run.env for run in side.runs):
         runs = side.on(task)
         if (differing := differing_keys([run.config for run in runs])) and not pool:
@@ -187,7 +189,7 @@ def _refuse_mixed(side: Side, pool: bool) -> None:
 
 
 def _differing(first: Side, second: Side, named: Sequence[str]) -> list[str]:
-    """For each task that both sides have, what they differ in beside what their conditions name."""
+    """Describe, for each common task, the keys in which the sides differ besides those of their conditions."""
     found = []
     for task in sorted({run.env for run in first.runs} & {run.env for run in second.runs}):
         runs = [first.on(task)[0], second.on(task)[0]]
@@ -200,7 +202,7 @@ def _differing(first: Side, second: Side, named: Sequence[str]) -> list[str]:
 
 
 def _looks(first: Side, second: Side) -> tuple[dict[str, Any], ...]:
-    """The algorithms' own looks, as in all figures, where the two sides are two algorithms."""
+    """Return the algorithms' usual line styles if the sides are two different algorithms, else generic ones."""
     named = [{values_of(run, COLUMNS) for run in side.runs} for side in (first, second)]
     if any(len(values) != 1 for values in named) or named[0] == named[1]:
         return LOOKS

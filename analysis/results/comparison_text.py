@@ -1,4 +1,4 @@
-"""Comparisons as Markdown for people and as JSON for programs."""
+"""Comparisons as Markdown and JSON."""
 
 import json
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ TEST_HEADER = ["task", "first − second, by seed", "mean difference", "wins, ti
 
 
 def markdown(found: Sequence[Comparison], remarks: Sequence[str] = ()) -> str:
-    """The comparisons of one call.
+    """Format comparisons as Markdown.
 
     Args:
-        found: all of them, since their p-values are adjusted together.
-        remarks: sentences on runs that are not among them.
+        found: all comparisons of one call, whose p-values are adjusted together.
+        remarks: sentences on runs that are missing.
     """
     parts = []
     for pair in found:
@@ -65,7 +65,7 @@ def test_row(test: SignTest) -> list[str]:
     if test.paired is None:
         return ["all tasks", test.quantity, "–", "–", p, adjusted, "–"]
     pair = test.paired
-    # No interval holds for costs of few seeds, nor for their differences.
+    # No interval has its nominal coverage for costs of few seeds, nor for their differences.
     difference = _estimate(pair.difference) if test.quantity == "return" else (
         number(pair.difference.value) + seeds_of(pair.differences))
     unpaired = f"; unpaired {', '.join(map(str, pair.unpaired))}" if pair.unpaired else ""
@@ -110,7 +110,7 @@ def test_notes(tests: int) -> list[str]:
 
 
 def as_json(found: Sequence[Comparison], remarks: Sequence[str] = ()) -> str:
-    """The comparisons of one call, with all that their Markdown says."""
+    """Format comparisons as JSON, with the same content as the Markdown."""
     def paired(pair: Paired | None) -> dict[str, Any] | None:
         return None if pair is None else vars(pair) | {"difference": vars(pair.difference)}
 

@@ -1,9 +1,9 @@
-"""Learning curves: return, cost, λ, the constraint's value and curvature against environment steps.
+"""Learning curves: return, cost, λ, the value of the constraint, and curvature, over environment steps.
 
-Small multiples: a figure for each quantity, with a panel for each row of the grouping. Of returns a line is the
-interquartile mean over the seeds that have a value at that step, and the band its interval, from three seeds on; of
-all else, as in the tables, the plain mean and the range of the seeds. Nothing is padded: where seeds stop early the
-line continues with fewer, and is faint where it stands for fewer seeds than the cell has.
+There is one figure for each quantity, with a panel for each row of the grouping. As in the tables, the line of a return
+is the interquartile mean over the seeds with a value at that step, with its interval if there are at least three; that
+of any other quantity is the mean, with the range of the seeds. Values of seeds that stopped early are not extended: the
+line continues with the remaining seeds, and is faint where it has fewer seeds than the cell.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -26,23 +26,23 @@ from analysis.runs.episodes import evaluations, rows
 from analysis.runs.model import Floats, Run, Series
 from analysis.statistics.estimators import Estimate, Method, iqm_interval
 
-PANEL = 1.55  # inches, a panel's height
+PANEL = 1.55  # height of a panel, in inches
 FAINT = 0.5
-CROWDED = 30  # evaluations of which markers are small
-EVALUATED = ("return", "cost", "training_cost", "critic_error")  # have a value at each evaluation
+CROWDED = 30  # number of evaluations above which markers shrink
+EVALUATED = ("return", "cost", "training_cost", "critic_error")  # quantities with a value at each evaluation
 LABELS = {"return": "return", "cost": "cost", "training_cost": "cost of all training episodes so far", "lam": "λ",
           "constraint": "constraint value (Qc − h)", "critic_error": "Qc − discounted cost, from the start"}
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A quantity across seeds.
+    """A quantity across seeds; all arrays are (n,).
 
     Attributes:
-        steps: at which at least one seed has a value, (n,).
-        centre: interquartile or plain mean at each.
-        low, high: ends of the interval or of the seeds' range; NaN where there are too few seeds for one.
-        count: seeds at each.
+        steps: steps at which at least one seed has a value.
+        centre: interquartile mean or mean at each step.
+        low, high: ends of the interval or of the seeds' range; NaN if there are too few seeds.
+        count: number of seeds at each step.
     """
 
     steps: Floats
@@ -53,12 +53,12 @@ class Curve:
 
 
 def curve(series: Sequence[Series], method: Method = "t", bootstrap_seed: int = 0) -> Curve:
-    """The interquartile mean at every step at which a seed has a value, with the interval of the tables."""
+    """Return the interquartile mean at each step at which a seed has a value, with its interval."""
     return _curve(series, lambda values: iqm_interval([values], bootstrap_seed, method))
 
 
 def range_curve(series: Sequence[Series]) -> Curve:
-    """The plain mean at every step at which a seed has a value, with the lowest and the highest seed."""
+    """Return the mean at each step at which a seed has a value, with the minimum and maximum over seeds."""
     def spread(values: Floats) -> Estimate:
         mean, several = float(values.mean()), len(values) > 1
         return Estimate(mean, float(values.min()) if several else None, float(values.max()) if several else None,
@@ -82,7 +82,7 @@ def _curve(series: Sequence[Series], estimate: Callable[[Floats], Estimate]) -> 
 
 
 def smoothed(series: Series, window: int) -> Series:
-    """Each value replaced by the mean of the last `window` values up to it, of as many as there are."""
+    """Return the moving average over the last `window` values, or over as many as there are."""
     sums = np.concatenate([[0.0], np.cumsum(series.values)])
     ends = np.arange(1, len(series.values) + 1)
     starts = np.maximum(ends - window, 0)
@@ -90,10 +90,10 @@ def smoothed(series: Series, window: int) -> Series:
 
 
 def series_of(run: Run, quantity: str, sampler: str = "deterministic") -> Series:
-    """A run's values of a quantity of `EVALUATED`, by its evaluations, or of a column of metrics.csv.
+    """Return a run's values of a quantity in `EVALUATED`, or of a column of metrics.csv.
 
     Args:
-        sampler: of the evaluations, as the run was read with.
+        sampler: sampler of the evaluations with which the run was read.
     """
     if quantity == "critic_error":
         return critic_error(run, sampler)
@@ -110,10 +110,10 @@ def series_of(run: Run, quantity: str, sampler: str = "deterministic") -> Series
 
 
 def critic_error(run: Run, sampler: str) -> Series:
-    """By how much the cost critics are above what the episodes cost: the mean over an evaluation's episodes of Qc at
-    their first step, minus their discounted cost. Far below 0, the constraint is not yet what the critics say.
+    """Return the error of the cost critics: the mean over an evaluation's episodes of Qc at the first step minus the
+    discounted cost. Far below 0, the critics still underestimate the constraint.
 
-    Nothing for agent.cost_backup=reach, whose critics predict something else.
+    Empty for agent.cost_backup=reach, whose critics predict another quantity.
     """
     if run.config.get("agent.cost_backup") == "reach":
         return Series(np.array([]), np.array([]))
@@ -125,14 +125,14 @@ def critic_error(run: Run, sampler: str) -> Series:
 
 def draw(cells: Sequence[Cell], keys: Sequence[str], quantity: str, window: int = 1, raw: bool = False,
          sampler: str = "deterministic") -> Figure:
-    """A figure of one quantity: a panel for each row of the cells, a line for each column.
+    """Draw one quantity: a panel for each row of the cells, a line for each column.
 
     Args:
-        cells: of `analysis.results.cells.cells`, whose intervals are made as theirs.
-        keys: of the columns, for the legend and the colours.
+        cells: from `analysis.results.cells.cells`; their method and seed are used for the intervals.
+        keys: column keys, for the legend and the colours.
         quantity: one of `EVALUATED`, or a column of metrics.csv.
-        window: values that are averaged; 1: none. More than one is named in the figure.
-        raw: whether each seed is drawn too, thin.
+        window: number of values in the moving average; 1: none. The figure states it.
+        raw: whether to draw each seed as a thin line too.
         sampler: of the evaluations, which the figure names.
 
     Raises:
@@ -191,13 +191,13 @@ def draw(cells: Sequence[Cell], keys: Sequence[str], quantity: str, window: int 
 
 
 def _spans_decades(found: Iterable[Series]) -> bool:
-    """Whether all values are positive and some are a thousand times others, most of which a linear axis would hide."""
+    """Return whether all values are positive and span more than three decades, which needs a logarithmic axis."""
     values = np.concatenate([series.values for series in found])
     return bool((values > 0).all() and values.max() > 1000 * values.min())
 
 
 def _said(quantity: str, seeds: Sequence[int], window: int, raw: bool, sampler: str, method: Method) -> str:
-    """What is drawn, in the figure itself: of which sampler, over how many seeds, line and band."""
+    """Describe the figure: sampler, number of seeds, line and band."""
     parts = [f"{sampler} evaluations (markers)" if quantity in ("return", "cost", "critic_error") else "training"]
     parts.append(f"n = {seeds[0]} seed{'s' * (seeds[0] != 1)}" if len(seeds) == 1 else
                  f"n = {seeds[0]}–{seeds[-1]} seeds")
@@ -216,7 +216,7 @@ def _said(quantity: str, seeds: Sequence[int], window: int, raw: bool, sampler: 
 
 
 def _finish(figure: Figure, grid: Any, panels: int, label: str) -> None:
-    """Labels at the outer edges of the panels in use."""
+    """Hide unused panels and label the outer axes."""
     across = grid.shape[1]
     for number, axis in enumerate(grid.flat):
         axis.set_visible(number < panels)
@@ -230,17 +230,17 @@ def _finish(figure: Figure, grid: Any, panels: int, label: str) -> None:
 
 def _lines(axis: Axes, curve: Curve, singles: Sequence[Series], runs: int, style: dict[str, Any],
            evaluated: bool) -> bool:
-    """One cell's line and band. Returns whether a part of it stands for fewer seeds than there are runs."""
+    """Draw one cell's line and band. Return whether a part of the line has fewer seeds than there are runs."""
     for single in singles:
         axis.plot(single.steps, single.values, linewidth=0.4, alpha=0.5, color=style["color"])
     axis.fill_between(curve.steps, curve.low, curve.high, color=style["color"], alpha=0.15, linewidth=0)
     whole = curve.count == runs
     count = len(curve.steps)
-    # A marker at each evaluation; of a long record a few, to tell lines apart.
+    # A marker at each evaluation, or a few markers on a long record of metrics, to distinguish lines.
     every: Any = 1 if evaluated else (0.1 + style["zorder"] % 1 / 10, 0.2)
     if evaluated and count > CROWDED:
         style = style | {"markersize": style["markersize"] * CROWDED / count}
-    # A stretch is drawn in full if both of its ends stand for all seeds.
+    # A segment is drawn in full colour if both of its ends have all seeds.
     axis.plot(curve.steps, np.where(whole, curve.centre, np.nan), markevery=every, **style)
     if not whole.all():
         near = np.where(_with_neighbours(~whole), curve.centre, np.nan)
@@ -250,7 +250,7 @@ def _lines(axis: Axes, curve: Curve, singles: Sequence[Series], runs: int, style
 
 
 def _with_neighbours(marked: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The marked points and those right beside them, so that a line to the others has no gap."""
+    """Return the marked points and their neighbours, so that the faint line joins the full one without a gap."""
     wide = marked.copy()
     wide[1:] |= marked[:-1]
     wide[:-1] |= marked[1:]
@@ -258,7 +258,7 @@ def _with_neighbours(marked: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def curvature_columns(runs: Iterable[Run]) -> list[str]:
-    """The columns of curvature quantiles that the runs have, such as curvature_plain_s1_q50."""
+    """Return the columns of curvature quantiles that the runs have, such as curvature_plain_s1_q50."""
     found: dict[str, None] = {}
     for run in runs:
         found |= dict.fromkeys(name for name in run.metrics if name.startswith("curvature_"))
@@ -271,10 +271,10 @@ def curvature_columns(runs: Iterable[Run]) -> list[str]:
 
 
 def draw_curvature(cells: Sequence[Cell], level: str) -> Figure:
-    """Quantiles of the smallest Hessian eigenvalue of L and L_A at a noise level: a panel for each cell.
+    """Draw quantiles of the smallest Hessian eigenvalue of L and L_A at a noise level: a panel for each cell.
 
-    The line is the median over states, the band its 10% to 90%, both averaged over seeds: a spread over states, not an
-    interval of an estimate.
+    The line is the median over states and the band the 10% to 90% quantiles over states, both interquartile means over
+    seeds. The band is not a confidence interval.
 
     Args:
         level: "raw" or "s1" … "sK".

@@ -1,4 +1,4 @@
-"""Sample efficiency: how many steps until a return is reached within the limit, and what training earned and cost."""
+"""Sample efficiency: steps until a return is reached within the limit, average return, and cost of training."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,10 +13,9 @@ from analysis.statistics.estimators import Floats, StayTime, iqm_interval, media
 
 
 def reached(run: Run, wanted: float) -> StayTime | None:
-    """The first evaluation after step 0 whose return is at least `wanted` and whose cost is within the limit.
+    """Return the first evaluation after step 0 whose return is at least `wanted` and whose cost is within the limit.
 
-    Censored at the last evaluation where there was none; None without an evaluation. Evaluations after the step that
-    the run is judged at do not count.
+    Only evaluations up to `run.judged_at` count. The time is censored at the last one if none fits; None without any.
     """
     seen = _seen(run)
     if not seen:
@@ -26,9 +25,9 @@ def reached(run: Run, wanted: float) -> StayTime | None:
 
 
 def average_return(run: Run) -> float | None:
-    """The area under the curve of returns over steps, divided by the steps, from the first evaluation to the result.
+    """Return the area under the learning curve divided by its steps, from the first evaluation to the result.
 
-    By the trapezium rule; None without a result or with a single evaluation.
+    The integral uses the trapezoidal rule; None without a result or with a single evaluation.
     """
     seen = [point for point in run.evaluations if run.judged_at is not None and point.step <= run.judged_at]
     if run.result is None or len(seen) < 2:
@@ -39,7 +38,7 @@ def average_return(run: Run) -> float | None:
 
 
 def feasible_share(run: Run) -> float | None:
-    """The share of evaluations after step 0, up to the result, that are within the limit."""
+    """Return the share of evaluations after step 0 and up to the result that are within the limit."""
     seen = _seen(run)
     return float(np.mean([point.mean_cost <= run.limit for point in seen])) if seen else None
 
@@ -49,10 +48,10 @@ def _seen(run: Run) -> list[Evaluation]:
 
 
 def wanted_returns(options: Sequence[str]) -> dict[str, float]:
-    """Return by task, "" standing for all others, from texts such as "12.5" and "point_button1=12.5".
+    """Parse options such as "12.5" and "point_button1=12.5" to a return by task, with "" for all other tasks.
 
     Raises:
-        UsageError: one is not of this form.
+        UsageError: an option has another form.
     """
     found = {}
     for option in options:
@@ -66,13 +65,13 @@ def wanted_returns(options: Sequence[str]) -> dict[str, float]:
 
 def markdown(cells: Sequence[Cell], rows: Sequence[str], columns: Sequence[str], wanted: Mapping[str, float],
              remarks: Sequence[str] = ()) -> str:
-    """A line for each cell.
+    """Format the sample efficiency as Markdown, with a line for each cell.
 
     Args:
-        cells: of one family.
-        rows, columns: their grouping keys.
-        wanted: see `wanted_returns`; tasks that it does not name have no steps to a return.
-        remarks: sentences on runs that are not among them.
+        cells: cells of one family of tasks.
+        rows, columns: grouping keys.
+        wanted: see `wanted_returns`; for other tasks no steps are given.
+        remarks: sentences on runs that are missing.
     """
     header = [*rows, *columns, "seeds", "step", "return wanted", "steps to it, feasible", "reached", "average return",
               "evaluations feasible", "training cost"]

@@ -1,4 +1,4 @@
-"""Tables as Markdown and LaTeX for people, as CSV and JSON for programs."""
+"""Tables as Markdown, LaTeX, CSV and JSON."""
 
 import csv
 import io
@@ -18,17 +18,22 @@ from analysis.runs.model import Run
 
 Format = Literal["markdown", "latex", "csv", "json"]
 FORMATS: tuple[Format, ...] = ("markdown", "latex", "csv", "json")
-# Name in CSV and JSON ↦ what of a run it is.
+# Name in CSV and JSON ↦ attributes of a run, as in `Cell.spread`.
 SPREADS = {"violation": ("result", "violation"), "cvar": ("result", "cvar"), "episodes_over": ("result", "over"),
            "training_cost": ("result", "training", "total_cost"),
            "training_cost_rate": ("result", "training", "cost_rate"), "training_over": ("result", "training", "over")}
 
 
 def render(found: Sequence[Table], form: Format, each_run: bool = False) -> str:
-    """The tables as text.
+    """Format tables as text.
+
+    Args:
+        found: a table for each family of tasks.
+        form: output format.
+        each_run: whether Markdown has a line for each run too.
 
     Raises:
-        UsageError: CSV for several families.
+        UsageError: CSV is requested for several families.
     """
     if form == "markdown":
         return "\n\n".join(markdown(table, each_run) for table in found)
@@ -46,7 +51,7 @@ def render(found: Sequence[Table], form: Format, each_run: bool = False) -> str:
 
 
 def markdown(table: Table, each_run: bool = False) -> str:
-    """What papers print, then everything else about the cells, on request the runs, and the notes."""
+    """Format the main table, a table of details, on request a table of runs, and the notes."""
     parts = [f"## Family: {table.family}", markdown_table(*grid(table, "[{}, {}]", ("**", "**"), " †"),
                                                     right=len(table.rows) + 1),
              markdown_table([*table.rows, *table.columns, *DETAILS],
@@ -77,16 +82,16 @@ LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\
          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "λ": r"$\lambda$", "†": r"$^\dagger$",
          "ρ": r"$\rho$", "≤": r"$\le$", "·": r"$\cdot$", "…": r"\dots{}", "×": r"$\times$", "√": r"$\surd$",
          "⌊": r"$\lfloor$", "⌋": r"$\rfloor$"}
-NEGATIVE = re.compile(r"(?<![\w.-])-(?=\d)")  # the sign of a number, not a hyphen within a name
+NEGATIVE = re.compile(r"(?<![\w.-])-(?=\d)")  # the sign of a number, not a hyphen in a name
 
 
 def escaped(text: str) -> str:
-    """Text as LaTeX prints it, whatever names the user gave."""
+    """Return text with the special characters of LaTeX escaped."""
     return "".join(LATEX.get(character, character) for character in text)
 
 
 def latex(table: Table) -> str:
-    """The table that papers print: needs only the package booktabs. What its numbers are, the caption says."""
+    """Format the main table for a paper, with a caption that defines its numbers; it needs the package booktabs."""
     header, lines = grid(table, r"{{\scriptsize[{}, {}]}}", (r"\textbf{", "}"), r"$^\dagger$", escaped)
     labels = len(table.rows) + 1
     body = []
@@ -102,12 +107,12 @@ def latex(table: Table) -> str:
 
 
 def _typeset(cell: str) -> str:
-    """A cell's numbers with minus signs, and its dashes and dots as LaTeX has them."""
+    """Convert minus signs, dashes and dots of a cell to LaTeX."""
     return NEGATIVE.sub("$-$", cell).replace("–", "--").replace("…", r"\dots{}")
 
 
 def _caption(table: Table) -> str:
-    """What the numbers are: of what, at which step, over how many seeds, with which interval."""
+    """Return the caption: definitions of the numbers, step, number of seeds, and interval."""
     counts = sorted({len(cell.runs) for cell in table.cells})
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
     steps = sorted({run.result.step for cell in table.cells for run in cell.runs if run.result})
@@ -121,11 +126,11 @@ def _caption(table: Table) -> str:
         f"and at least {first.safe_share:.0%} of the seeds safe.")
 
 
-# --- for programs --------------------------------------------------------------------------------------------------
+# --- CSV and JSON --------------------------------------------------------------------------------------------------
 
 
 def as_json(table: Table) -> dict[str, Any]:
-    """Everything that is known, in plain values; what is not known, or not a number, is null."""
+    """Return all values of a table for JSON; unknown and non-finite values are null."""
     return {"family": table.family, "rows": list(table.rows), "columns": list(table.columns),
             "cells": [_record(table, cell) | {"each_run": [_run_record(run) for run in cell.runs]}
                       for cell in table.cells], "notes": table.notes}
@@ -166,7 +171,7 @@ def _finite(value: Any) -> Any:
 
 
 def as_csv(table: Table) -> str:
-    """One line for each cell, at full precision."""
+    """Format a table as CSV, one line for each cell, at full precision."""
     records = [_record(table, cell) for cell in table.cells]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
@@ -176,7 +181,7 @@ def as_csv(table: Table) -> str:
 
 
 def harmless(value: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula, which a name out of somebody's run could be."""
+    """Return a CSV cell that no spreadsheet executes as a formula, since names may come from somebody else's run."""
     if value is None:
         return ""
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):

@@ -1,6 +1,6 @@
-"""The landscape that guides a trained agent: which networks and which states are drawn.
+"""Energy landscapes of trained agents: choice of snapshots, states and action dimensions.
 
-`survey` computes L and L_A over two action dimensions, `landscape_figure` draws them side by side.
+`survey` computes L and L_A over one or two action dimensions, and `landscape_figure` draws them side by side.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,11 +16,11 @@ from algd.storage.run_folder import RunFolder
 from analysis.results.landscape_figure import draw
 from analysis.results.survey import Floats, Landscape, episode, survey
 
-STRIP = 5  # snapshots that fit on a page
+STRIP = 5  # number of snapshots that fit on a page
 
 
 def snapshots(run: Path) -> dict[int, Path]:
-    """The run's snapshots by step, in order.
+    """Return the run's snapshots by step, in increasing order.
 
     Raises:
         UsageError: there is none.
@@ -33,7 +33,7 @@ def snapshots(run: Path) -> dict[int, Path]:
 
 
 def at_step(run: Path, step: int | None) -> LoadedAgent:
-    """The agent of a run's snapshot at this step; None: its newest checkpoint.
+    """Load the agent from a run's snapshot at this step; None: from its newest checkpoint.
 
     Raises:
         UsageError: there is no such snapshot.
@@ -47,12 +47,12 @@ def at_step(run: Path, step: int | None) -> LoadedAgent:
 
 
 def spaced(length: int, count: int) -> list[int]:
-    """`count` different steps of an episode of this length, evenly spaced inside it; all steps if it is shorter."""
+    """Return at most `count` distinct steps, evenly spaced in the interior of an episode of this length."""
     return sorted({int(step) for step in np.linspace(0, length - 1, count + 2)[1:-1].round()})
 
 
 def _dimensions(loaded: LoadedAgent, wanted: Sequence[int] | None) -> list[int]:
-    """The dimensions to draw: those asked for, else the first two, or the only one."""
+    """Return the action dimensions to draw: those requested, else the first two or the only one."""
     size = loaded.task.action_space.shape[0]
     chosen = list(wanted) if wanted else list(range(min(size, 2)))
     if len(set(chosen)) != len(chosen) or len(chosen) > 2 or not all(0 <= i < size for i in chosen):
@@ -62,7 +62,7 @@ def _dimensions(loaded: LoadedAgent, wanted: Sequence[int] | None) -> list[int]:
 
 
 def _chosen_states(observations: Floats, count: int, at: Sequence[int] | None) -> list[int]:
-    """The steps of the episode that are drawn."""
+    """Return the steps of the episode whose states are drawn."""
     length = len(observations)
     if wrong := [step for step in at or () if not 0 <= step < length]:
         raise UsageError(f"--at {wrong[0]}: the episode has steps 0 to {length - 1}")
@@ -72,24 +72,24 @@ def _chosen_states(observations: Floats, count: int, at: Sequence[int] | None) -
 def pictures(run: Path, states: int = 2, at: Sequence[int] | None = None, step: int | None = None,
              strip: bool = False, against: Path | None = None, axes: Sequence[int] | None = None,
              lam: float | None = None, paths: int = 12) -> Iterator[tuple[Figure, str]]:
-    """The figures that `python -m analysis landscape` writes, each with its file's name without ending.
+    """Yield the figures of `python -m analysis landscape`, each with its file name without extension.
 
-    One figure with a row for each state; with `strip` one for each state with a row for each snapshot; with `against`
-    one for all states, with a row for each run.
+    There is one figure with a row for each state; with `strip` a figure for each state with a row for each snapshot;
+    with `against` one figure with a row for each state and run.
 
     Args:
         run: the run's folder.
         states: number of states, evenly spaced in an episode.
-        at: steps of the episode, in place of `states`.
-        step: the snapshot's; None: the newest checkpoint.
-        strip: snapshots below one another, up to five.
+        at: steps of the episode, instead of `states`.
+        step: step of the snapshot; None: the newest checkpoint.
+        strip: whether to draw up to five snapshots.
         against: another run, drawn at the same states.
         axes: one or two dimensions of the action, from 0.
         lam: λ of both energies; None: each agent's own.
-        paths: stochastic denoising paths a panel.
+        paths: number of stochastic denoising paths per panel.
 
     Raises:
-        UsageError: a run, snapshot, state or dimension that is not there; runs of different tasks.
+        UsageError: a run, snapshot, state or dimension does not exist; the runs have different tasks.
     """
     if strip and (step is not None or against is not None):
         raise UsageError("--strip shows all steps of one run: it cannot be combined with --step or --against")
@@ -116,17 +116,17 @@ def pictures(run: Path, states: int = 2, at: Sequence[int] | None = None, step: 
 
 
 def spread(items: Sequence[Path], count: int) -> list[Path]:
-    """At most `count` of the items, evenly spaced, the first and the last among them."""
+    """Return at most `count` of the items, evenly spaced, including the first and the last."""
     return [items[i] for i in sorted({int(i) for i in np.linspace(0, len(items) - 1, count).round()})]
 
 
 def _short(run: Path) -> str:
-    """The run in a file's name: <agent>-<guidance>_seed=<seed>-<hash>."""
+    """Return a run's name for use in a file name: <agent>-<guidance>_seed=<seed>-<hash>."""
     return "_".join(run.resolve().parts[-2:])
 
 
 def comparable(other: LoadedAgent, loaded: LoadedAgent) -> LoadedAgent:
-    """The other agent, if it knows the same states and actions.
+    """Return the other agent if it has the same states and actions.
 
     Raises:
         UsageError: it was trained on another task.

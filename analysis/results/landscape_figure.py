@@ -1,4 +1,4 @@
-"""L beside L_A as a figure: both energies on the same critics, at the same λ and on the same colours."""
+"""Figures of L beside L_A, with the same critics, λ and colour scale."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,19 +18,19 @@ from algd.algorithm.curvature import ENERGIES
 from analysis.results.style import PALETTE, STYLE, WIDTH
 from analysis.results.survey import Floats, Landscape
 
-ARROWS = 11  # arrows of the gradient field a dimension
+ARROWS = 11  # arrows of the gradient field per dimension
 SYMBOLS = {"plain": r"$L$", "augmented": r"$L_A$"}
 PATHS, MEAN, BOUNDARY = PALETTE[0], PALETTE[1], STYLE["hatch.color"]
-# From white to a grey on which the colours above and black can still be told apart.
+# From white to a grey on which black and the colours above are still distinguishable.
 COLOURS = LinearSegmentedColormap.from_list("landscape", ["#FFFFFF", "#808080"])
-STEEPER = 4.0  # how many times the range of the shallower energy the colours cover at most
+STEEPER = 4.0  # the colour scale covers at most this many times the range of the flatter energy
 HEIGHT = "energy above\nthe lowest (reward)"
-# The axes of a map are a box, not two lines.
+# Maps have a frame on all four sides.
 BOXED: Any = STYLE | {"axes.spines.top": True, "axes.spines.right": True}
 
 
 def draw(landscapes: Sequence[Landscape]) -> Figure:
-    """L beside L_A, a row for each landscape; what all rows have in common is in the heading."""
+    """Draw L beside L_A, a row for each landscape; facts common to all rows are in the title."""
     first, flat = landscapes[0], len(landscapes[0].axes) == 1
     facts = [_facts(shown) for shown in landscapes]
     common = [fact for fact in facts[0] if all(fact in others for others in facts)]
@@ -62,22 +62,22 @@ def draw(landscapes: Sequence[Landscape]) -> Figure:
 
 
 def _facts(shown: Landscape) -> list[str]:
-    """What there is to say about a landscape."""
+    """Return the facts that identify a landscape."""
     return [f"{shown.agent_name}, seed {shown.seed}", f"step {shown.step}", f"λ = {shown.lam:.3g}",
             f"ρ = {shown.rho:g}", f"state {shown.state_number}"]
 
 
 def _top(heights: dict[str, Floats]) -> float:
-    """Where the scale of both energies ends: at the higher one's top, but at most at STEEPER times the lower one's."""
+    """Return the end of the common scale: the larger range of the two, but at most STEEPER times the smaller."""
     tops = [max(float(height.max()), 1e-12) for height in heights.values()]
     return min(max(tops), STEEPER * min(tops))
 
 
 def _plane(axis: Axes, shown: Landscape, energy: str, height: Floats, top: float) -> None:
-    """One energy over two dimensions."""
+    """Draw one energy over two dimensions."""
     x, y = shown.axes
     axis.pcolormesh(x, y, height.T, vmin=0, vmax=top, cmap=COLOURS, shading="gouraud", rasterized=True)
-    # The lines follow this panel's own range, so that a shallow landscape shows its shape beside a steep one.
+    # Contours follow the panel's own range, so that a flat landscape shows its shape beside a steep one.
     axis.contour(x, y, height.T, levels=10, colors="0.4", linewidths=0.3)
     some = np.linspace(0, len(x) - 1, ARROWS + 2).round().astype(int)[1:-1]
     downhill = -shown.gradients[energy][np.ix_(some, some)]
@@ -99,7 +99,7 @@ def _plane(axis: Axes, shown: Landscape, energy: str, height: Floats, top: float
 
 
 def _line(axis: Axes, shown: Landscape, energy: str, height: Floats, top: float) -> None:
-    """One energy over one dimension, with the denoising paths from the top (level K) to the bottom (level 0)."""
+    """Draw one energy over one dimension, with the denoising paths from the top (level K) to the bottom (level 0)."""
     (x,) = shown.axes
     axis.fill_between(x, 0, 1, where=shown.risk > shown.threshold, transform=axis.get_xaxis_transform(), color="0.87",
                       linewidth=0)
@@ -120,7 +120,7 @@ def _line(axis: Axes, shown: Landscape, energy: str, height: Floats, top: float)
 
 
 def _legend(shown: Landscape, flat: bool) -> list[Any]:
-    """What the marks are."""
+    """Return the handles of the legend."""
     walks = "denoising, " if len(shown.mean_path) > 1 else ""
     samples = Line2D([], [], color=PATHS, marker="|" if flat else "o", markersize=4 if flat else 2.6, linewidth=0.8,
                      label=f"{walks}{len(shown.paths)} samples")

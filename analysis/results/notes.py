@@ -1,4 +1,4 @@
-"""What stands below a table: how its numbers came about, and what is not as it should be."""
+"""Notes below a table: definitions of its numbers, and runs that are missing, failed or unusual."""
 
 from collections.abc import Sequence
 
@@ -9,24 +9,24 @@ from analysis.runs.model import Run
 from analysis.statistics.estimators import SEEDS_FOR_INTERVAL, Method
 
 FEW_EPISODES = 20
-NAMED = 5  # runs or cells in a sentence
-REASON = 80  # characters of what a run failed of
+NAMED = 5  # runs or cells that a note lists
+REASON = 80  # characters of the reason of a failure
 
 
 def notes(cells: Sequence[Cell], sampler: str, remarks: Sequence[str] = ()) -> list[str]:
-    """A sentence or two on each thing that a reader of the table must know.
+    """Return the notes of a table.
 
     Args:
-        cells: of one family of tasks.
-        sampler: of the evaluations.
-        remarks: on runs that are not among them; they come last.
+        cells: cells of one family of tasks.
+        sampler: sampler of the evaluations.
+        remarks: sentences on runs that are missing, which are appended.
     """
     runs = [run for cell in cells for run in cell.runs]
     return [*_how(cells, sampler), *_results(cells, runs), *_episodes(runs), *_pooled(cells, runs), *remarks]
 
 
 def interval_of(method: Method) -> str:
-    """How an interval was made."""
+    """Return the description of an interval."""
     return ("95% interval from a stratified bootstrap's standard error and Student's t" if method == "t"
             else "95% percentile interval of a stratified bootstrap")
 
@@ -58,7 +58,7 @@ def _at(cells: Sequence[Cell]) -> str:
 
 
 def _results(cells: Sequence[Cell], runs: Sequence[Run]) -> list[str]:
-    """Which runs have no result, and why."""
+    """Return notes on runs without a result, and why they have none."""
     found = []
     if failed := [run for run in runs if run.failed]:
         found.append("Failed, hence not safe: " + _some([
@@ -95,10 +95,10 @@ def _results(cells: Sequence[Cell], runs: Sequence[Run]) -> list[str]:
 
 
 def _held_back(env: str, runs: Sequence[Run]) -> list[str]:
-    """Which run keeps a task whose runs are all under way at an early step."""
+    """Return a note on the run that limits the common step of a task without finished runs."""
     common = common_step(runs)
     if any(run.state == "finished" for run in runs) or any(run.judged_at != common for run in runs):
-        return []  # the step is the end, or the user's choice
+        return []  # the common step is the end of training, or the user's choice
     last = {run.evaluations[-1].step: run for run in runs if run.evaluations and not run.failed}
     behind, furthest = min((step for step in last if step > 0), default=0), max(last, default=0)
     if common is None or common >= furthest:
@@ -108,7 +108,7 @@ def _held_back(env: str, runs: Sequence[Run]) -> list[str]:
 
 
 def _episodes(runs: Sequence[Run]) -> list[str]:
-    """What is to be known of the evaluations' episodes."""
+    """Return notes on the evaluation episodes."""
     found, results = [], [run.result for run in runs if run.result]
     if tasks := sorted({run.env for run in runs if run.config["env.limit_kind"] == "discounted"}):
         found.append(f"Cost and limit are discounted sums in {', '.join(tasks)}; training cost is not.")
@@ -125,7 +125,7 @@ def _episodes(runs: Sequence[Run]) -> list[str]:
 
 
 def _pooled(cells: Sequence[Cell], runs: Sequence[Run]) -> list[str]:
-    """What was put together although it differs, and what comes from elsewhere."""
+    """Return notes on pooled runs and on imported ones."""
     found = []
     for keys in sorted({cell.pooled for cell in cells if cell.pooled}):
         found.append(f"Pooled although different in {', '.join(keys)}: "
@@ -134,7 +134,7 @@ def _pooled(cells: Sequence[Cell], runs: Sequence[Run]) -> list[str]:
 
 
 def _missing_seeds(cells: Sequence[Cell]) -> list[str]:
-    """Seeds that other cells of the row have, and a cell has not."""
+    """Return a note on seeds that a cell lacks and other cells of its row have."""
     missing = []
     for cell in cells:
         others = {seed for other in cells if other.row == cell.row for seed in other.seeds}

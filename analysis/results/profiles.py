@@ -1,4 +1,4 @@
-"""Performance profiles as figures: the share of runs above each value."""
+"""Figures of performance profiles: the share of runs above each value."""
 
 
 import matplotlib.pyplot as plt
@@ -12,7 +12,7 @@ from analysis.statistics.aggregates import performance_profile
 
 
 def draw_profile(found: Comparison, task: str, bootstrap_seed: int = 0) -> Figure:
-    """Performance profiles of both sides on one task: the share of runs above each return and each cost."""
+    """Draw the performance profiles of both sides on one task: the share of runs above each return and each cost."""
     pairs = [[side.values(task, quantity) for side in (found.first, found.second)] for quantity in ("return", "cost")]
     looks = [layered(style, place, 2) | {"marker": "", "linestyle": DASHES[place]}
              for place, style in enumerate(found.looks)]

@@ -1,9 +1,9 @@
-"""Over tasks: returns as scores between two references of each task, and what algorithms come to over all tasks.
+"""Normalised scores, and aggregates of algorithms over tasks.
 
     score = (return − zero-cost reference) / (unconstrained reference − zero-cost reference)
 
-so that 1 is what an agent earns that need not care about cost, and 0 what one earns that never causes any. Raw returns
-of different tasks are never put together. Only tasks count on which every algorithm has a result.
+so that 1 is the return of an agent without a constraint and 0 that of one without any cost. Raw returns of different
+tasks are never aggregated. Only tasks on which every algorithm has a result count.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ from analysis.statistics.estimators import (
 
 @dataclass(frozen=True)
 class Reference:
-    """The two returns of a task between which scores lie: of no constraint, and of no cost."""
+    """The returns of a task that have the scores 1 (`unconstrained`) and 0 (`zero_cost`)."""
 
     unconstrained: float
     zero_cost: float
@@ -46,18 +46,18 @@ class Reference:
 
 @dataclass(frozen=True)
 class Scored:
-    """An algorithm over tasks.
+    """Aggregates of an algorithm over tasks.
 
     Attributes:
-        column: its values of the column keys.
-        tasks: those that count.
-        runs: on these tasks, failed ones and those without a result too.
-        scores: of the runs with a result, (n_s,) for each task.
-        ratios: their costs in units of the limit, likewise; empty where a task's limit is 0.
-        iqm, mean, gap: of the scores: interquartile mean, mean, and optimality gap, the mean of max(0, 1 − score).
-        safe_score: the mean where a run that is not safe, failed or has no result counts 0; without an interval, which
-            does not hold for values that are 0 for a few.
-        safe: how many runs are safe.
+        column: values of the column keys.
+        tasks: the tasks that count.
+        runs: all runs on these tasks, including failed ones and those without a result.
+        scores: scores of the runs with a result, (n_s,) for each task.
+        ratios: costs of the same runs divided by the limit, (n_s,) for each task with a limit above 0.
+        iqm, mean, gap: interquartile mean, mean and optimality gap of the scores.
+        safe_score: mean score with 0 for runs that are not safe, failed or have no result; without an interval, which
+            would not have its nominal coverage for values that are 0 for a few seeds.
+        safe: number of safe runs.
     """
 
     column: tuple[str, ...]
@@ -73,14 +73,14 @@ class Scored:
 
 
 def references(cells: Sequence[Cell], unconstrained: str, zero_cost: str) -> dict[str, Reference]:
-    """The references of each task: the mean return of the runs that fit a condition, or a number for all tasks.
+    """Return the references of each task: mean returns of the runs that fit a condition, or a number for all tasks.
 
     Args:
-        cells: with judged runs, of one family.
-        unconstrained, zero_cost: "KEY=VALUE", several joined by spaces, or a number.
+        cells: cells of one family of tasks.
+        unconstrained, zero_cost: "KEY=VALUE", several separated by spaces, or a number.
 
     Raises:
-        UsageError: a task has no run with a result for a condition, or the first is not above the second.
+        UsageError: no run with a result on a task fits a condition, or the unconstrained reference is not the higher.
     """
     runs = [run for cell in cells for run in cell.runs]
 
@@ -106,7 +106,7 @@ def references(cells: Sequence[Cell], unconstrained: str, zero_cost: str) -> dic
 
 
 def scored(cells: Sequence[Cell], reference: dict[str, Reference]) -> list[Scored]:
-    """Every algorithm (column) over the tasks on which all of them have a result.
+    """Aggregate each algorithm (column) over the tasks on which all algorithms have a result.
 
     Raises:
         UsageError: there is no such task.
@@ -142,14 +142,14 @@ def _scored(column: tuple[str, ...], runs: list[Run], tasks: list[str], referenc
 
     gap = over(scores, optimality_gaps)
     if gap.low is not None:
-        gap = replace(gap, low=max(0.0, gap.low))  # no gap is below 0
+        gap = replace(gap, low=max(0.0, gap.low))  # a gap is never negative
     return Scored(column, tasks, runs, scores, ratios, over(scores, interquartile_means), over(scores, means), gap,
                   float(np.concatenate(safe).mean()), sum(run.safe for run in runs))
 
 
 def markdown(found: Sequence[Scored], reference: dict[str, Reference], keys: Sequence[str], cells: Sequence[Cell],
              unconstrained: str, zero_cost: str, remarks: Sequence[str] = ()) -> str:
-    """The aggregates, the references they rest on, and how they came about."""
+    """Format the aggregates, their references, and notes as Markdown."""
     header = [*keys, "runs", "IQM", "mean", "optimality gap", "safe score", "safe runs", "cost / limit"]
     lines = []
     for score in found:
@@ -192,13 +192,13 @@ def _said(option: str) -> str:
 
 
 def draw_profiles(found: Sequence[Scored], keys: Sequence[str], seed: int = 0) -> Figure:
-    """Performance profiles over tasks: the share of all runs above each score, and above each cost in limits.
+    """Draw performance profiles over tasks: the share of runs above each score, and above each ratio of cost to limit.
 
-    A run that failed or has no result is above no score, and above every cost.
+    A run without a result counts as below every score and above every cost.
     """
     columns = [score.column for score in found]
     with plt.rc_context(STYLE):
-        height = 1.8 + 0.15 * -(-len(found) // 2)  # the legend has two algorithms a line
+        height = 1.8 + 0.15 * -(-len(found) // 2)  # the legend has two algorithms per line
         figure, axes = plt.subplots(1, 2, figsize=(WIDTH, height), layout="constrained", sharey=True)
         looks = [layered(look(score.column, keys, columns), place, len(found)) | {
             "marker": "", "linestyle": DASHES[place % len(DASHES)]} for place, score in enumerate(found)]
@@ -229,6 +229,6 @@ def draw_profiles(found: Sequence[Scored], keys: Sequence[str], seed: int = 0) -
 
 
 def _with_missing(score: Scored, strata: Sequence[Floats], worst: float) -> list[Floats]:
-    """The values of each task, with the worst one for each run that has none."""
+    """Return the values of each task, with the worst value for each run without a result."""
     return [np.concatenate([values, np.full(sum(run.env == task for run in score.runs) - len(values), worst)])
             for task, values in zip(score.tasks, strata, strict=False)] if len(strata) == len(score.tasks) else []

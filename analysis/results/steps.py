@@ -1,7 +1,7 @@
-"""At which training step runs are compared: one for all cells of a task, never whatever each run happens to have.
+"""The training step at which the runs of a task are compared, the same for all cells.
 
-A run that stopped early, with an evaluation of an almost untrained policy, must not stand beside runs that were trained
-to the end. So the step is chosen first, and a run without a complete evaluation at it has no result.
+A run that stopped early must not be compared with runs that were trained to the end. The step is therefore chosen
+first, and a run without a complete evaluation at it has no result.
 """
 
 from collections.abc import Hashable, Sequence
@@ -12,15 +12,15 @@ from analysis.runs.model import Run
 
 
 def judged(runs: Sequence[Run], at_step: int | None = None, by: Sequence[Hashable] = ()) -> list[Run]:
-    """The runs, each with the step that it is judged at.
+    """Return the runs with `judged_at` set, the same for all runs of a task.
 
-    Runs of one task are judged at one step; those of another framework, which evaluates at steps of its own, apart.
+    Runs of another framework have a step of their own, since it evaluates at other steps.
 
     Args:
-        runs: any.
-        at_step: this step for all of them; None: see `common_step`.
-        by: for each run, what it need not be compared across, such as its total_steps where a table has a column for
-            each; empty: nothing.
+        runs: runs of any tasks.
+        at_step: the step for all runs; None: see `common_step`.
+        by: a value for each run; only runs with equal values need a common step. An example is total_steps in a table
+            that has it as a column. Empty: all runs of a task have one step.
     """
     if at_step is not None:
         return [replace(run, judged_at=at_step) for run in runs]
@@ -33,7 +33,7 @@ def judged(runs: Sequence[Run], at_step: int | None = None, by: Sequence[Hashabl
 
 
 def check_step(runs: Sequence[Run], at_step: int | None) -> None:
-    """Raises UsageError where none of the runs has an evaluation at this step."""
+    """Raise UsageError if no run has an evaluation at this step."""
     if at_step is None or any(point.step == at_step for run in runs for point in run.evaluations):
         return
     steps = sorted({point.step for run in runs for point in run.evaluations if point.step > 0})
@@ -44,10 +44,10 @@ def check_step(runs: Sequence[Run], at_step: int | None) -> None:
 
 
 def common_step(runs: Sequence[Run]) -> int | None:
-    """The step at which runs of one task are compared; None where there is none. Step 0 is never one.
+    """Return the step at which runs of one task are compared; None if there is none after step 0.
 
-    The last one of the finished runs; while none is finished, the last one that all have that have not failed and were
-    evaluated after step 0.
+    It is the last evaluation of the finished runs. While no run is finished, it is the last evaluation common to all
+    runs that have not failed and were evaluated after step 0.
     """
     if finished := [run.evaluations[-1].step for run in runs if run.state == "finished" and run.evaluations]:
         return max(finished) or None
@@ -57,11 +57,11 @@ def common_step(runs: Sequence[Run]) -> int | None:
 
 
 def earlier_step(runs: Sequence[Run]) -> int | None:
-    """The last step after 0 at which every run was evaluated that was evaluated after step 0 at all."""
+    """Return the last step at which all runs with an evaluation after step 0 were evaluated; None if there is none."""
     begun = [steps for run in runs if (steps := {point.step for point in run.evaluations if point.step > 0})]
     return max(set.intersection(*begun), default=None) if begun else None
 
 
 def waiting(run: Run) -> bool:
-    """Whether a run has no result and has not failed: it may still come to one."""
+    """Return whether a run has no result and has not failed, so that it may still get one."""
     return run.result is None and not run.failed

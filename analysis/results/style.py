@@ -1,4 +1,4 @@
-"""How all figures of results look: sizes, palette, an algorithm's colour and dashes, and how a figure is written."""
+"""The style of all figures of results: sizes, palette, the line style of an algorithm, and writing to files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +10,13 @@ from matplotlib.patheffects import withStroke
 
 from algd.errors import UsageError
 
-WIDTH = 3.4  # inches, one column of a paper
-# Okabe and Ito's palette, which people of every kind of colour vision tell apart, without its yellow.
+WIDTH = 3.4  # one column of a paper, in inches
+# Okabe and Ito's colour-blind-safe palette without its yellow.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.2, 1, 1.2)))
 MARKERS = "os^DvPX"
-# An algorithm looks the same in every figure, whoever else is in it. Colours are of much the same grey, so that a
-# guidance has a marker too; the dashes are the agent's.
+# An algorithm has the same style in every figure: colour and marker for the guidance, dashes for the agent. Markers are
+# needed because the colours are nearly the same in greyscale.
 GUIDANCES = {"augmented": 0, "plain": 1, "pid": 2, "none": 6}
 AGENTS = {"vesde": DASHES[0], "ddpm": DASHES[1], "gaussian": DASHES[2]}
 UNKNOWN = (3, 4, 5)
@@ -30,8 +30,12 @@ STYLE: Any = {
 
 
 def look(column: Sequence[str], keys: Sequence[str], columns: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """A line's colour, marker and dashes: the algorithm's own where the keys name one, else by its place among the
-    columns.
+    """Return a line's colour, marker and dashes: fixed for a known algorithm, else by its position in the columns.
+
+    Args:
+        column: values of the column keys.
+        keys: column keys.
+        columns: all columns of the figure.
     """
     named = dict(zip(keys, column, strict=True))
     agent, guidance = named.get("agent", "vesde"), named.get("guidance")
@@ -45,8 +49,8 @@ def look(column: Sequence[str], keys: Sequence[str], columns: Sequence[Sequence[
 
 
 def layered(style: dict[str, Any], place: int, count: int) -> dict[str, Any]:
-    """A line's style where it is the `place`-th of `count`: what comes first is wider, with larger, hollow markers, so
-    that it shows where another line lies on it.
+    """Adapt the style of the `place`-th of `count` lines: earlier ones are wider, with larger, hollow markers, so that
+    they remain visible below later ones.
     """
     above = (count - 1 - place) * min(1.0, 3 / max(count - 1, 1))
     return style | {"linewidth": 0.9 + 0.5 * above, "markersize": 2.2 + 0.9 * above, "markeredgewidth": 0.6,
@@ -54,7 +58,7 @@ def layered(style: dict[str, Any], place: int, count: int) -> dict[str, Any]:
 
 
 def legend(figure: Figure, handles: Sequence[Any], most: int = 3) -> None:
-    """A legend below the panels, with as many columns as the labels let stand side by side."""
+    """Add a legend below the panels, with as many columns as fit, at most `most`."""
     longest = max(len(str(handle.get_label())) for handle in handles)
     across = max(1, min(most, len(handles), int(WIDTH * 20) // (longest + 8)))
     figure.legend(handles=handles, loc="outside lower center", ncols=across, frameon=False, handlelength=2.6,
@@ -62,10 +66,10 @@ def legend(figure: Figure, handles: Sequence[Any], most: int = 3) -> None:
 
 
 def write(figure: Figure, name: str, out: Path) -> list[Path]:
-    """The figure as PNG and PDF in a folder, which is made if it is not there; without dates in it.
+    """Write a figure as PNG and PDF, without dates, into a folder, which is created if necessary; return the files.
 
     Raises:
-        UsageError: the folder cannot be made.
+        UsageError: the folder cannot be created.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """Both energies of a trained agent on a grid of actions at one state, with the policy's denoising paths.
 
-The states come from one episode of the agent's deterministic policy; actions that are not on the axes stay at the
-policy's deterministic action.
+States are from an episode of the deterministic policy. Action dimensions that are not drawn are fixed at the
+deterministic action.
 """
 
 from collections.abc import Sequence
@@ -22,27 +22,28 @@ from algd.run.loaded_agent import LoadedAgent
 from algd.seeding import episode_seed, stream
 
 Floats = NDArray[np.float64]
-RESOLUTION = 81  # grid points a dimension
+RESOLUTION = 81  # grid points per dimension
 
 
 @dataclass(frozen=True)
 class Landscape:
     """Both energies at one state, as functions of one or two action dimensions.
 
-    D is the number of drawn dimensions, n the grid points of each, all in the environment's action units.
+    D is the number of drawn dimensions and n the number of grid points of each. Actions are in the environment's units.
 
     Attributes:
-        agent_name, seed, step: of the run, and the step that the networks are from.
-        state_number: step of the episode that the state is from.
+        agent_name, seed: of the run.
+        step: training step of the networks.
+        state_number: step of the episode at which the state occurs.
         dimensions: the drawn dimensions of the action, from 0.
-        axes: D arrays (n,), the grid.
+        axes: the grid, D arrays (n,).
         energies: "plain" and "augmented", each (n,) or (n, n), indexed [first dimension, second].
-        gradients: the same with a last axis D.
+        gradients: gradients of the energies, with a last axis D.
         risk: Qc on the grid.
         threshold, lam, rho: h, λ and ρ.
-        paths: (P, K + 1, D), squashed latents x_K … x_0 of stochastic denoising; K = 0 for a Gaussian policy.
-        mean_path: (K + 1, D), of the deterministic one; it ends at the deterministic action.
-        guide: the energy that trained the policy; None: neither of the two.
+        paths: squashed latents x_K … x_0 of stochastic denoising, (P, K + 1, D); K = 0 for a Gaussian policy.
+        mean_path: the same of deterministic denoising, (K + 1, D); it ends at the deterministic action.
+        guide: the energy with which the policy was trained; None: neither of the two.
     """
 
     agent_name: str
@@ -63,10 +64,10 @@ class Landscape:
 
 
 def episode(loaded: LoadedAgent, number: int = 0) -> Floats:
-    """The raw observations (T, s) at which the deterministic policy acts in one whole episode.
+    """Return the raw observations (T, s) of one episode of the deterministic policy.
 
     Args:
-        number: tells episodes apart; its seed follows from it and the run's.
+        number: number of the episode, from which, with the run's seed, its seed is derived.
     """
     act, observations = Actor(loaded.agent, loaded.task, None), []
 
@@ -81,20 +82,20 @@ def episode(loaded: LoadedAgent, number: int = 0) -> Floats:
 
 
 def denoising_paths(agent: Agent, observation: Tensor, count: int, seed: int) -> tuple[Floats, Floats]:
-    """Actions along `count` stochastic denoising paths, (P, K + 1, d), and along the deterministic one, (K + 1, d).
+    """Return the actions along `count` stochastic denoising paths (P, K + 1, d) and the deterministic one (K + 1, d).
 
-    A policy that does not denoise has paths of one action.
+    The paths of a policy that does not denoise have one action.
 
     Args:
         observation: (1, s), normalised.
-        seed: of the noise.
+        seed: seed of the noise.
     """
     policy, many = agent.policy, observation.expand(count, -1)
     with torch.no_grad():
         if isinstance(policy, DiffusionPolicy):
             normals = policy.draw(count, RandomGenerator(seed))
             stochastic = torch.stack([policy.squash(x) for x in policy.chain(many, normals)], dim=1)
-            # Without noise the stochastic process is the deterministic one.
+            # With zero noise the stochastic process is the deterministic one.
             mean = torch.cat([policy.squash(x) for x in policy.chain(observation, torch.zeros_like(normals[:, :1]))])
         else:
             stochastic = policy.sample(many, policy.draw(count, RandomGenerator(seed))).action.unsqueeze(1)
@@ -104,13 +105,13 @@ def denoising_paths(agent: Agent, observation: Tensor, count: int, seed: int) ->
 
 def survey(loaded: LoadedAgent, observation: Floats, state_number: int = 0, dimensions: Sequence[int] = (0, 1),
            lam: float | None = None, paths: int = 12) -> Landscape:
-    """Both energies and the policy at one state.
+    """Compute both energies and the policy's denoising paths at one state.
 
     Args:
         loaded: the agent, on the CPU.
         observation: (s,), raw.
-        state_number: see Landscape.
-        dimensions: one or two of the action's dimensions.
+        state_number: see `Landscape`.
+        dimensions: one or two dimensions of the action.
         lam: λ of both energies; None: the agent's own.
         paths: number of stochastic denoising paths.
 

@@ -1,8 +1,8 @@
-"""Tables of runs as papers print them: a cell's numbers as text.
+"""Tables of results, and the numbers of their cells as text.
 
-One table for each family of tasks, since tasks of different families are not comparable. Every number in it is an
-estimate of `analysis.statistics.estimators` over the runs of a cell (`analysis.results.cells`); what it is, the notes
-below it say (`analysis.results.notes`). `analysis.results.formats` writes tables as Markdown, LaTeX, CSV and JSON.
+There is one table for each family of tasks, since tasks of different families are not comparable. `results.cells`
+computes the estimates over the runs of a cell, `results.notes` the notes below a table that define its numbers, and
+`results.formats` writes tables as Markdown, LaTeX, CSV and JSON.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,20 +17,20 @@ from analysis.runs.model import Run
 from analysis.statistics.estimators import Method
 
 NONE = "–"
-SHOWN_SEEDS = 10  # costs of a cell's seeds that are printed one by one
+SHOWN_SEEDS = 10  # the costs of up to this many seeds are all printed
 DETAILS = ("seeds", "step", "limit", "safe", "violation", "CVaR 0.1", "episodes over", "stays feasible from",
            "training cost", "cost/step", "training over", "updates/s", "hours")
 
 
 @dataclass(frozen=True)
 class Table:
-    """The cells of one family of tasks.
+    """The table of one family of tasks.
 
     Attributes:
-        family: of the tasks.
-        rows, columns: the grouping keys.
-        cells: by row and column.
-        notes: how the numbers came about, sentence by sentence.
+        family: name of the family.
+        rows, columns: grouping keys.
+        cells: sorted by row and column.
+        notes: see `analysis.results.notes`.
     """
 
     family: str
@@ -43,16 +43,16 @@ class Table:
 def tables(runs: Sequence[Run], sampler: str = "deterministic", rows: Sequence[str] = ROWS,
            columns: Sequence[str] = COLUMNS, pool: bool = False, method: Method = "t", bootstrap_seed: int = 0,
            remarks: Sequence[str] = (), at_step: int | None = None, safe_share: float = SAFE_SHARE) -> list[Table]:
-    """A table for each family of tasks among the runs.
+    """Return a table for each family of tasks.
 
     Args:
-        runs: any.
-        sampler: that their evaluations are of, for the notes.
+        runs: runs of any families.
+        sampler: sampler of the evaluations, for the notes.
         rows, columns, pool, method, bootstrap_seed, at_step, safe_share: see `analysis.results.cells.cells`.
-        remarks: sentences on runs that are not among them, for the notes.
+        remarks: sentences on runs that are missing, for the notes.
 
     Raises:
-        UsageError: as `analysis.results.cells.cells`; no run has an evaluation at `at_step`.
+        UsageError: no run has an evaluation at `at_step`, or an error of `analysis.results.cells.cells`.
     """
     check_step(runs, at_step)
     found = []
@@ -65,13 +65,13 @@ def tables(runs: Sequence[Run], sampler: str = "deterministic", rows: Sequence[s
 
 def grid(table: Table, interval: str, bold: tuple[str, str], mark: str,
          escape: Callable[[str], str] = str) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of the table with rows × columns: return, cost and safety of each row's cells.
+    """Return the header and the lines of the main table: for each row return, cost and safe seeds of its cells.
 
     Args:
-        interval: how two ends are written, with two places for numbers.
-        bold: what stands before and behind a return that is bold.
-        mark: stands behind a cost above the limit.
-        escape: what is done to every text that comes from a configuration.
+        interval: format string of an interval, with two placeholders.
+        bold: text before and after the best return.
+        mark: text after a cost above the limit.
+        escape: applied to every text that comes from a configuration.
     """
     rows = list(dict.fromkeys(cell.row for cell in table.cells))
     columns = sorted({cell.column for cell in table.cells}, key=sorting)
@@ -102,7 +102,7 @@ def _return(cell: Cell | None, interval: str, bold: tuple[str, str]) -> str:
 
 
 def _cost(cell: Cell | None, mark: str) -> str:
-    """The mean, and the seeds themselves: no interval holds for them, and the worst of them is what matters."""
+    """Format the mean cost with the values of the seeds, since no interval is reliable and the worst seed matters."""
     if cell is None or cell.mean_cost is None:
         return NONE
     above = cell.limit is not None and not cell.mean_cost.value <= cell.limit
@@ -110,7 +110,7 @@ def _cost(cell: Cell | None, mark: str) -> str:
 
 
 def seeds_of(values: Sequence[float]) -> str:
-    """The values in rising order, in brackets; of many the lowest, the middle and the highest; nothing of a single."""
+    """Format the sorted values in brackets; of more than ten the minimum, median and maximum; nothing for one value."""
     shown = sorted(values, key=lambda value: (np.isnan(value), value))
     if len(shown) < 2:
         return ""
@@ -120,7 +120,7 @@ def seeds_of(values: Sequence[float]) -> str:
 
 
 def safety(cell: Cell) -> str:
-    """How many of all seeds are safe, with Wilson's interval, and those that failed or have no result."""
+    """Format the number of safe seeds with Wilson's interval, and the numbers of failed runs and of missing results."""
     if not cell.evaluated and not cell.failed:
         return f"{len(cell.runs)} without a result"
     interval = cell.safe_interval
@@ -133,7 +133,7 @@ def safety(cell: Cell) -> str:
 
 
 def details(cell: Cell) -> list[str]:
-    """A cell's line below the header rows, columns and DETAILS."""
+    """Return a cell's line of the table of details, whose header is rows, columns and DETAILS."""
     return [*cell.row, *cell.column, _seeds(cell), _steps(cell), maybe(cell.limit),
             f"{cell.safe}/{len(cell.runs)}", _spread(cell, "result", "violation"), _spread(cell, "result", "cvar"),
             _spread(cell, "result", "over", form=_percent), _stays(cell),
@@ -147,12 +147,12 @@ def details(cell: Cell) -> list[str]:
 
 
 def maybe(value: float | None, form: Callable[[float], str] = number) -> str:
-    """A number as text, or a dash where there is none."""
+    """Format a number, or a dash for None."""
     return NONE if value is None else form(value)
 
 
 def _spread(cell: Cell, *path: str, form: Callable[[float], str] = number) -> str:
-    """The mean over seeds, and the lowest and highest where they do not print alike."""
+    """Format the mean over seeds, with minimum and maximum unless they print alike."""
     if (spread := cell.spread(*path)) is None:
         return NONE
     low, high = form(spread.low), form(spread.high)
@@ -164,14 +164,14 @@ def _percent(value: float) -> str:
 
 
 def _seeds(cell: Cell) -> str:
-    """How many runs there are, and how many of them have a result or are not finished."""
+    """Format the numbers of runs with a result, of all runs, and of unfinished runs."""
     text = str(len(cell.evaluated)) if len(cell.evaluated) == len(cell.runs) else (
         f"{len(cell.evaluated)} of {len(cell.runs)}")
     return text + (f" ({len(cell.unfinished)} unfinished)" if cell.unfinished else "")
 
 
 def _steps(cell: Cell) -> str:
-    """The step of the results: one, or where another framework's runs are among them from the lowest to the highest."""
+    """Format the step of the results, or their range, since runs of another framework may have another step."""
     steps = sorted({run.result.step for run in cell.runs if run.result})
     return NONE if not steps else f"{steps[0]}" if len(steps) == 1 else f"{steps[0]}–{steps[-1]}"
 

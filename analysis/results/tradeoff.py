@@ -1,4 +1,4 @@
-"""Return against cost, over budgets and over training: which cells no other beats in both, which keep their limit."""
+"""Return against cost, over budgets and over training, with the Pareto front."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,14 +19,14 @@ Point = tuple[float, float]
 
 
 def pareto(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells with a result that no other beats in mean cost and interquartile mean return, by rising cost."""
+    """Return the cells on the Pareto front of mean cost and interquartile mean return, sorted by cost."""
     known = [(cell, *point) for cell in cells if (point := _result(cell)) is not None and np.isfinite(point).all()]
     front = pareto_front([cost for _, cost, _ in known], [gain for _, _, gain in known])
     return [known[index][0] for index in front]
 
 
 def path(cell: Cell) -> list[Point]:
-    """Mean cost and interquartile mean return at every evaluation after step 0 that all runs with a result have."""
+    """Return mean cost and interquartile mean return at the evaluations after step 0 common to runs with a result."""
     runs = cell.evaluated
     by_step = [{point.step: point for point in run.evaluations if 0 < point.step <= (run.judged_at or 0)}
                for run in runs]
@@ -37,13 +37,13 @@ def path(cell: Cell) -> list[Point]:
 
 def draw_tradeoff(cells: Sequence[Cell], keys: Sequence[str], training: bool = False,
                   sampler: str = "deterministic") -> Figure:
-    """Return against cost, with the front, and beside it against cost divided by the cell's limit.
+    """Draw return against cost, with the Pareto front, and beside it return against cost divided by the limit.
 
     Args:
-        cells: of one row.
-        keys: of their columns; env.limit is written beside the points, the others tell colours and markers apart.
-        training: whether the way there is drawn too, an evaluation a point.
-        sampler: of the evaluations, which the figure names.
+        cells: cells of one row.
+        keys: column keys; env.limit is written beside the points, the others determine colours and markers.
+        training: whether to draw the path of training, a point for each evaluation.
+        sampler: sampler of the evaluations, which the figure states.
 
     Raises:
         UsageError: no cell has a result.
@@ -84,7 +84,7 @@ def draw_tradeoff(cells: Sequence[Cell], keys: Sequence[str], training: bool = F
 
 
 def _cell(axis: Axes, cell: Cell, style: dict[str, Any], unit: float, training: bool) -> None:
-    """One cell's seeds, their centre and on request the way there, with costs in this unit."""
+    """Draw one cell's seeds, their centre, and on request the path of training, with costs divided by `unit`."""
     tone, marker = style["color"], style["marker"]
     axis.plot(np.array(cell.singles("mean_cost")) / unit, cell.singles("mean_return"), marker, color=tone, alpha=0.55,
               markersize=1.8, markeredgewidth=0)
