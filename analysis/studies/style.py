@@ -1,4 +1,4 @@
-"""How the studies' figures look: one column of a paper wide, colours that colour-blind readers tell apart."""
+"""Style of the studies' figures: as wide as one column of a paper, with colour-blind-safe colours."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from algd.storage.files import write_atomically
 
-WIDTH = 3.4  # inches, one column
+WIDTH = 3.4  # one column, in inches
 BLACK, ORANGE, BLUE, GREEN, RED, SKY, PINK, YELLOW, GREY = (
     "#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#B8A800", "#777777")
 COLOURS = (ORANGE, BLUE, GREEN, RED, SKY, PINK, YELLOW, GREY, BLACK)
@@ -23,7 +23,7 @@ STYLE: Any = {
 
 
 def write(folder: Path, figures: Mapping[str, Callable[[], Figure | None]]) -> None:
-    """Draw each figure and write it as <name>.png, unless there is nothing to draw."""
+    """Draw each figure and write it as <name>.png, unless it is None."""
     with matplotlib.rc_context(STYLE):
         for name, draw in figures.items():
             if (figure := draw()) is not None:

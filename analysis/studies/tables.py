@@ -1,4 +1,4 @@
-"""A study's tables, as CSV with ten digits and as Markdown with four."""
+"""Tables of a study, as CSV with ten significant digits and as Markdown with four."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ Row = dict[str, Any]
 
 
 def write_tables(folder: Path, tables: dict[str, list[Row]]) -> None:
-    """<name>.csv and <name>.md for each table that has rows; a file appears complete or not at all."""
+    """Write <name>.csv and <name>.md, atomically, for each table that has rows."""
     for name, rows in tables.items():
         if rows:
             write_atomically(folder / f"{name}.csv", comma_separated(rows).encode())
@@ -29,7 +29,7 @@ def comma_separated(rows: list[Row]) -> str:
 
 
 def markdown(rows: list[Row]) -> str:
-    """The rows with four digits; columns of numbers are flush right."""
+    """Format rows with four significant digits; columns of numbers are right-aligned."""
     keys = list(rows[0])
     right = [isinstance(rows[0][key], float | int) for key in keys]
     return markdown_table(keys, [[_cell(row[key]) for key in keys] for row in rows], right) + "\n"

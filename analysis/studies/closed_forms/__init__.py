@@ -1,6 +1,6 @@
-"""How far estimator and samplers are from densities that are known exactly, and which approximation costs what.
+"""Errors of the score estimator and of the samplers on densities known in closed form, separated by cause.
 
-Read in this order: targets (the densities), estimator (bias and variance of φ*), distances, chains (one reverse
-process against its target, and errors switched on one at a time), squashing (through tanh), denoising (DDPM), study
-(what `run.py` calls).
+Read in this order: targets (the densities), estimator (bias and variance of φ*), distances, chains (a reverse process
+compared with its target, and its errors one at a time), squashing (actions squashed by tanh), denoising (DDPM), study
+(the entry point for `run.py`).
 """

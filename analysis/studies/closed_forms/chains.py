@@ -1,7 +1,7 @@
-"""A reverse process against the density it should draw from, and its errors switched on one at a time.
+"""Comparison of a reverse process with its target density, and decomposition of the error by cause.
 
-Three things part a sampler from its target: it starts from N(0, prior_std² I) instead of the diffused density
-(prior mismatch), it takes K steps (discretisation), and its score is a Monte-Carlo estimate (estimator).
+A sampler has three sources of error: it starts from N(0, prior_std² I) instead of the diffused density (prior
+mismatch), it takes K steps (discretisation), and its score is a Monte-Carlo estimate (estimator).
 """
 
 from collections.abc import Callable, Mapping
@@ -22,15 +22,15 @@ ERRORS = ("prior", "steps", "estimator")
 
 @dataclass(frozen=True)
 class Truth:
-    """What a sampler is compared with: a density's numbers, and draws from it.
+    """Moments of the target density and samples from it.
 
     Args:
-        axis: (d,), the unit vector along which the mean is looked at.
+        axis: unit vector (d,) along which the mean is measured.
         mean: E[a] along the axis.
-        variance: trace of the covariance over d.
-        first: mass nearer to the first mode than to the last; None for one mode.
-        side: whether points (..., d) count as nearer to the first mode.
-        draws: (m, d), independent draws.
+        variance: trace of the covariance divided by d.
+        first: probability of being nearer to the first mode than to the last; None for one mode.
+        side: whether points (..., d) are nearer to the first mode.
+        draws: independent samples, (m, d).
     """
 
     axis: Tensor
@@ -43,7 +43,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Result:
-    """A sample's deviations from a Truth. `first` is None where the truth's is."""
+    """Deviations of a sample from a `Truth`; `first` is None if the truth's is."""
 
     mean: float
     variance: float
@@ -59,20 +59,20 @@ DIVERGED = "diverges"
 
 
 def diverged(sample: Tensor) -> bool:
-    """Whether a sample (n, d) has left every scale on which its deviations mean something."""
+    """Return whether a sample (n, d) has diverged, so that its deviations are meaningless."""
     size = sample.double().square().mean().sqrt()
     return not bool(size <= 1000)
 
 
 def truth(target: Mixture, draws: int, generator: torch.Generator) -> Truth:
-    """A mixture's own numbers, in closed form, and draws from it."""
+    """Return a mixture's moments in closed form and samples from it."""
     first = target.first_weight() if len(target.weights) > 1 else None
     return Truth(target.axis, float(target.mean() @ target.axis), target.variance(), first, target.first_side,
                  target.sample(draws, generator))
 
 
 def compare(sample: Tensor, target: Truth, permutations: int, generator: torch.Generator) -> Result:
-    """Deviations of a sample (n, d); the energy distance uses as many of its points as the truth has draws."""
+    """Return the deviations of a sample (n, d); the energy distance uses as many of its points as the truth has."""
     sample = sample.double()
     first = None if target.first is None else float(target.side(sample).double().mean()) - target.first
     distance, p_value = permutation_test(sample[:len(target.draws)], target.draws, permutations, generator)
@@ -81,21 +81,24 @@ def compare(sample: Tensor, target: Truth, permutations: int, generator: torch.G
 
 
 def exact_score(process: NoiseProcess, target: Mixture) -> Callable[[Tensor, int], Tensor]:
-    """(x_k, k) ↦ ∇ log p_k(x_k), p_k the target diffused by the process to level k."""
+    """Return (x_k, k) ↦ ∇ log p_k(x_k), where p_k is the target diffused to level k."""
     levels = [target.diffused(scale, spread)
               for scale, spread in zip(process.scales.double(), process.spreads.double(), strict=True)]
     return lambda x, level: levels[level - 1].score(x)
 
 
 def vesde_exact(process: VESDE, target: Mixture) -> Predict:
-    """The exact score as what drives the process."""
+    """Return the exact score as the predictor of a VE-SDE."""
     score = exact_score(process, target)
     return lambda head, x, level: score(x, int(level))
 
 
 def vesde_estimated(process: VESDE, target: Mixture, samples: int, beta: float, generator: torch.Generator,
                     most: int = 2**20) -> Predict:
-    """φ* with N = samples, drawn anew at every call, as what drives the process; `most` numbers are held at once."""
+    """Return φ* with N = samples, resampled at each call, as the predictor of a VE-SDE.
+
+    `most` limits the numbers that are in memory at once.
+    """
     energy = target.energy(beta)
 
     def estimate(x: Tensor, sigma: Tensor) -> Tensor:
@@ -112,22 +115,22 @@ def vesde_estimated(process: VESDE, target: Mixture, samples: int, beta: float, 
 
 
 def start(process: NoiseProcess, target: Mixture, exact: bool, n: int, generator: torch.Generator) -> Tensor:
-    """(n, d) draws of x_K: from the diffused density itself, or from the process's prior."""
+    """Sample x_K, (n, d), from the diffused density (`exact`) or from the process's prior."""
     if exact:
         return target.diffused(process.scales[-1].double(), process.spreads[-1].double()).sample(n, generator)
     return process.prior_std * torch.randn(n, target.size, generator=generator, dtype=torch.float64)
 
 
 def run(process: NoiseProcess, predict: Predict, x: Tensor, generator: torch.Generator) -> Tensor:
-    """x_0, (n, d), of the stochastic reverse process from x_K = x."""
+    """Run the stochastic reverse process from x_K = x and return x_0, (n, d)."""
     return reverse(process, predict, x,
                    lambda: torch.randn(x.shape, generator=generator, dtype=x.dtype))[-1]
 
 
 def affine_moments(process: NoiseProcess, predict: Predict, mean: float, variance: float) -> tuple[float, float]:
-    """Mean and variance of x_0 (one dimension) where `predict` is affine in x: no sampling, the process's own steps.
+    """Return the exact mean and variance of x_0 in one dimension, for a `predict` that is affine in x.
 
-    With the exact score of a Gaussian, x_{k−1} = A x_k + b + c z. The three numbers are read off one call at 0 and 1.
+    With the exact score of a Gaussian, x_{k−1} = A x_k + b + c z. A, b and c follow from the process's step at 0 and 1.
     """
     ends = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
     for level in range(process.steps, 0, -1):
@@ -152,13 +155,13 @@ OTHERS: dict[str, Switches] = {
 
 
 def decompose(cells: Mapping[Switches, float | None]) -> list[dict[str, Any]]:
-    """One row for each error: what it adds alone, in turn (after the errors above it), and last (to the others).
+    """Return a row for each source of error: its effect alone, in turn (after those above it), and last (after all).
 
     Args:
-        cells: the deviation from the truth for each of the eight samplers; None for one that diverges.
+        cells: deviation from the truth of each of the eight samplers; None for one that diverges.
 
     Returns:
-        rows "floor" (no error on: fine steps, sampling), the three errors, and "total" (all on). The column in_turn
+        Rows "floor" (no source on: fine steps, sampling), the three sources, and "total" (all on). The column in_turn
         adds up: floor + prior + steps + estimator = total.
     """
     def added(by: Switches, to: Switches) -> float | str:

@@ -1,4 +1,4 @@
-"""The tables of DDPM's sampler: its schedules, starts, push and rounding."""
+"""Tables of DDPM's sampler: schedules, starts, rounding, and the push (its guidance term, `guidance_scale`)."""
 
 from itertools import product
 
@@ -19,7 +19,7 @@ def _ddpm(schedule: str, settings: Settings, push: float) -> DDPM:
 
 
 def ddpm_level_rows(name: str, settings: Settings) -> list[Row]:
-    """What each schedule's levels are, and how long the score's own step is beside the push."""
+    """Levels of each schedule, and the length of the score's step compared with the push."""
     target = TARGETS[name]
     rows = []
     for schedule in ("linear", "variance_preserving"):
@@ -37,7 +37,7 @@ def ddpm_level_rows(name: str, settings: Settings) -> list[Row]:
 
 
 def ddpm_variant_rows(name: str, settings: Settings) -> list[Row]:
-    """K steps with exact heads, over schedule, start and centre, with and without the push."""
+    """Deviations after K steps with exact heads, over schedule, start and centre, with and without the push."""
     target, generator = TARGETS[name], settings.generator()
     truth = chains.truth(target, settings.tested, generator)
     rows = []
@@ -53,7 +53,7 @@ def ddpm_variant_rows(name: str, settings: Settings) -> list[Row]:
 
 
 def ddpm_sample_rows(name: str, settings: Settings) -> list[Row]:
-    """K steps from the exact start over N; samples centred as they should be, or (the authors') on x_k itself."""
+    """Deviations after K steps from the exact start, over N, for both centres of the samples (the authors' is x_k)."""
     target, generator = TARGETS[name], settings.generator()
     truth = chains.truth(target, settings.tested, generator)
     rows = []
@@ -70,7 +70,7 @@ def ddpm_sample_rows(name: str, settings: Settings) -> list[Row]:
 
 
 def ddpm_error_rows(name: str, settings: Settings) -> list[Row]:
-    """The three errors of DDPM without its push, for both schedules."""
+    """Decomposition of the error of DDPM without its push, for both schedules."""
     target, generator = TARGETS[name], settings.generator()
     truth = chains.truth(target, settings.tested, generator)
     rows = []
@@ -94,7 +94,7 @@ def ddpm_error_rows(name: str, settings: Settings) -> list[Row]:
 
 
 def ddpm_push_rows(name: str, settings: Settings) -> list[Row]:
-    """What drives the chain when the noise head says nothing: the push alone, with the score's size changed."""
+    """Deviations of the push alone, with predicted noise 0 and the score multiplied by several factors."""
     target = TARGETS[name]
     rows = []
     for schedule, push, size in product(("linear", "variance_preserving"), (0.0, settings.push), (0.01, 1.0, 100.0)):
@@ -111,7 +111,7 @@ def ddpm_push_rows(name: str, settings: Settings) -> list[Row]:
 
 
 def ddpm_rounding_rows(name: str, settings: Settings) -> list[Row]:
-    """A Gaussian drawn from N(0, 1) in ever finer steps, with DDPM's own constants and without rounding."""
+    """Moments for a Gaussian from N(0, 1) over increasing K, with DDPM's own constants and without rounding."""
     target = TARGETS[name]
     if len(target.weights) > 1:
         return []

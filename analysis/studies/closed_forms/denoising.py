@@ -1,7 +1,8 @@
-"""DDPM driven by exact or estimated noise: its schedule, its push, and the centre of its Monte-Carlo samples.
+"""DDPM with exact or estimated noise: its schedule, its push, and the centre of its Monte-Carlo samples.
 
-With p_k the target diffused to level k, the noise head that is right is ε̂ = −√(1−ᾱ_k) ∇ log p_k(x_k), and
-∇ log p_k(x_k) = E[∇ log p(x_0) | x_k] / √ᾱ_k, where x_0 given x_k is spread about x_k/√ᾱ_k by √(1−ᾱ_k)/√ᾱ_k.
+With p_k the target diffused to level k, the exact noise is ε̂ = −√(1−ᾱ_k) ∇ log p_k(x_k), and
+∇ log p_k(x_k) = E[∇ log p(x_0) | x_k] / √ᾱ_k, where samples of x_0 given x_k are drawn about x_k/√ᾱ_k with the
+standard deviation √(1−ᾱ_k)/√ᾱ_k and weighted by p.
 """
 
 from collections.abc import Callable
@@ -18,21 +19,21 @@ from analysis.studies.closed_forms.targets import Mixture
 
 
 def exact_noise(process: DDPM, target: Mixture) -> Predict:
-    """Both heads exact: ε̂ of level k, and the score that the push follows."""
+    """Return a predictor with both heads exact: the noise ε̂, and the score that the push follows."""
     score = exact_score(process, target)
     return _heads(process, score)
 
 
 def uncentred_noise(process: DDPM, target: Mixture) -> Predict:
-    """Both heads as if x_k itself, not x_k/√ᾱ_k, were the centre: the authors' estimator with N → ∞."""
+    """Return a predictor with the centre x_k instead of x_k/√ᾱ_k: the authors' estimator for N → ∞."""
     levels = [target.diffused(1.0, float(spread)) for spread in process.spreads]
     return _heads(process, lambda x, level: levels[level - 1].score(x))
 
 
 def estimated_noise(process: DDPM, target: Mixture, samples: int, beta: float, rescale: bool,
                     noise: RandomGenerator) -> Predict:
-    """Both heads from the policy's own φ*. With `rescale` it estimates E[∇ log p(x_0)|x_k], and is divided by √ᾱ_k."""
-    # score_space=action takes the energy as it is; no tanh is involved here.
+    """Return a predictor from the policy's φ*; with `rescale` φ* estimates E[∇ log p(x_0)|x_k], divided by √ᾱ_k."""
+    # score_space=action evaluates the energy directly, without tanh.
     drive = estimated(policy(process, target.size, "action", samples, beta, rescale), target, noise, lambda x: x)
 
     def score(x: Tensor, level: int) -> Tensor:
@@ -43,7 +44,7 @@ def estimated_noise(process: DDPM, target: Mixture, samples: int, beta: float, r
 
 
 def no_noise(process: DDPM, target: Mixture) -> Predict:
-    """ε̂ = 0 and the exact score: the push on its own."""
+    """Return a predictor with ε̂ = 0 and the exact score, so that only the push acts."""
     score = exact_score(process, target)
     return lambda head, x, level: torch.zeros_like(x) if head == "noise" else score(x, int(level))
 
@@ -51,22 +52,25 @@ def no_noise(process: DDPM, target: Mixture) -> Predict:
 def _heads(process: DDPM, score: Callable[[Tensor, int], Tensor]) -> Predict:
     def predict(head: str, x: Tensor, level: Tensor | int) -> Tensor:
         if head == "score" and process.guidance_scale == 0:
-            return torch.zeros_like(x)  # a push of length zero
+            return torch.zeros_like(x)  # no push
         value = score(x, int(level))
         return -process.spreads[int(level) - 1].to(x) * value if head == "noise" else value
     return predict
 
 
 def refined(process: DDPM, schedule: str, beta_min: float, beta_max: float, steps: int) -> DDPM:
-    """The same noise in `steps` steps, without a push: the β_k of K linear ones are rates K β_k in continuous time."""
+    """Return the process with the same noise in `steps` steps, without the push.
+
+    The K linear β_k are taken as rates K β_k in continuous time.
+    """
     factor = process.steps if schedule == "linear" else 1
     return DDPM(steps, "variance_preserving", factor * beta_min, factor * beta_max, 0.0)
 
 
 def score_steps(process: DDPM, target: Mixture) -> list[float]:
-    """Root mean square over p_k of β_k/√(1−β_k) ‖∇ log p_k‖: how far the exact score moves x_k, for each level.
+    """Return for each level the root mean square over p_k of β_k/√(1−β_k) ‖∇ log p_k‖, the step due to the score.
 
-    That is the part of the posterior mean (x_k + β_k ∇ log p_k)/√(1−β_k) that the score is responsible for.
+    It is the score's term in the posterior mean (x_k + β_k ∇ log p_k)/√(1−β_k).
     """
     generator = torch.Generator().manual_seed(0)
     products = torch.cat([torch.ones(1), process.scales**2]).double()
@@ -80,10 +84,10 @@ def score_steps(process: DDPM, target: Mixture) -> list[float]:
 
 
 def gaussian_moments(steps: int, beta_min: float, beta_max: float, mean: float, variance: float) -> tuple[float, float]:
-    """Mean and variance of x_0 from x_K ~ N(0, 1) for the target N(mean, variance), exact noise and no rounding.
+    """Return mean and variance of x_0 from x_K ~ N(0, 1) for the target N(mean, variance), with exact noise.
 
-    The variance-preserving schedule in float64, without the 1e-8 of `DDPM`'s denominators, and by the other form of the
-    posterior mean, (x_k + β_k ∇ log p_k)/√(1−β_k).
+    To avoid rounding, this uses the variance-preserving schedule in float64, without the 1e-8 of `DDPM`'s denominators,
+    and the form (x_k + β_k ∇ log p_k)/√(1−β_k) of the posterior mean.
     """
     k = np.arange(1, steps + 1)
     rates = beta_min / steps + (beta_max - beta_min) * (2 * k - 1) / (2 * steps**2)

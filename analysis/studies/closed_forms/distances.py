@@ -1,21 +1,25 @@
-"""The energy distance between two samples, with its permutation test (Székely and Rizzo, 2013)."""
+"""Energy distance between two samples, with its permutation test (Székely and Rizzo, 2013)."""
 
 import torch
 from torch import Tensor
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
-    """2 E‖X − Y‖ − E‖X − X'‖ − E‖Y − Y'‖ from samples (n, d) and (m, d), without bias (it can be negative)."""
+    """Return the unbiased estimate of 2 E‖X − Y‖ − E‖X − X'‖ − E‖Y − Y'‖, which can be negative.
+
+    Args:
+        x, y: samples, (n, d) and (m, d).
+    """
     n = len(x)
     inside = torch.arange(n + len(y)) < n
     return float(_statistics(_distances(x, y), inside.unsqueeze(1))[0])
 
 
 def permutation_test(x: Tensor, y: Tensor, permutations: int, generator: torch.Generator) -> tuple[float, float]:
-    """The energy distance of two samples, and the p-value of "they have one density".
+    """Return the energy distance of two samples, and the p-value of the hypothesis that they have the same density.
 
-    p = (1 + number of shuffled labellings with at least this distance) / (1 + permutations), so that no p-value is
-    below 1/(1 + permutations), and under the hypothesis P(p ≤ u) ≤ u.
+    p = (1 + number of permutations with at least this distance) / (1 + permutations), so that p ≥ 1/(1 + permutations),
+    and P(p ≤ u) ≤ u under the hypothesis.
     """
     n, total = len(x), len(x) + len(y)
     labels = torch.empty(total, permutations + 1, dtype=torch.bool)
@@ -23,7 +27,7 @@ def permutation_test(x: Tensor, y: Tensor, permutations: int, generator: torch.G
     for column in range(1, permutations + 1):
         labels[:, column] = torch.randperm(total, generator=generator) < n
     values = _statistics(_distances(x, y), labels)
-    # The unshuffled column is its own tie, which is the 1 in the numerator. Ties otherwise differ by rounding.
+    # The first column is not permuted and counts itself: the 1 in the numerator. 1e-9 keeps ties despite rounding.
     return float(values[0]), float((values >= values[0] - 1e-9).double().mean())
 
 
@@ -33,7 +37,7 @@ def _distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _statistics(distances: Tensor, inside: Tensor) -> Tensor:
-    """The distance for each column of labels (total, c): True for the first sample."""
+    """Return the energy distance for each column of labels (total, c), which are True for the first sample."""
     first = inside.double()
     second = 1 - first
     n, m = first.sum(0), second.sum(0)

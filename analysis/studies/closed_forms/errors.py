@@ -1,4 +1,4 @@
-"""How far samples are from the truth, as rows of the tables; and the decomposition of that by cause."""
+"""Table rows with deviations of samples from the truth, and their decomposition by cause."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from analysis.studies.tables import Row
 
 def error_rows(end: Callable[[bool, bool, bool], Tensor], truth: chains.Truth, settings: Settings,
                generator: torch.Generator) -> list[Row]:
-    """Decompositions of mean, variance, first mode's weight and energy distance, from all eight samplers."""
+    """Decompose the errors of mean, variance, weight of the first mode and energy distance, from all eight samplers."""
     results = {(p, k, n): result_of(end(p, k, n), truth, settings, generator)
                for p in (False, True) for k in (False, True) for n in (False, True)}
     single = {"floor": chains.NONE, **chains.ALONE, "total": chains.EVERY}
@@ -30,7 +30,7 @@ def error_rows(end: Callable[[bool, bool, bool], Tensor], truth: chains.Truth, s
 
 def result_of(sample: Tensor, truth: chains.Truth, settings: Settings,
               generator: torch.Generator) -> chains.Result | None:
-    """None where the sample has diverged."""
+    """Return the deviations of a sample; None if it has diverged."""
     if chains.diverged(sample):
         return None
     return chains.compare(sample, truth, settings.permutations, generator)

@@ -1,4 +1,4 @@
-"""Bias and variance of the Monte-Carlo score φ*: the 1/N laws in closed form, and what is measured."""
+"""Bias and variance of the Monte-Carlo score φ*: the asymptotic 1/N laws in closed form, and measurements."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from analysis.studies.closed_forms.targets import Mixture
 
 @dataclass(frozen=True)
 class Laws:
-    """What φ* does at one point as N grows: bias → bias/N and variance → variance/N, each (d,).
+    """Asymptotic laws of φ* at a point: for large N its bias is bias/N and its variance variance/N, each (d,).
 
     With q = N(x, σ²I), f = ∇ log p, φ = ∇ log p_σ(x) and r = p/E_q[p], the delta method for the ratio
     E_q[p f]/E_q[p] gives  bias = −E_q[r² (f − φ)]  and  variance = E_q[r² (f − φ)²].
@@ -28,7 +28,7 @@ class Laws:
 
 @dataclass(frozen=True)
 class Measured:
-    """φ* at one point over many repetitions; each value with its standard error, (d,)."""
+    """Measured bias and variance of φ* at one point, each with its standard error, (d,)."""
 
     bias: Tensor
     bias_error: Tensor
@@ -37,9 +37,9 @@ class Measured:
 
 
 def laws(target: Mixture, x: Tensor, sigma: float) -> Laws:
-    """The laws at a point x, (d,), without sampling: p², p∇p and (∇p)² are sums over pairs of components.
+    """Return the laws at a point x, (d,), in closed form: p², p∇p and (∇p)² are sums over pairs of components.
 
-    N(a; m_i, v_i) N(a; m_j, v_j) is a number times a Gaussian in a, and so is its product with N(a; x, σ²).
+    N(a; m_i, v_i) N(a; m_j, v_j) is a scaled Gaussian in a, and so is its product with N(a; x, σ²).
     """
     w, m, v = target.weights, target.means, target.variances
     pair_variance = v[:, None] * v / (v[:, None] + v)
@@ -58,19 +58,19 @@ def laws(target: Mixture, x: Tensor, sigma: float) -> Laws:
 
 
 def _normal(offset: Tensor, variance: Tensor) -> Tensor:
-    """N(offset; 0, variance · I) for offsets (..., d) and variances (...)."""
+    """Return N(offset; 0, variance · I) for offsets (..., d) and variances (...)."""
     return torch.exp(-offset.square().sum(-1) / (2 * variance)) / (2 * math.pi * variance) ** (offset.shape[-1] / 2)
 
 
 def measure(target: Mixture, x: Tensor, sigma: float, samples: int, repeats: int, beta: float,
             generator: torch.Generator, most: int = 2**20) -> Measured:
-    """Bias and variance of `monte_carlo_score` at a point x, (d,), with N = samples, over `repeats` draws.
+    """Measure bias and variance of `monte_carlo_score` at a point x, (d,), with N = samples, over `repeats` draws.
 
-    The bias is measured with the ratio's linear part Σ_i r_i (f_i − φ)/N as a control variate. Its mean is exactly
-    zero, and what is left has a standard deviation of order 1/N, like the bias itself.
+    The linear part Σ_i r_i (f_i − φ)/N of the ratio is a control variate for the bias: its mean is exactly zero, and
+    the remainder has a standard deviation of order 1/N, like the bias itself.
 
     Args:
-        most: numbers held at once, about; more are drawn in turns.
+        most: approximate limit of the numbers that are in memory at once.
     """
     diffused = target.diffused(1.0, sigma)
     log_density, score = diffused.log_density_and_score(x)
@@ -91,5 +91,5 @@ def measure(target: Mixture, x: Tensor, sigma: float, samples: int, repeats: int
 
 
 def typical_point(target: Mixture, sigma: float) -> Tensor:
-    """(d,), the mean of p_σ plus one standard deviation in each coordinate."""
+    """Return the mean of p_σ plus one standard deviation in each coordinate, (d,)."""
     return target.mean() + math.sqrt(target.variance() + sigma**2)

@@ -1,4 +1,4 @@
-"""The study's figures."""
+"""Figures of the study."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ Samples = dict[str, Tensor]
 
 
 def write_figures(folder: Path, names: list[str], tables: dict[str, list[Row]], settings: Settings) -> None:
-    """Each figure as <figure>.png in the folder; densities only of the one-dimensional targets among the names."""
+    """Write each figure as <figure>.png into the folder; densities only of one-dimensional targets."""
     lines = [name for name in LINES if name in names]
     write(folder, {
         "estimator": lambda: estimator(tables["estimator"], names, settings.sigma_max),
@@ -35,7 +35,7 @@ def write_figures(folder: Path, names: list[str], tables: dict[str, list[Row]], 
 
 
 def estimator(rows: list[Row], names: list[str], sigma_max: float) -> Figure:
-    """Relative bias and deviation of φ* over N at the largest noise level: measured (marks) and the laws (lines)."""
+    """Draw relative bias and deviation of φ* over N at the largest noise level: measured (marks) and laws (lines)."""
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True)
     labels = {"bias": "‖bias‖ / ‖score‖", "deviation": "deviation / ‖score‖"}
@@ -46,7 +46,7 @@ def estimator(rows: list[Row], names: list[str], sigma_max: float) -> Figure:
             scale = own[0]["score"]
             axis.plot(counts, [row[key] / scale for row in own], mark, color=colour, label=name)
             law = np.array([row[f"{key}_law"] / scale for row in own])
-            # The law of the eight-dimensional target starts far above the picture.
+            # The law of the eight-dimensional target starts far above the axis limits.
             axis.plot(counts, np.where(law < 100, law, np.nan), "-", color=colour, linewidth=0.8)
         axis.set_xscale("log")
         axis.set_yscale("log")
@@ -57,9 +57,10 @@ def estimator(rows: list[Row], names: list[str], sigma_max: float) -> Figure:
 
 
 def steps(rows: list[Row], names: list[str]) -> Figure:
-    """Errors of variance and mean over K with the exact score, from the exact start (full) and the prior (dashed).
+    """Draw errors of variance and mean over K with the exact score; exact start (solid) and prior (dashed).
 
-    Gaussians without sampling. Their variance does not depend on d, nor does the mean's error over √d.
+    Those of Gaussians are without sampling noise. Their variance does not depend on d, nor does the error of the mean
+    divided by √d.
     """
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True)
@@ -73,7 +74,7 @@ def steps(rows: list[Row], names: list[str]) -> Figure:
                           color=colour, label=name if begin == "exact" else None)
     panels[0].set_xscale("log")
     panels[0].set_yscale("log")
-    panels[0].set_ylim(1e-3, 2)  # below, the mixtures show sampling noise
+    panels[0].set_ylim(1e-3, 2)  # below 1e-3 the mixtures show only sampling noise
     panels[0].set_ylabel("|variance error|")
     panels[1].axhline(0, color="0.7", linewidth=0.6)
     panels[1].set_ylabel("mean error")
@@ -84,7 +85,7 @@ def steps(rows: list[Row], names: list[str]) -> Figure:
 
 def densities(names: list[str], draw: Callable[[Mixture], Samples], limits: tuple[float, float], label: str,
               boxed: bool) -> Figure | None:
-    """The exact density (black, shaded) and histograms of samplers, cut at twice its peak; one target below another."""
+    """Draw the exact density (black, shaded) and histograms of samplers, cut at twice its peak; a panel per target."""
     if not names:
         return None
     figure = Figure(figsize=(WIDTH, 1.5 * len(names) + 0.6), layout="constrained")
@@ -111,7 +112,7 @@ def densities(names: list[str], draw: Callable[[Mixture], Samples], limits: tupl
 
 def _histogram(axis: Axes, sample: Tensor, limits: tuple[float, float], colour: str, style: str,
                label: str) -> float:
-    """A density of the whole sample, whose peak is returned; what lies outside the limits is not shared out."""
+    """Draw a histogram normalised by the whole sample, including points outside the limits, and return its peak."""
     counts, edges = np.histogram(sample.numpy().ravel(), bins=70, range=limits)
     heights = counts / (len(sample) * (edges[1] - edges[0]))
     axis.stairs(heights, edges, color=colour, linestyle=style, label=label)

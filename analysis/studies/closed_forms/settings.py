@@ -1,4 +1,4 @@
-"""What the study was asked for."""
+"""Settings of the study."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from algd.algorithm.noise_processes import VESDE
 
 @dataclass(frozen=True)
 class Settings:
-    """What `study.run` was given; see there."""
+    """The arguments of `study.run`."""
 
     beta: float
     sigma_min: float
@@ -38,5 +38,5 @@ class Settings:
         return self.linear_betas if schedule == "linear" else self.preserving_betas
 
     def generator(self) -> torch.Generator:
-        """The same draws for every table, so that a table does not depend on which others are made."""
+        """Return a new generator with the study's seed, so that a table does not depend on which others are made."""
         return torch.Generator().manual_seed(self.seed)

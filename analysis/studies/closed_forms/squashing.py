@@ -1,8 +1,8 @@
-"""The sampler through tanh: the Boltzmann density on the box of actions, and the two places where the score can live.
+"""Sampling with actions squashed by tanh: the Boltzmann density on the box, and scores of the action or the latent.
 
-The density on the box is p(a) ∝ exp(−E(a)/β) for a in (−1, 1)^d, p(a) = 0 outside. With a = tanh(x) the latent's
-density is p(tanh x) ∏ (1 − tanh² x_i), which is never zero. Its diffused score has no formula, so it is integrated on a
-grid.
+The density on the box is p(a) ∝ exp(−E(a)/β) for a in (−1, 1)^d and 0 outside. With a = tanh(x) the density of the
+latent x is p(tanh x) ∏ (1 − tanh² x_i), which is never zero. Its diffused score has no closed form and is computed by
+numerical integration on a grid.
 """
 
 import math
@@ -28,12 +28,12 @@ SPACES: tuple[Space, ...] = ("latent", "action")
 
 
 class LatentGrid:
-    """The latent's density on a grid over [−reach, reach]^d, d = 1 or 2; the tails beyond fall as exp(−2|x|).
+    """The density of the latent on a grid over [−reach, reach]^d, d = 1 or 2; its tails decay as exp(−2|x|).
 
     Args:
-        target: the energy's density on R^d.
+        target: the density of the energy on R^d.
         nodes: grid points along each axis.
-        reach: half the grid's width.
+        reach: half the width of the grid.
     """
 
     def __init__(self, target: Mixture, nodes: int, reach: float = 6.0):
@@ -46,11 +46,11 @@ class LatentGrid:
         self.points, self.mass = x, mass / mass.sum()
 
     def mean(self, values: Tensor) -> Tensor:
-        """The average under the density on the box of values (grid, ...) at the grid's points."""
+        """Return the expectation, under the density on the box, of values (grid, ...) at the grid points."""
         return torch.tensordot(self.mass, values, dims=self.size)
 
     def score(self, sigma: float) -> "GridScore":
-        """∇ log of the latent's density diffused by σ."""
+        """Return the score of the latent's density diffused by σ."""
         offset = self.axis - self.axis[:, None]
         kernel = torch.exp(-offset.square() / (2 * sigma**2))
         slope = kernel * offset / sigma**2
@@ -64,13 +64,13 @@ class LatentGrid:
 
 
 class GridScore:
-    """A score tabulated on a grid, one array an output; between nodes linear, beyond the grid constant."""
+    """A score tabulated on a grid, one array per output: linear between nodes, constant beyond the grid."""
 
     def __init__(self, values: list[np.ndarray], reach: float, nodes: int):
         self.values, self.reach, self.nodes = values, reach, nodes
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(n, d) ↦ (n, d). A one-dimensional table serves every coordinate of a separable density."""
+        """Return the score (n, d) at points (n, d); a one-dimensional table is used for each coordinate."""
         place = ((x.double() + self.reach) / (2 * self.reach) * (self.nodes - 1)).T.numpy()
         if len(self.values) == 1:
             columns = [map_coordinates(self.values[0], p[None], order=1, mode="nearest") for p in place]
@@ -80,30 +80,30 @@ class GridScore:
 
 
 class TargetEnergy:
-    """A mixture's energy as the agent's energy at states, the same in every state."""
+    """A mixture's energy with the interface of the agent's energy, the same in every state."""
 
     def __init__(self, target: Mixture, beta: float):
         self._energy = target.energy(beta)
 
     def value_and_gradient(self, action: Tensor) -> tuple[Tensor, Tensor]:
-        """E and ∇E at actions (B, N, d), in the actions' precision."""
+        """Return E and ∇E at actions (B, N, d), in the precision of the actions."""
         value, gradient = self._energy(action.double())
         return value.to(action), gradient.to(action)
 
 
 def policy(process: NoiseProcess, size: int, space: Space, samples: int, beta: float,
            rescale: bool = True) -> DiffusionPolicy:
-    """The agent's policy on the box [−1, 1]^d, for its squashing and its score target; its network is not used."""
+    """Return the agent's policy on the box [−1, 1]^d, for its squashing and score target; its network is not used."""
     return DiffusionPolicy(1, [-1.0] * size, [1.0] * size, process, [1], 1, beta, samples, 0.0, space, "before", True,
                            rescale, False)
 
 
 def estimated(policy: DiffusionPolicy, target: Mixture, noise: RandomGenerator,
               point: Callable[[Tensor], Tensor]) -> Predict:
-    """The policy's own φ*, drawn anew at every call, as what drives its process.
+    """Return the policy's φ*, resampled at each call, as a predictor.
 
     Args:
-        point: the latent's place in the score's own space: `policy.squash` for score_space=action.
+        point: maps the latent to the space of the score: `policy.squash` for score_space=action.
     """
     energy = cast(EnergyAtStates, TargetEnergy(target, policy.beta))
 
@@ -119,7 +119,7 @@ def estimated(policy: DiffusionPolicy, target: Mixture, noise: RandomGenerator,
 
 
 def exact(process: NoiseProcess, target: Mixture, space: Space) -> Predict:
-    """What `estimated` tends to as N grows: the diffused score of the latent, or that of the action at tanh(x)."""
+    """Return the limit of `estimated` for N → ∞: the diffused score of the latent, or that of the action at tanh(x)."""
     if space == "action":
         levels = [target.diffused(1.0, float(spread)) for spread in process.spreads]
         return lambda head, x, level: levels[int(level) - 1].score(torch.tanh(x).double()).to(x)
@@ -129,24 +129,24 @@ def exact(process: NoiseProcess, target: Mixture, space: Space) -> Predict:
 
 
 def latent_grid(target: Mixture) -> LatentGrid:
-    """The grid of a target; for a Gaussian that of one coordinate, which stands for all."""
+    """Return the grid of a target; for a Gaussian that of one coordinate, since all are alike."""
     if len(target.weights) == 1:
         target = one_coordinate(target)
     return LatentGrid(target, NODES[target.size])
 
 
 def one_coordinate(target: Mixture) -> Mixture:
-    """The density of the first coordinate of a Gaussian."""
+    """Return the density of the first coordinate of a Gaussian."""
     return gaussian(1, float(target.means[0, 0]), float(target.variances[0]))
 
 
 def point_of(policy: DiffusionPolicy) -> Callable[[Tensor], Tensor]:
-    """Where a latent is in the space that the policy's score lives in."""
+    """Return the map from latents to the space of the policy's score."""
     return policy.squash if policy.score_space == "action" else lambda x: x
 
 
 def box_truth(target: Mixture, draws: int, generator: torch.Generator) -> Truth:
-    """The numbers of the density on the box, by integration, and draws from it, by rejection."""
+    """Return moments of the density on the box, by integration, and samples from it, by rejection."""
     grid = latent_grid(target)
     action = torch.tanh(grid.points)
     center = grid.mean(action)
@@ -157,7 +157,7 @@ def box_truth(target: Mixture, draws: int, generator: torch.Generator) -> Truth:
 
 
 def box_sample(target: Mixture, draws: int, generator: torch.Generator) -> Tensor:
-    """(draws, d) actions from the density on the box."""
+    """Sample actions (draws, d) from the density on the box."""
     kept: list[Tensor] = []
     while sum(map(len, kept)) < draws:
         sample = target.sample(2 * draws, generator)
@@ -166,7 +166,7 @@ def box_sample(target: Mixture, draws: int, generator: torch.Generator) -> Tenso
 
 
 def start(process: NoiseProcess, target: Mixture, exact: bool, n: int, generator: torch.Generator) -> Tensor:
-    """(n, d) latents x_K: the box's actions, as latents, with the process's most noise; or draws from its prior."""
+    """Sample latents x_K, (n, d): latents of exact actions at the process's largest noise, or from its prior."""
     normals = torch.randn(n, target.size, generator=generator, dtype=torch.float64)
     if not exact:
         return process.prior_std * normals

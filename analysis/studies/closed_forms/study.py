@@ -1,4 +1,4 @@
-"""`python run.py experiment=closed_forms`: every table and figure of docs/closed_forms.md."""
+"""`python run.py experiment=closed_forms`: all tables and figures of docs/closed_forms.md."""
 
 import time
 from collections.abc import Callable
@@ -40,24 +40,24 @@ def run(
     """Measure the estimator and the samplers on every target, and write tables (CSV, Markdown) and figures (PNG).
 
     Args:
-        folder: where to; files of the same name are replaced, each in one move.
+        folder: output folder; files of the same name are replaced atomically.
         targets: names in `targets.TARGETS`, or ["all"].
         beta: temperature β.
-        sigma_min, sigma_max, levels: the VE-SDE's noise levels; `levels` is DDPM's number of steps too.
-        fine_levels, squashed_fine_levels: steps that stand for infinitely many, without and with tanh.
-        level_sweep, sample_sweep, sampler_sweep: numbers of steps K, and of samples N of one score and of the scores
-            along a path, that are compared.
+        sigma_min, sigma_max, levels: noise levels of the VE-SDE; `levels` is DDPM's number of steps too.
+        fine_levels, squashed_fine_levels: numbers of steps that approximate infinitely many, without and with tanh.
+        level_sweep: numbers of steps K to compare.
+        sample_sweep, sampler_sweep: numbers of samples N to compare, of a single score and of the scores along a path.
         samples: N of the decompositions.
-        repeats, numbers: repetitions of φ* at one point, at most; and so that repeats · N · d is at most `numbers`.
-        paths: paths of each sampler.
-        tested, permutations: of the permutation tests.
+        repeats, numbers: maximal repetitions of φ* at a point, and maximum of repeats · N · d.
+        paths: number of paths of each sampler.
+        tested, permutations: points and permutations of the permutation tests.
         linear_betas, preserving_betas: DDPM's two schedules, (beta_min, beta_max).
         push: DDPM's guidance_scale.
-        seed: of every draw.
+        seed: seed of all samples.
 
     Raises:
-        UsageError: an unknown target, noise levels that do not grow, a schedule without two ends, more tested than
-            sampled.
+        UsageError: a target is unknown, noise levels do not increase, a schedule does not have two ends, or `tested`
+            exceeds `paths`.
     """
     names = list(TARGETS) if list(targets) == ["all"] else list(targets)
     for name in names:

@@ -1,4 +1,4 @@
-"""Densities known in closed form at every noise level: mixtures of round Gaussians, and the energies they belong to."""
+"""Densities known in closed form at every noise level, mixtures of isotropic Gaussians, and their energies."""
 
 import math
 from dataclasses import dataclass
@@ -25,74 +25,74 @@ class Mixture:
 
     @property
     def size(self) -> int:
-        """d."""
+        """Dimension d."""
         return self.means.shape[1]
 
     @property
     def axis(self) -> Tensor:
-        """(d,), the unit vector from the first mode to the last one; of a single mode, from 0 to it."""
+        """Unit vector (d,) from the first mode to the last one, or from 0 to a single mode."""
         step = self.means[-1] - self.means[0] if len(self.weights) > 1 else self.means[0]
         return step / step.norm()
 
     def diffused(self, scale: float | Tensor, spread: float | Tensor) -> "Mixture":
-        """The density of scale · a + spread · ε for a ~ p and a standard normal ε."""
+        """Return the density of scale · a + spread · ε for a ~ p and a standard normal ε."""
         return Mixture(self.weights, scale * self.means, scale**2 * self.variances + spread**2)
 
     def _components(self, a: Tensor) -> tuple[Tensor, Tensor]:
-        """log(w_j N(a; m_j, v_j I)), (..., J), and m_j − a, (..., J, d), at points (..., d)."""
+        """Return log(w_j N(a; m_j, v_j I)), (..., J), and m_j − a, (..., J, d), at points (..., d)."""
         toward = self.means - a.unsqueeze(-2)
         log_peak = self.weights.log() - 0.5 * self.size * (2 * math.pi * self.variances).log()
         return log_peak - toward.square().sum(-1) / (2 * self.variances), toward
 
     def log_density(self, a: Tensor) -> Tensor:
-        """log p at points (..., d), shape (...)."""
+        """Return log p, (...), at points (..., d)."""
         return self._components(a)[0].logsumexp(-1)
 
     def log_density_and_score(self, a: Tensor) -> tuple[Tensor, Tensor]:
-        """log p, (...), and ∇ log p, (..., d), at points (..., d)."""
+        """Return log p, (...), and ∇ log p, (..., d), at points (..., d)."""
         logs, toward = self._components(a)
         shares = logs.softmax(-1) / self.variances
         return logs.logsumexp(-1), (shares.unsqueeze(-1) * toward).sum(-2)
 
     def score(self, a: Tensor) -> Tensor:
-        """∇ log p at points (..., d)."""
+        """Return ∇ log p, (..., d), at points (..., d)."""
         return self.log_density_and_score(a)[1]
 
     def energy(self, beta: float) -> ValueAndGradient:
-        """E = −β log p, whose Boltzmann density at temperature β is p, with its gradient."""
+        """Return the energy E = −β log p, whose Boltzmann density at temperature β is p, with its gradient."""
         def value_and_gradient(a: Tensor) -> tuple[Tensor, Tensor]:
             value, gradient = self.log_density_and_score(a)
             return -beta * value, -beta * gradient
         return value_and_gradient
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """(n, d) independent draws."""
+        """Return independent samples, (n, d)."""
         which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         normals = torch.randn(n, self.size, generator=generator, dtype=torch.float64)
         return self.means[which] + self.variances[which].sqrt().unsqueeze(-1) * normals
 
     def mean(self) -> Tensor:
-        """(d,)."""
+        """Return the mean, (d,)."""
         return self.weights @ self.means
 
     def variance(self) -> float:
-        """Trace of the covariance, over d."""
+        """Return the trace of the covariance divided by d."""
         between = self.weights @ (self.means - self.mean()).square().sum(1) / self.size
         return float(self.weights @ self.variances + between)
 
     def first_side(self, a: Tensor) -> Tensor:
-        """Whether points (..., d) are nearer to the first mode than to the last."""
+        """Return whether points (..., d) are nearer to the first mode than to the last."""
         return (a - self.means[0]).norm(dim=-1) < (a - self.means[-1]).norm(dim=-1)
 
     def first_weight(self) -> float:
-        """The mass of the half-space that is nearer to the first mode than to the last."""
+        """Return the probability of being nearer to the first mode than to the last."""
         cut = (self.means[0] + self.means[-1]) @ self.axis / 2
         distances = (cut - self.means @ self.axis) / self.variances.sqrt()
         return float(self.weights @ torch.special.ndtr(distances))
 
 
 def gaussian(size: int, mean: float = 0.5, variance: float = 0.1) -> Mixture:
-    """N(mean · (1, …, 1), variance · I)."""
+    """Return N(mean · (1, …, 1), variance · I)."""
     return _mixture([1.0], [[mean] * size], [variance])
 
 

@@ -1,4 +1,4 @@
-"""The tables of the estimator of the score and of the VE-SDE's sampler, plain and through tanh."""
+"""Tables of the score estimator and of the VE-SDE's sampler, without and with tanh."""
 
 from itertools import product
 
@@ -13,11 +13,11 @@ from analysis.studies.closed_forms.settings import Settings
 from analysis.studies.closed_forms.targets import TARGETS, Mixture
 from analysis.studies.tables import Row
 
-EXACT = "∞"  # N of a score without Monte-Carlo error
+EXACT = "∞"  # entry for N if the score is exact
 
 
 def estimator_rows(name: str, settings: Settings) -> list[Row]:
-    """φ* at a typical point of the two largest noise levels, over N: norms over the coordinates."""
+    """Bias and deviation of φ* over N at a typical point of the two largest noise levels: norms over coordinates."""
     target, generator = TARGETS[name], settings.generator()
     rows = []
     for sigma in settings.vesde(settings.levels).spreads[-2:].tolist():
@@ -38,13 +38,13 @@ def estimator_rows(name: str, settings: Settings) -> list[Row]:
 
 
 def estimator_level_rows(name: str, settings: Settings) -> list[Row]:
-    """The laws at a typical point of every noise level, and the N at which the laws' error is a tenth of the score."""
+    """Laws at a typical point of each noise level, and the N at which the error by the laws is a tenth of the score."""
     target = TARGETS[name]
     rows = []
     for level, sigma in enumerate(settings.vesde(settings.levels).spreads.tolist(), 1):
         law = estimator.laws(target, estimator.typical_point(target, sigma), sigma)
         size, bias, variance = float(law.score.norm()), float(law.bias.norm()), float(law.variance.sum())
-        # The positive root N of (bias/N)² + variance/N = (size/10)².
+        # Solve (bias/N)² + variance/N = (size/10)² for N > 0.
         goal = 0.01 * size**2
         samples = (variance + (variance**2 + 4 * bias**2 * goal) ** 0.5) / (2 * goal)
         rows.append({"level": level, "sigma": sigma, "weight_square": law.weight_square, "score": size,
@@ -53,7 +53,7 @@ def estimator_level_rows(name: str, settings: Settings) -> list[Row]:
 
 
 def sampler_step_rows(name: str, settings: Settings) -> list[Row]:
-    """The exact score over K, from the exact start and from the prior; for Gaussians also without sampling."""
+    """Deviations with the exact score over K, from exact start and prior; for Gaussians also without sampling."""
     target, generator = TARGETS[name], settings.generator()
     truth = chains.truth(target, settings.tested, generator)
     rows = []
@@ -69,7 +69,7 @@ def sampler_step_rows(name: str, settings: Settings) -> list[Row]:
 
 
 def _without_sampling(process: VESDE, target: Mixture, prior: bool) -> Row:
-    """Deviations of mean and variance of a Gaussian's coordinates, to rounding; of the axis for the mean."""
+    """Exact deviations of a Gaussian's mean along the axis and of its variance, from moments instead of samples."""
     if len(target.weights) > 1:
         return {"mean_exactly": "", "variance_exactly": ""}
     one = squashing.one_coordinate(target)
@@ -80,7 +80,7 @@ def _without_sampling(process: VESDE, target: Mixture, prior: bool) -> Row:
 
 
 def sampler_sample_rows(name: str, settings: Settings) -> list[Row]:
-    """K steps from the prior over N, and with the exact score."""
+    """Deviations after K steps from the prior, over N and with the exact score."""
     target, generator = TARGETS[name], settings.generator()
     truth = chains.truth(target, settings.tested, generator)
     rows = []
@@ -103,7 +103,7 @@ def _vesde(process: VESDE, target: Mixture, samples: int | None, settings: Setti
 
 
 def sampler_error_rows(name: str, settings: Settings) -> list[Row]:
-    """The three errors of the VE-SDE, one at a time and in turn."""
+    """Decomposition of the error of the VE-SDE."""
     target, generator = TARGETS[name], settings.generator()
     truth = chains.truth(target, settings.tested, generator)
 
@@ -117,7 +117,7 @@ def sampler_error_rows(name: str, settings: Settings) -> list[Row]:
 
 
 def squashed_error_rows(name: str, settings: Settings) -> list[Row]:
-    """The same three errors on the box, with the score of the latent and with the authors' score of the action."""
+    """Decomposition of the error on the box, with the score of the latent and with the authors' score of the action."""
     target, generator = TARGETS[name], settings.generator()
     truth = squashing.box_truth(target, settings.tested, generator)
     rows = []
