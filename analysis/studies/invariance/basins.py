@@ -1,4 +1,4 @@
-"""Local minima of an energy on the box, and the minimum to which an action descends."""
+"""Local minima of an energy on the box, and their basins of attraction."""
 
 import numpy as np
 from scipy.optimize import minimize
@@ -8,10 +8,10 @@ from analysis.studies.invariance.problems import Array
 
 
 def descend(energy: Energy, points: Array, iterations: int = 400, longest: float = 0.02) -> Array:
-    """The local minimiser of the energy that each point (n, d) reaches by projected gradient descent, (n, d).
+    """Return the local minimiser, (n, d), that each point (n, d) reaches by projected gradient descent.
 
-    Every point has its own step length. A step is taken only downhill, and is at most `longest`, so that no barrier is
-    jumped. Points that end in one small cell share one polished minimiser.
+    Each point has its own step length. Steps only decrease the energy and are at most `longest`, so that no barrier is
+    crossed. Points that end in the same small cell share one refined minimiser.
     """
     a = np.clip(points, -1, 1)
     value, gradient, rate = energy.value(a), energy.gradient(a), np.full(len(a), 0.1)
@@ -37,7 +37,7 @@ def _polish(energy: Energy, start: Array) -> Array:
 
 
 def distinct(points: Array, apart: float = 0.02) -> Array:
-    """The points (n, d) without those closer than `apart` to an earlier one."""
+    """Return the points (n, d) without those closer than `apart` to an earlier one."""
     kept: list[Array] = []
     for point in points:
         if all(np.linalg.norm(point - other) > apart for other in kept):
@@ -46,9 +46,9 @@ def distinct(points: Array, apart: float = 0.02) -> Array:
 
 
 def modes(energy: Energy) -> Array:
-    """The modes of exp(−energy/β): local minimisers on the box, walls included, deepest first, (number, d).
+    """Return the modes of exp(−energy/β), (number, d): local minimisers on the closed box, deepest first.
 
-    None, (0, d), where the energy is constant. Candidates are a grid's points below all their neighbours.
+    The result is empty, (0, d), for a constant energy. Candidates are grid points below all their neighbours.
     """
     d = energy.problem.dimension
     axis = np.linspace(-1, 1, 2001 if d == 1 else 201)

@@ -1,4 +1,4 @@
-"""What the sampler sees: energies smoothed at its noise levels, and the paths of the reverse process.
+"""Energies smoothed at the sampler's noise levels, and paths of the reverse process.
 
     π_σ = π ∗ N(0, σ² I),   smoothed energy U_σ = −β log π_σ                     (U_σ → the energy as σ → 0)
     ∇ log π_σ(x)  = (E[a₀|x] − x)/σ²                                             (Tweedie)
@@ -6,7 +6,7 @@
 
 The reverse process is the variance-exploding one with K levels σ_k, geometric from σ_min to σ_max, and σ_0 = 0:
 x_{k−1} = x_k + Δσ²_k ∇ log π_{σ_k}(x_k) + √(Δσ²_k) z, Δσ²_k = σ_k² − σ_{k−1}², no noise in the last step (Cheng et al.,
-arXiv 2602.02924). The score is exact, so what is seen is the energy's doing, not a network's.
+arXiv 2602.02924). The score is exact, so that effects are due to the energy and not to a network.
 """
 
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from numpy.polynomial import legendre
 from analysis.studies.invariance.energies import Energy
 from analysis.studies.invariance.problems import Array
 
-NODES = 512  # per dimension: 0.006 apart at most, finer than σ_min = 0.01
+NODES = 512  # per dimension; at most 0.006 apart, less than σ_min = 0.01
 
 
 def noise_levels(sigma_min: float, sigma_max: float, levels: int) -> Array:
-    """σ_1 … σ_K, (K,)."""
+    """Return σ_1 … σ_K, (K,)."""
     return np.geomspace(sigma_min, sigma_max, levels)
 
 
@@ -31,7 +31,7 @@ class Smoother:
 
     Attributes:
         axis: Gauss-Legendre nodes, (n,).
-        mass: π at the tensor grid of the nodes times the weights, (n,) or (n, n).
+        mass: π times the weights on the tensor grid of the nodes, (n,) or (n, n).
         beta: temperature.
     """
 
@@ -40,13 +40,13 @@ class Smoother:
     beta: float
 
     def _integrals(self, x: Array, sigma: float, powers: list[tuple[int, ...]]) -> list[Array]:
-        """∫ π(a) N(x; a, σ² I) Π (a_i − x_i)^{power_i} da for each tuple of powers, up to one factor per point."""
+        """Return ∫ π(a) N(x; a, σ² I) Π (a_i − x_i)^{power_i} da for each tuple of powers, up to a factor per point."""
         d = x.shape[1]
         offsets = [self.axis[None, :] - x[:, i, None] for i in range(d)]
         kernels = []
         for offset in offsets:
             exponent = -(offset**2) / (2 * sigma**2)
-            # Far outside the box every kernel would underflow; the factor cancels in the ratios.
+            # Without the shift all kernels would underflow far outside the box; the factor cancels in the ratios.
             kernels.append(np.exp(exponent - exponent.max(1, keepdims=True)))
         if d == 1:
             return [(kernels[0] * offsets[0] ** power) @ self.mass for (power,) in powers]
@@ -54,13 +54,13 @@ class Smoother:
         return [(along[p] * kernels[1] * offsets[1] ** q).sum(1) for p, q in powers]
 
     def score(self, x: Array, sigma: float) -> Array:
-        """∇ log π_σ at points x (n, d), (n, d)."""
+        """Return ∇ log π_σ, (n, d), at points x (n, d)."""
         d = x.shape[1]
         total, *first = self._integrals(x, sigma, [(0,) * d, *_units(d)])
         return np.stack(first, -1) / total[:, None] / sigma**2
 
     def curvature(self, x: Array, sigma: float) -> Array:
-        """The smallest eigenvalue of ∇²U_σ at points x (n, d), (n,)."""
+        """Return the smallest eigenvalue of ∇²U_σ, (n,), at points x (n, d)."""
         d = x.shape[1]
         units = _units(d)
         pairs = [tuple(np.add(u, v)) for u in units for v in units]
@@ -71,7 +71,7 @@ class Smoother:
         return self.beta / sigma**2 * (1 - np.linalg.eigvalsh(covariance)[:, -1] / sigma**2)
 
     def density(self, x: Array, sigma: float) -> Array:
-        """π_σ at points x (n, d), (n,), with the box's own normalisation."""
+        """Return π_σ, (n,), at points x (n, d), including its normalising constant."""
         d = x.shape[1]
         kernels = [np.exp(-((x[:, i, None] - self.axis) ** 2) / (2 * sigma**2)) / (sigma * np.sqrt(2 * np.pi))
                    for i in range(d)]
@@ -93,16 +93,16 @@ def smoother(energy: Energy, beta: float) -> Smoother:
 
 
 def reverse(smooth: Smoother, sigmas: Array, start: Array, noise: Array) -> Array:
-    """Paths of the reverse process.
+    """Run the reverse process.
 
     Args:
-        smooth: gives the exact scores.
+        smooth: computes the exact scores.
         sigmas: σ_1 … σ_K, (K,).
         start: x_K, (n, d).
         noise: standard normal draws, (K − 1, n, d), used from level K down to level 2.
 
     Returns:
-        x_K, …, x_0 as (K + 1, n, d).
+        x_K, …, x_0, (K + 1, n, d).
     """
     path, x = [start], start
     lower = np.concatenate([[0.0], sigmas[:-1]])
@@ -116,6 +116,6 @@ def reverse(smooth: Smoother, sigmas: Array, start: Array, noise: Array) -> Arra
 
 
 def probes(dimension: int, per_axis: int) -> Array:
-    """Points at which curvature is looked at: a grid over the box without its walls, (n, d)."""
+    """Return points at which curvature is measured, (n, d): a grid over the interior of the box."""
     axis = -1 + (np.arange(per_axis) + 0.5) * 2 / per_axis
     return np.stack(np.meshgrid(*[axis] * dimension, indexing="ij"), -1).reshape(-1, dimension)

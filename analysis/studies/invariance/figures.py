@@ -1,4 +1,4 @@
-"""The study's figures."""
+"""Figures of the study."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ Tables = dict[str, list[Row]]
 
 
 def write_figures(folder: Path, names: list[str], tables: Tables, beta: float) -> None:
-    """Each figure whose problems are among the names, as <figure>.png in the folder."""
+    """Write each figure whose problems are among the names as <figure>.png into the folder."""
     write(folder, {
         "densities": lambda: densities([n for n in ("linear", "saturated", "gap", "slack") if n in names], beta),
         "plane": lambda: plane([n for n in ("valley", "gap_plane") if n in names], beta),
@@ -29,7 +29,7 @@ def write_figures(folder: Path, names: list[str], tables: Tables, beta: float) -
 
 
 def densities(names: list[str], beta: float) -> Figure | None:
-    """π* and the pointwise policies over the action, one problem below the other; where Qc > h is shaded."""
+    """Draw π* and the pointwise policies over the action, a panel for each problem; regions with Qc > h are shaded."""
     if not names:
         return None
     figure = Figure(figsize=(WIDTH, 1.15 * len(names) + 0.5), layout="constrained")
@@ -55,7 +55,7 @@ def densities(names: list[str], beta: float) -> Figure | None:
 
 
 def plane(names: list[str], beta: float) -> Figure | None:
-    """π* and the pointwise policies as maps over two-dimensional actions, with the level Qc = h."""
+    """Draw π* and the pointwise policies as maps over two-dimensional actions, with the level set Qc = h."""
     if not names:
         return None
     figure = Figure(figsize=(WIDTH, 1.25 * len(names) + 0.3), layout="constrained")
@@ -83,7 +83,7 @@ def plane(names: list[str], beta: float) -> Figure | None:
 
 
 def divergence(rows: list[Row]) -> Figure:
-    """KL(π_B‖π*) over ρ with the code's multiplier; values below 1e-9 are left out."""
+    """Draw KL(π_B‖π*) over ρ with the code's multiplier; values below 1e-9 are omitted."""
     dimensions = sorted({PROBLEMS[row["problem"]].dimension for row in rows})
     figure = Figure(figsize=(WIDTH, 2.05 * len(dimensions)), layout="constrained")
     panels = figure.subplots(len(dimensions), 1, sharex=True, squeeze=False)[:, 0]
@@ -101,7 +101,7 @@ def divergence(rows: list[Row]) -> Figure:
 
 
 def constraint(rows: list[Row], names: tuple[str, ...]) -> Figure:
-    """E[Qc] − h over ρ at the three multipliers."""
+    """Draw E[Qc] − h over ρ at the three multipliers."""
     names = tuple(name for name in names if any(row["problem"] == name for row in rows)) or (rows[0]["problem"],)
     figure = Figure(figsize=(WIDTH, 0.95 * len(names) + 0.6), layout="constrained")
     panels = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
@@ -121,7 +121,7 @@ def constraint(rows: list[Row], names: tuple[str, ...]) -> Figure:
 
 
 def temperature(rows: list[Row], rho: float = 1.0) -> Figure | None:
-    """KL and W₁ as β → 0 at a fixed ρ, with the limits of KL where the theory gives them."""
+    """Draw KL and W₁ as β → 0 at a fixed ρ, with the theoretical limits of KL where they exist."""
     wanted = [n for n in ("linear", "quadratic", "two_hills", "hazard", "gap", "disc", "gap_plane")
               if any(row["problem"] == n and row["rho"] == rho for row in rows)]
     if not wanted:
@@ -144,7 +144,7 @@ def temperature(rows: list[Row], rho: float = 1.0) -> Figure | None:
 
 
 def curvature(rows: list[Row], names: tuple[str, ...]) -> Figure | None:
-    """The smallest Hessian eigenvalue over the box of the smoothed energies, over the noise level."""
+    """Draw the smallest Hessian eigenvalue of the smoothed energies in the box over the noise level."""
     names = tuple(name for name in names if any(row["problem"] == name for row in rows))
     if not names:
         return None

@@ -1,12 +1,12 @@
-"""The multipliers at which the pointwise energy is judged, each the root of a decreasing function of λ.
+"""The multipliers at which the pointwise energy is evaluated, each the root of a decreasing function of λ.
 
-    optimal   λ*: E[Qc] = h under the plain density exp((Q − λ Qc)/β), or 0 when the constraint is slack
-    code      what the authors' dual update settles at: E[Qc] = h under exp(−L_A/β), or 0 if E[Qc] ≤ h there.
-              (Their average runs over the replay buffer; here over the policy itself.)
+    optimal   λ*: E[Qc] = h under the plain density exp((Q − λ Qc)/β), or 0 if the constraint is slack
+    code      fixed point of the authors' dual update: E[Qc] = h under exp(−L_A/β), or 0 if E[Qc] ≤ h at λ = 0
+              (they average over the replay buffer, this study over the policy itself)
     saddle    ∂/∂λ of the dual function is zero: E[[λ + ρ(Qc − h)]₊] = λ under exp(−L_A/β)
 
-Why each decreases: with g(λ) = E_{π_λ}[f(λ, Qc)], g' = E[∂f/∂λ] − Cov(f, ∂L_A/∂λ)/β, and ∂L_A/∂λ = max(Qc − h, −λ/ρ)
-does not decrease in Qc. For the saddle f is ∂L_A/∂λ itself, which does not increase in λ.
+Each function decreases: with g(λ) = E_{π_λ}[f(λ, Qc)], g' = E[∂f/∂λ] − Cov(f, ∂L_A/∂λ)/β, and ∂L_A/∂λ =
+max(Qc − h, −λ/ρ) is non-decreasing in Qc. For the saddle, f is ∂L_A/∂λ itself, which is non-increasing in λ.
 """
 
 from collections.abc import Callable
@@ -22,13 +22,13 @@ from analysis.studies.invariance.problems import Problem
 from analysis.studies.invariance.quadrature import build
 
 Kind = Literal["optimal", "code", "saddle"]
-TOLERANCE = {1: 1e-14, 2: 1e-9}  # of the equation's two sides, by dimension
+TOLERANCE = {1: 1e-14, 2: 1e-9}  # of the residual, by dimension
 
 
 def residual(policy: Policy, kind: Kind) -> float:
-    """The equation of `kind` as left side minus right, in units of Qc, at this policy and its own λ.
+    """Return the residual of the equation of `kind`, in units of Qc, at a policy and its λ.
 
-    optimal and code: E[Qc] − h;  saddle: (E[[λ + ρ(Qc − h)]₊] − λ)/ρ.
+    It is E[Qc] − h for optimal and code, and (E[[λ + ρ(Qc − h)]₊] − λ)/ρ for saddle.
     """
     energy = policy.energy
     if kind != "saddle":
@@ -38,15 +38,13 @@ def residual(policy: Policy, kind: Kind) -> float:
 
 
 def solve(problem: Problem, beta: float, rho: float, kind: Kind, panels: int) -> Policy:
-    """The policy at the multiplier of `kind`: π ∝ exp(−L_A(·, λ)/β), for `optimal` with the given ρ at λ*.
-
-    `rho=0` gives π* itself, for every kind.
+    """Return the policy π ∝ exp(−L_A(·, λ)/β) at the multiplier of `kind`; for rho = 0 it is π*.
 
     Args:
-        problem: Q, Qc, h.
+        problem: defines Q, Qc and h.
         beta: temperature β > 0.
         rho: ρ ≥ 0.
-        kind: which multiplier.
+        kind: the multiplier; "optimal" uses λ*, which does not depend on ρ.
         panels: resolution of the integrals, see `quadrature.build`.
     """
     if rho == 0 or kind == "optimal":
@@ -57,14 +55,17 @@ def solve(problem: Problem, beta: float, rho: float, kind: Kind, panels: int) ->
 
 
 def at(problem: Problem, beta: float, rho: float, lam: float, panels: int) -> Policy:
-    """π ∝ exp(−L_A(·, λ)/β) (L for ρ = 0) on a rule that is split at its own kinks."""
+    """Return π ∝ exp(−L_A(·, λ)/β) (L for ρ = 0) on a quadrature rule that is split at its kinks."""
     energy = Energy(problem, lam, rho)
     return boltzmann(energy, beta, build(problem, energy.kinks(), panels))
 
 
 @lru_cache(maxsize=64)
 def _root(problem: Problem, beta: float, rho: float, kind: Kind, panels: int) -> float:
-    """First on a rule that does not follow the kink, then corrected on rules that do (they cost more to build)."""
+    """Return the multiplier: approximately from one rule that ignores the kink, then corrected on rules split at it.
+
+    The latter have to be built for every λ, which is expensive.
+    """
     fixed = build(problem, (problem.threshold,), panels)
 
     def near(lam: float) -> float:
@@ -87,7 +88,7 @@ def _root(problem: Problem, beta: float, rho: float, kind: Kind, panels: int) ->
 
 
 def decreasing_root(f: Callable[[float], float]) -> float:
-    """The λ ≥ 0 with f(λ) = 0 for a decreasing f that ends below zero, or 0 if f(0) ≤ 0."""
+    """Return the root λ ≥ 0 of a decreasing function that becomes negative, or 0 if f(0) ≤ 0."""
     if f(0.0) <= 0:
         return 0.0
     high = 1.0
@@ -97,10 +98,10 @@ def decreasing_root(f: Callable[[float], float]) -> float:
 
 
 def release(problem: Problem, beta: float, panels: int) -> float:
-    """The smallest ρ at which the code's multiplier is 0 although λ* > 0; inf when the constraint is slack.
+    """Return the smallest ρ at which the code's multiplier is 0 although λ* > 0; inf if the constraint is slack.
 
-    There E[Qc] = h under exp(−L_A(·, 0)/β), and beyond it the quadratic term alone keeps E[Qc] below h. It exists:
-    E[Qc] decreases in ρ, to E[Qc | Qc ≤ h] < h under exp(Q/β).
+    At this ρ, E[Qc] = h under exp(−L_A(·, 0)/β); above it the quadratic term alone keeps E[Qc] below h. It exists,
+    since E[Qc] decreases in ρ to E[Qc | Qc ≤ h] < h under exp(Q/β).
     """
     if _root(problem, beta, 0.0, "optimal", panels) == 0:
         return float("inf")
@@ -109,10 +110,11 @@ def release(problem: Problem, beta: float, panels: int) -> float:
 
 
 def small_rho_kl(star: Policy, kind: Kind) -> float:
-    """The coefficient c in KL(π_B‖π*) = c ρ² + o(ρ²), for the multipliers `optimal` and `code`.
+    """Return the coefficient c in KL(π_B‖π*) = c ρ² + o(ρ²), for the multipliers `optimal` and `code`.
 
-    At λ* > 0 the tilt is ρ(Qc − h)²/2, so c = Var((Qc − h)²)/(8β²) under π*. The code's multiplier takes out the part
-    that is linear in Qc and leaves the residual variance. When slack (λ = 0), [Qc − h]₊² stands for (Qc − h)².
+    For λ* > 0 the tilt is ρ(Qc − h)²/2, so c = Var((Qc − h)²)/(8β²) under π*. The code's multiplier removes the part
+    that is linear in Qc and leaves the residual variance. For a slack constraint (λ = 0), [Qc − h]₊² replaces
+    (Qc − h)².
     """
     excess = star.energy.excess(star.rule.points)
     active = star.energy.lam > 0

@@ -1,8 +1,8 @@
-"""Boltzmann densities on the box, what they expect, and how far apart they are.
+"""Boltzmann densities on the box, their expectations, and distances between them.
 
-All B policies are tilts of π* through Qc alone: log(π_B/π*) = −(penalty_B(Qc − h) − λ*(Qc − h))/β + constant, a
-concave function of Qc. Hence, given the value of Qc, the action is distributed alike under both; and the two densities
-are equal on at most two level sets of Qc, which makes the total variation exactly integrable.
+All policies of reading B are tilts of π* by a function of Qc: log(π_B/π*) = −(penalty_B(Qc − h) − λ*(Qc − h))/β +
+constant, which is concave in Qc. Hence both have the same distribution of the action given Qc, and the two densities
+are equal on at most two level sets of Qc, so that the total variation can be integrated exactly.
 """
 
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ class Policy:
     Attributes:
         energy: the energy.
         beta: temperature β > 0.
-        rule: nodes and weights.
+        rule: quadrature nodes and weights.
         log_density: log π at the nodes, (n,).
-        mass: weights · π, (n,), sums to 1.
+        mass: weights · π, (n,), which sums to 1.
     """
 
     energy: Energy
@@ -36,7 +36,7 @@ class Policy:
     mass: Array
 
     def mean(self, values: Array) -> float:
-        """E_π of values at the nodes, (n,)."""
+        """Return the expectation under π of values (n,) at the nodes."""
         return float(self.mass @ values)
 
     @property
@@ -68,7 +68,7 @@ class Policy:
 
 
 def boltzmann(energy: Energy, beta: float, rule: Rule) -> Policy:
-    """π ∝ exp(−energy/β), normalised with the rule."""
+    """Return π ∝ exp(−energy/β), normalised with the rule."""
     exponent = -energy.value(rule.points) / beta
     top = exponent.max()
     unnormalised = rule.weights * np.exp(exponent - top)
@@ -77,20 +77,19 @@ def boltzmann(energy: Energy, beta: float, rule: Rule) -> Policy:
 
 
 def kl(p: Policy, q: Policy) -> float:
-    """KL(p‖q) of two policies on one rule, in nats."""
+    """Return KL(p‖q) of two policies on the same rule, in nats."""
     return p.mean(p.log_density - q.log_density)
 
 
 def kl_masses(p: Array, q: Array) -> float:
-    """KL(p‖q) of two probability vectors, in nats."""
+    """Return KL(p‖q) of two probability vectors, in nats."""
     return float(rel_entr(p, q).sum())
 
 
 def crossing_levels(p: Policy, q: Policy) -> tuple[float, ...]:
-    """The values of Qc, at most two, at which the densities of two tilts of one another are equal.
+    """Return the values of Qc, at most two, at which the densities of p and q are equal; q's energy is the plain one.
 
-    q's energy is the plain one. The log ratio is then c − g(Qc)/β with g convex: at most one root on each side of its
-    peak.
+    The log ratio is c − g(Qc)/β with g convex, so there is at most one root on each side of its peak.
     """
     h = p.energy.problem.threshold
     costs = p.energy.problem.cost.value(p.rule.points)
@@ -103,7 +102,7 @@ def crossing_levels(p: Policy, q: Policy) -> tuple[float, ...]:
     constant = level - tilt(costs[node])
     low, high = float(costs.min()), float(costs.max())
     peak = low
-    if p.energy.rho > 0:  # where [λ + ρ(Qc − h)]₊ equals the other's multiplier
+    if p.energy.rho > 0:  # where [λ + ρ(Qc − h)]₊ equals q's multiplier
         peak = min(max(h + (q.energy.lam - p.energy.lam) / p.energy.rho, low), high)
     roots = []
     for end in (low, high):
@@ -113,23 +112,24 @@ def crossing_levels(p: Policy, q: Policy) -> tuple[float, ...]:
 
 
 def total_variation(p: Policy, q: Policy, panels: int) -> float:
-    """½ ∫|p − q|, split where p = q; q's energy is the plain one."""
+    """Return ½ ∫|p − q|, integrated on a rule split where p = q; q's energy is the plain one."""
     rule = build(p.energy.problem, p.energy.kinks() + crossing_levels(p, q), panels)
     p, q = boltzmann(p.energy, p.beta, rule), boltzmann(q.energy, q.beta, rule)
     return float(0.5 * np.abs(p.mass - q.mass).sum())
 
 
 def wasserstein_line(p: Policy, q: Policy) -> float:
-    """W₁(p, q) in one dimension, ∫|P − Q| of the distribution functions, split where they are equal.
+    """Return W₁(p, q) in one dimension: ∫|P − Q| of the distribution functions, split where they are equal.
 
-    Both live on one rule of panels of `NODES` nodes. In a panel the density is its interpolating polynomial.
+    Both policies have the same rule, with panels of `NODES` nodes; in a panel the density is interpolated by a
+    polynomial.
     """
     half = p.rule.weights.reshape(-1, NODES).sum(1) / 2
     difference = (np.exp(p.log_density) - np.exp(q.log_density)).reshape(-1, NODES)
     nodes = legendre.leggauss(NODES)[0]
     to_series = np.linalg.inv(legendre.legvander(nodes, NODES - 1))
     density = np.einsum("ij,pj->pi", to_series, difference)
-    # Distribution functions at a panel's start add up from the panels before it.
+    # The distribution function at the start of a panel is the sum over the panels before it.
     steps = half * 2 * density[:, 0]
     start = np.concatenate([[0.0], np.cumsum(steps)[:-1]])
     cumulative = half[:, None] * legendre.legint(density, lbnd=-1, axis=1)
@@ -148,9 +148,9 @@ def wasserstein_line(p: Policy, q: Policy) -> float:
 
 
 def wasserstein_sliced(p: Policy, q: Policy, directions: int) -> float:
-    """Sliced W₁ in two dimensions: the mean over equally spaced directions of W₁ between projections on them.
+    """Return the sliced W₁ in two dimensions: the mean of W₁ between projections over equally spaced directions.
 
-    A lower bound of W₁. The distribution functions of the nodes' masses are compared exactly.
+    It is a lower bound of W₁, exact for the discrete distributions of the nodes' masses.
     """
     angles = np.pi * (np.arange(directions) + 0.5) / directions
     difference = p.mass - q.mass

@@ -1,8 +1,8 @@
-"""Reading A: the constraint's average is augmented, not the energy of each action.
+"""Reading A: the augmentation applies to the expected cost, not to the energy of each action.
 
     J(π) = −E_π[Q] − β·entropy(π) + ([λ + ρ(E_π[Qc] − h)]₊² − λ²)/(2ρ)
 
-J is strictly convex in π. Its minimiser at λ = λ* is found here by two routes that do not assume that it is π*.
+J is strictly convex in π. Its minimiser at λ = λ* is computed by two methods that do not assume that it is π*.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,11 @@ from analysis.studies.invariance.problems import Array, Problem
 
 
 def by_fixed_point(problem: Problem, beta: float, rho: float, lam: float, panels: int) -> Policy:
-    """The minimiser of J as a fixed point in one number.
+    """Return the minimiser of J, by a scalar fixed-point equation.
 
-    J's derivative in π is −Q + μ Qc + β log π + constant with μ = [λ + ρ(E_π[Qc] − h)]₊, so the minimiser is the plain
-    Boltzmann density at a μ that equals that bracket under itself; the bracket falls with μ, so the root is unique.
+    The derivative of J in π is −Q + μ Qc + β log π + constant with μ = [λ + ρ(E_π[Qc] − h)]₊. Hence the minimiser is
+    the plain Boltzmann density at the μ that equals this bracket under that density. The bracket decreases in μ, so the
+    root is unique.
     """
     def mismatch(mu: float) -> float:
         mean_excess = at(problem, beta, 0.0, mu, panels).cost - problem.threshold
@@ -35,12 +36,12 @@ def by_fixed_point(problem: Problem, beta: float, rho: float, lam: float, panels
 
 @dataclass(frozen=True)
 class Cells:
-    """A problem on the equal cells of a grid, where a policy is a probability vector.
+    """A problem discretised into equal cells, where a policy is a probability vector (n,).
 
     Attributes:
-        reward: Q at the centres, (n,).
-        cost: Qc at the centres, (n,).
-        volume: of one cell.
+        reward: Q at the cells' centres, (n,).
+        cost: Qc at the cells' centres, (n,).
+        volume: volume of a cell.
         threshold: h.
     """
 
@@ -55,7 +56,7 @@ class Cells:
         return p / p.sum()
 
     def optimal_multiplier(self, beta: float) -> float:
-        """λ* of the discretised problem P."""
+        """Return λ* of the discretised problem P."""
         def excess(mu: float) -> float:
             return float(self.boltzmann(beta, mu) @ self.cost) - self.threshold
 
@@ -67,7 +68,7 @@ class Cells:
         return float(brentq(excess, 0.0, high, xtol=1e-15, rtol=8.9e-16))
 
     def objective(self, p: Array, beta: float, rho: float, lam: float) -> float:
-        """J of a probability vector with positive entries."""
+        """Return J of a probability vector with positive entries."""
         mean_excess = float(p @ self.cost) - self.threshold
         return float(-p @ self.reward + beta * p @ np.log(p / self.volume) + penalty(np.array(mean_excess), lam, rho))
 
@@ -80,9 +81,9 @@ def cells(problem: Problem, per_axis: int) -> Cells:
 
 
 def by_convex_optimisation(grid: Cells, beta: float, rho: float, lam: float, steps: int = 500) -> Array:
-    """The minimiser of J over the probability simplex by damped Newton steps from the uniform vector, (n,).
+    """Return the minimiser of J over the probability simplex, (n,), by damped Newton steps from the uniform vector.
 
-    The Hessian is diag(β/p) + ρ 1[active] Qc Qcᵀ; the step stays on Σp = 1 and keeps every entry positive.
+    The Hessian is diag(β/p) + ρ 1[active] Qc Qcᵀ. Steps preserve Σp = 1 and keep all entries positive.
     """
     p = np.full(len(grid.reward), 1 / len(grid.reward))
     for _ in range(steps):
@@ -112,16 +113,16 @@ def by_convex_optimisation(grid: Cells, beta: float, rho: float, lam: float, ste
 
 
 def multiplier_steps(grid: Cells, beta: float, rho: float, tolerance: float = 1e-6, most: int = 100_000) -> int:
-    """Steps of the method of multipliers from λ = 0 until λ moves by less than the tolerance.
+    """Return the number of steps of the method of multipliers from λ = 0 until λ changes by less than the tolerance.
 
-    A step minimises J and sets λ ← [λ + ρ(E_π[Qc] − h)]₊, which is the bracket μ of the minimiser itself.
+    A step minimises J and sets λ ← [λ + ρ(E_π[Qc] − h)]₊, which is the μ of the minimiser (`by_fixed_point`).
     """
     def mean_excess(mu: float) -> float:
         return float(grid.boltzmann(beta, mu) @ grid.cost) - grid.threshold
 
     lam = 0.0
     for step in range(1, most + 1):
-        high = float(weight(mean_excess(lam), lam, rho))  # the bracket at μ = λ bounds the root from one side
+        high = float(weight(mean_excess(lam), lam, rho))  # the bracket at μ = λ is a bound of the root
         low, high = sorted((lam, high))
 
         def mismatch(mu: float, lam: float = lam) -> float:

@@ -1,9 +1,9 @@
-"""One-state constrained problems on the box [−1, 1]^d whose optimal policies can be computed to many digits.
+"""One-state constrained problems on the box [−1, 1]^d whose optimal policies can be computed to high precision.
 
 Problem P:  max over densities π on the box of  F(π) = E_π[Q] + β·entropy(π)  subject to  E_π[Qc] ≤ h.
 
-Q and Qc are sums of a few shapes with values, gradients and Hessians in closed form. Actions `a` are arrays of shape
-(..., d); a value has shape (...), a gradient (..., d), a Hessian (..., d, d). All quantities are without unit.
+Q and Qc are sums of shapes with values, gradients and Hessians in closed form. Actions `a` have the shape (..., d),
+values (...), gradients (..., d) and Hessians (..., d, d). All quantities are dimensionless.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Array = np.ndarray
 
 
 class Shape(Protocol):
-    """One term of a Q or a Qc."""
+    """A term of Q or Qc."""
 
     def value(self, a: Array) -> Array: ...
     def gradient(self, a: Array) -> Array: ...
@@ -96,7 +96,7 @@ class Sigmoid:
 
 @dataclass(frozen=True)
 class Step:
-    """1 where a_1 > edge, otherwise 0. Its derivatives are those away from the edge, namely zero."""
+    """1 if a_1 > edge, else 0. Its derivatives are zero, as they are away from the edge."""
 
     edge: float
 
@@ -112,7 +112,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Sum:
-    """The sum of some shapes: a Q or a Qc."""
+    """A sum of shapes: Q or Qc."""
 
     shapes: tuple[Shape, ...]
 
@@ -132,16 +132,16 @@ class Sum:
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem P without its temperature.
+    """A problem P without its temperature.
 
     Attributes:
-        name: names it in tables.
+        name: name in tables.
         dimension: d, 1 or 2.
         reward: Q.
         cost: Qc.
-        threshold: h. Some action has Qc < h, so that P is convex with a strictly feasible point.
-        formula: Q, Qc and h as a reader writes them.
-        about: what it stands for.
+        threshold: h; some action has Qc < h, so that P is convex with a strictly feasible point.
+        formula: Q, Qc and h as text.
+        about: what the problem represents.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """Integration over the box [−1, 1]^d of integrands that are smooth except on level sets of Qc.
 
-Densities made from L_A have a kink where Qc = h − λ/ρ, and P(Qc > h) a jump where Qc = h. Gauss-Legendre panels end
-exactly there: in one dimension at the roots of Qc = level; in two dimensions along each line of constant a₁, and
-across those lines at the a₁ where a root appears or disappears.
+Densities of L_A have a kink where Qc = h − λ/ρ, and the integrand of P(Qc > h) a jump where Qc = h. Gauss-Legendre
+panels end exactly there: in one dimension at the roots of Qc = level; in two dimensions at the roots along each line of
+constant a₁, and across the lines at each a₁ where roots appear or disappear.
 """
 
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from numpy.polynomial import legendre
 from analysis.studies.invariance.problems import Array, Problem
 
 NODES = 16  # Gauss-Legendre nodes per panel in one dimension
-PLANE_NODES = (10, 8)  # the same across and along the lines of constant a₁ in two
-SCAN = 2000  # intervals in which roots are looked for in one dimension
-PLANE_SCAN = (128, 32)  # the same across and along the lines in two
+PLANE_NODES = (10, 8)  # the same in two dimensions, across and along the lines of constant a₁
+SCAN = 2000  # intervals that are searched for roots in one dimension
+PLANE_SCAN = (128, 32)  # the same in two dimensions, across and along the lines
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Nodes (n, d) and weights (n,) with Σ weights · f(nodes) ≈ ∫ f over the box. In 1-D the nodes are sorted."""
+    """A quadrature rule: nodes (n, d), sorted in 1-D, and weights (n,) with Σ weights · f(nodes) ≈ ∫ f over the box."""
 
     points: Array
     weights: Array
@@ -30,13 +30,13 @@ class Rule:
 
 @lru_cache
 def gauss(nodes: int) -> tuple[Array, Array]:
-    """Gauss-Legendre nodes and weights on [0, 1]."""
+    """Return Gauss-Legendre nodes and weights on [0, 1]."""
     x, w = legendre.leggauss(nodes)
     return (x + 1) / 2, w / 2
 
 
 def bisect(f: Callable[[Array], Array], left: Array, right: Array, steps: int = 40) -> Array:
-    """The points in [left, right] (elementwise) where the sign of f changes."""
+    """Return the points in [left, right] (elementwise) where the sign of f changes."""
     left, right = left.copy(), right.copy()
     sign = f(left) > 0
     for _ in range(steps):
@@ -47,19 +47,19 @@ def bisect(f: Callable[[Array], Array], left: Array, right: Array, steps: int = 
 
 
 def resolution(dimension: int, beta: float, rho: float) -> int:
-    """Panels per dimension that resolve the narrowest feature, of width √(β/(1 + ρ)) where slopes of Qc are about 1."""
+    """Return the panels per dimension that resolve the narrowest feature, √(β/(1 + ρ)) for slopes of Qc about 1."""
     width = float(np.sqrt(beta / (1 + rho)))
     return max(80, int(np.ceil(2 / width))) if dimension == 1 else max(16, int(np.ceil(1 / width)))
 
 
 @lru_cache(maxsize=4)
 def build(problem: Problem, levels: tuple[float, ...], panels: int) -> Rule:
-    """A rule whose panels end on the level sets Qc = level.
+    """Return a rule whose panels end on the level sets Qc = level.
 
     Args:
-        problem: gives Qc and the dimension.
+        problem: defines Qc and the dimension.
         levels: values of Qc.
-        panels: equal panels per dimension before the splitting.
+        panels: equal panels per dimension before splitting.
     """
     return _line(problem, levels, panels) if problem.dimension == 1 else _plane(problem, levels, panels)
 
@@ -84,7 +84,7 @@ def _plane(problem: Problem, levels: tuple[float, ...], panels: int) -> Rule:
     across = [np.linspace(-1, 1, panels + 1), *(_changes(problem, level) for level in levels)]
     edge = np.unique(np.concatenate(across))
     t, w = gauss(PLANE_NODES[0])
-    # The change of variable t²(3 − 2t) smooths the square roots with which a crossing appears at a panel's end.
+    # Crossings appear like square roots at the end of a panel; the change of variable t²(3 − 2t) makes them smooth.
     x = (edge[:-1, None] + np.diff(edge)[:, None] * t**2 * (3 - 2 * t)).ravel()
     x_weight = (np.diff(edge)[:, None] * w * 6 * t * (1 - t)).ravel()
 
@@ -96,18 +96,18 @@ def _plane(problem: Problem, levels: tuple[float, ...], panels: int) -> Rule:
     y = y_edge[:, :-1, None] + width[..., None] * t
     weights = x_weight[:, None, None] * width[..., None] * w
     points = _on_lines(x[:, None, None], y)
-    used = np.broadcast_to(width[..., None] > 0, y.shape)  # padded roots leave empty panels
+    used = np.broadcast_to(width[..., None] > 0, y.shape)  # padded roots give empty panels
     return Rule(points[used], weights[used])
 
 
 @lru_cache(maxsize=64)
 def _changes(problem: Problem, level: float) -> Array:
-    """The a₁ at which lines of constant a₁ begin or cease to cross the level."""
+    """Return the values of a₁ at which the number of crossings of the line with the level changes."""
     scan = np.linspace(-1, 1, PLANE_SCAN[0] + 1)
     kind = _pattern(problem, scan, level)
     change = np.flatnonzero(kind[1:] != kind[:-1])
     left, right, rows = scan[change], scan[change + 1], np.arange(len(change))
-    for _ in range(6):  # each time one 32nd of the interval is kept
+    for _ in range(6):  # each iteration keeps 1/32 of the interval
         x = np.linspace(left, right, 33, axis=1)
         same = _pattern(problem, x.ravel(), level).reshape(x.shape) == kind[change][:, None]
         first = np.argmin(same, axis=1)
@@ -116,13 +116,13 @@ def _changes(problem: Problem, level: float) -> Array:
 
 
 def _pattern(problem: Problem, x: Array, level: float) -> Array:
-    """How the line of each a₁ in x meets the level: its number of crossings, negative if it starts above the level."""
+    """Return for each a₁ in x one plus its line's number of crossings of the level, negative if it starts above."""
     above = problem.cost.value(_on_lines(x[:, None], _cut(problem, x))) > level
     return np.where(above[:, 0], -1, 1) * (1 + (above[:, 1:] != above[:, :-1]).sum(1))
 
 
 def crossings(problem: Problem, x: Array, level: float) -> Array:
-    """For each a₁ in x the a₂ in [−1, 1] where Qc crosses the level, (len(x), most found), padded with 1."""
+    """Return for each a₁ in x the a₂ in [−1, 1] where Qc crosses the level, (len(x), most crossings), padded with 1."""
     def excess(rows: Array, y: Array) -> Array:
         return problem.cost.value(_on_lines(x[rows], y)) - level
 
@@ -130,7 +130,7 @@ def crossings(problem: Problem, x: Array, level: float) -> Array:
 
 
 def _cut(problem: Problem, x: Array) -> Array:
-    """Sorted a₂ for each a₁ in x, with Qc's turning points on the line among them: no pair of roots is missed."""
+    """Return a sorted grid of a₂ for each a₁ in x, with Qc's turning points, so that no pair of roots is missed."""
     def slope(rows: Array, y: Array) -> Array:
         return problem.cost.gradient(_on_lines(x[rows], y))[..., 1]
 
@@ -143,7 +143,7 @@ def _on_lines(x: Array, y: Array) -> Array:
 
 
 def _roots(f: Callable[[Array, Array], Array], grid: Array) -> Array:
-    """Where f(row, y) changes sign between neighbours of grid[row], one padded row of roots per row of the grid."""
+    """Return the roots of f(row, ·) between neighbours of grid[row], one row per row of the grid, padded with 1."""
     everywhere = np.broadcast_to(np.arange(len(grid))[:, None], grid.shape)
     positive = f(everywhere, grid) > 0
     rows, columns = np.nonzero(positive[:, 1:] != positive[:, :-1])

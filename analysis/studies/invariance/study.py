@@ -1,4 +1,4 @@
-"""`python run.py experiment=invariance`: every table and figure of docs/invariance.md, from nothing but arithmetic."""
+"""`python run.py experiment=invariance`: all tables and figures of docs/invariance.md, computed without training."""
 
 import os
 import time
@@ -27,7 +27,7 @@ BLAS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 @dataclass(frozen=True)
 class Settings:
-    """What `run` was given; see there."""
+    """The arguments of `run`."""
 
     beta: float
     rhos: tuple[float, ...]
@@ -71,23 +71,23 @@ def run(
     """Solve every problem under every reading, and write tables (CSV, Markdown) and figures (PNG) into the folder.
 
     Args:
-        folder: where to; files of the same name are replaced, each in one move.
+        folder: output folder; files of the same name are replaced atomically.
         problems: names in `problems.PROBLEMS`, or ["all"].
         beta: temperature β of the main tables.
         rhos: penalties ρ of the main tables.
-        betas, ratios: the grid of β and ρ/β.
-        cold_betas, cold_rhos: the grid of β → 0 at fixed ρ; in two dimensions β below 0.003 is left out.
-        landscape_rhos: penalties whose curvature and denoising paths are looked at.
-        sigma_min, sigma_max, levels: the noise schedule.
-        starts, draws: denoising paths per energy: different x_K, and noise draws for each.
-        directions: of the sliced Wasserstein distance in two dimensions.
-        cells: of the simplex in the direct optimisation, about.
-        probes: points at which curvature is looked at, about.
-        seed: of the denoising paths.
-        processes: problems solved at a time.
+        betas, ratios: grid of β and ρ/β.
+        cold_betas, cold_rhos: grid of β → 0 at fixed ρ; in two dimensions β below 0.003 is omitted.
+        landscape_rhos: penalties for which curvature and denoising paths are computed.
+        sigma_min, sigma_max, levels: noise schedule.
+        starts, draws: denoising paths per energy: number of x_K, and of noise samples for each.
+        directions: directions of the sliced Wasserstein distance in two dimensions.
+        cells: approximate number of cells in the optimisation over the simplex.
+        probes: approximate number of points at which curvature is measured.
+        seed: seed of the denoising paths.
+        processes: number of problems solved in parallel.
 
     Raises:
-        UsageError: an unknown problem, or noise levels that do not grow.
+        UsageError: a problem is unknown, or noise levels do not increase.
     """
     names = list(PROBLEMS) if list(problems) == ["all"] else list(problems)
     for name in names:
@@ -101,7 +101,7 @@ def run(
     begin = time.monotonic()
     solved: dict[str, dict[str, list[Row]]] = {}
     with _one_blas_thread(), ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        # Planes take longest, so they start first.
+        # Two-dimensional problems take longest, so they start first.
         order = sorted(names, key=lambda name: -PROBLEMS[name].dimension)
         futures = {pool.submit(_solve, name, settings): name for name in order}
         for future in as_completed(futures):
@@ -118,7 +118,10 @@ def run(
 
 @contextmanager
 def _one_blas_thread() -> Iterator[None]:
-    """Workers read these when they import NumPy; two that use all cores each would trip over each other."""
+    """Limit BLAS to one thread in workers started within, which would otherwise compete for the cores.
+
+    Workers read the environment variables when they import NumPy.
+    """
     before = {name: os.environ.get(name) for name in BLAS}
     os.environ.update(dict.fromkeys(BLAS, "1"))
     try:
@@ -145,7 +148,7 @@ def _solve(name: str, settings: Settings) -> dict[str, list[Row]]:
 
 
 def summary(problem: Problem, zero: zero_temperature.Limit, settings: Settings) -> Row:
-    """One row about π* and the limit β → 0."""
+    """Return a row on π* and the limit β → 0."""
     panels = resolution(problem.dimension, settings.beta, 1.0)
     star = multipliers.solve(problem, settings.beta, 0.0, "optimal", panels)
     cost = problem.cost.value(star.rule.points)
@@ -162,7 +165,7 @@ def summary(problem: Problem, zero: zero_temperature.Limit, settings: Settings) 
 
 
 def policy_level_rows(problem: Problem, settings: Settings) -> list[Row]:
-    """Reading A at λ*: how far its minimiser is from π*, by two routes; and the method of multipliers from λ = 0."""
+    """Reading A at λ*: distance of its minimiser from π*, by two methods, and steps of the method of multipliers."""
     panels = resolution(problem.dimension, settings.beta, 1.0)
     star = multipliers.solve(problem, settings.beta, 0.0, "optimal", panels)
     grid = policy_level.cells(problem, settings.cells if problem.dimension == 1 else round(settings.cells**0.5))
@@ -183,7 +186,7 @@ def policy_level_rows(problem: Problem, settings: Settings) -> list[Row]:
 
 def _compare(problem: Problem, beta: float, rho: float, kind: multipliers.Kind, directions: int,
              refine: int = 1) -> Row:
-    """One B policy against π*. `refine` multiplies the panels; the multipliers are solved for again."""
+    """Compare a policy of reading B with π*; `refine` multiplies the panels, also for the multipliers."""
     panels = refine * resolution(problem.dimension, beta, rho)
     optimal = multipliers.solve(problem, beta, 0.0, "optimal", panels)
     policy = multipliers.solve(problem, beta, rho, kind, panels)
@@ -212,7 +215,7 @@ MEASURED = ("kl", "kl_reverse", "tv", "reward", "cost", "risk", "lam")
 
 
 def pointwise_rows(problem: Problem, settings: Settings) -> list[Row]:
-    """Reading B at the three multipliers over ρ, with modes and the change of every number when panels are doubled."""
+    """Reading B at the three multipliers over ρ, with modes, and the largest change when panels are doubled."""
     rows = []
     star = multipliers.solve(problem, settings.beta, 0.0, "optimal", resolution(problem.dimension, settings.beta, 1.0))
     for rho in settings.rhos:
@@ -254,7 +257,7 @@ def temperature_rows(problem: Problem, zero: zero_temperature.Limit, settings: S
 
 
 def landscape_rows(problem: Problem, settings: Settings) -> dict[str, list[Row]]:
-    """Curvature of the smoothed energies, and denoising paths with exact scores. All energies see the same draws."""
+    """Curvature of the smoothed energies, and denoising paths with exact scores and the same noise for all energies."""
     if not (problem.cost.differentiable and problem.reward.differentiable):
         return {"curvature": [], "paths": []}
     d, beta = problem.dimension, settings.beta

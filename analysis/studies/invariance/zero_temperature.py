@@ -1,7 +1,7 @@
-"""What is left of problem P and of the pointwise energies as β → 0: actions instead of densities.
+"""The limit β → 0 of problem P and of the pointwise energies, where densities concentrate on actions.
 
-    mixed value   min over λ ≥ 0 of max over a of Q(a) − λ(Qc(a) − h): the best that randomised policies reach
-    pure value    max of Q over the actions with Qc ≤ h
+    mixed value   min over λ ≥ 0 of max over a of Q(a) − λ(Qc(a) − h): value of the best randomised policy
+    pure value    max of Q over actions with Qc ≤ h
     duality gap   mixed − pure ≥ 0
 """
 
@@ -21,8 +21,8 @@ class Limit:
     Attributes:
         mixed: value of the best randomised policy.
         pure: value of the best feasible action.
-        action: that action, (d,).
-        lam: the multiplier that attains the mixed value.
+        action: best feasible action, (d,).
+        lam: multiplier that attains the mixed value.
     """
 
     mixed: float
@@ -36,7 +36,7 @@ class Limit:
 
 
 def limit(problem: Problem) -> Limit:
-    """Both values on a grid of 200 001 (1-D) or 1201² (2-D) actions: within about 1e-5 (1e-3) of the box's own."""
+    """Return the limit on a grid of 200 001 (1-D) or 1201² (2-D) actions, with errors of about 1e-5 (1e-3)."""
     axis = np.linspace(-1, 1, 200_001 if problem.dimension == 1 else 1201)
     points = np.stack(np.meshgrid(*[axis] * problem.dimension, indexing="ij"), -1).reshape(-1, problem.dimension)
     reward, excess = problem.reward.value(points), problem.cost.value(points) - problem.threshold
@@ -52,10 +52,10 @@ def limit(problem: Problem) -> Limit:
 
 
 def sharpness(problem: Problem, zero: Limit, rho: float) -> float:
-    """s = ρ cᵀ H⁻¹ c at the best action, with c = ∇Qc and H = ∇²L at the limit's λ.
+    """Return s = ρ cᵀ H⁻¹ c at the best action, with c = ∇Qc and H = ∇²L at the limit's λ.
 
-    nan where the formula below does not apply: a duality gap, a slack constraint, an action on the wall, or H not
-    positive definite.
+    nan if `limiting_kl` does not apply: a duality gap, a slack constraint, an action on the boundary, or H not positive
+    definite.
     """
     if zero.gap > 2e-3 or zero.lam < 1e-6 or np.abs(zero.action).max() > 1 - 1e-6:
         return float("nan")
@@ -67,8 +67,8 @@ def sharpness(problem: Problem, zero: Limit, rho: float) -> float:
 
 
 def limiting_kl(s: float) -> float:
-    """lim KL(π_B‖π*) as β → 0 at fixed ρ: ½(log(1 + s) − s/(1 + s)).
+    """Return the limit of KL(π_B‖π*) as β → 0 at fixed ρ: ½(log(1 + s) − s/(1 + s)).
 
-    Both densities become Gaussians around one action, with covariances β(H + ρccᵀ)⁻¹ and βH⁻¹: β cancels.
+    Both densities tend to Gaussians around the same action, with covariances β(H + ρccᵀ)⁻¹ and βH⁻¹; β cancels.
     """
     return float(0.5 * (np.log1p(s) - s / (1 + s)))

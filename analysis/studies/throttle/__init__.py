@@ -1,1 +1,1 @@
-"""Plain against augmented guidance on throttle: what is predicted (theory), what runs did (study), figures."""
+"""Plain and augmented guidance on the task throttle: predictions (theory), results of runs (study), figures."""

@@ -1,4 +1,4 @@
-"""The figures of docs/throttle.md."""
+"""Figures of docs/throttle.md."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ from analysis.studies.throttle.theory import minimiser, swing
 
 COLOURS = {0.0: RED, 1.0: ORANGE, 4.0: SKY, 4.75: YELLOW, 5.0: BLUE, 6.0: PINK, 20.0: GREEN}
 MARKERS = {"vesde": "o", "ddpm": "s", "gaussian": "^"}
-AT_PLAIN = 3.0  # where plain stands on an axis of 1/ρ
+AT_PLAIN = 3.0  # position of plain guidance on an axis of 1/ρ
 
 
 def _name(rho: float) -> str:
@@ -26,9 +26,12 @@ def _name(rho: float) -> str:
 
 
 def training_figure(runs: Sequence[MeasuredRun]) -> Figure | None:
-    """Cost, λ and return over steps, a column for plain and for each ρ; one line a run. Predicted: dash-dotted with the
-    policy's noise and lag, and with signal=replay dashed without them (with signal=policy
-    and no lag plain guidance would turn at every update). Dotted: the limit, λ* and the best feasible return."""
+    """Draw cost, λ and return over steps: a column for plain guidance and for each ρ, a line for each run.
+
+    Dash-dotted: prediction with the policy's noise and lag. Dashed, with signal=replay only: prediction without them
+    (with signal=policy and no lag, plain guidance would oscillate at every update). Dotted: the limit, λ* and the best
+    feasible return.
+    """
     agent = "vesde" if any(run.agent == "vesde" for run in runs) else runs[0].agent
     shown = [run for run in runs if run.agent == agent]
     rhos = sorted({run.rho for run in shown})
@@ -58,8 +61,11 @@ def training_figure(runs: Sequence[MeasuredRun]) -> Figure | None:
 
 
 def law_figure(moving: Sequence[MeasuredRun], fixed: Sequence[MeasuredRun]) -> Figure | None:
-    """Left, if λ was held in runs: where they settled, on v(λ). Middle: the mean speed of policies in training, against
-    what is predicted from their λ and their noise. Right: the swing against 1/ρ, with what is predicted."""
+    """Draw the measured laws beside their predictions.
+
+    Left, if there are runs with fixed λ: settled cost over λ, with v(λ). Middle: mean speed of policies in training
+    against the prediction from their λ and noise. Right: swing of the cost over 1/ρ.
+    """
     figure, axes = plt.subplots(1, 3 if fixed else 2, figsize=(2 * WIDTH, 2.4), layout="constrained")
     if fixed:
         _settled(axes[0], fixed)
@@ -94,7 +100,7 @@ def _at_snapshots(axis: Axes, moving: Sequence[MeasuredRun]) -> None:
 
 
 def _swings(axis: Axes, moving: Sequence[MeasuredRun]) -> None:
-    """Filled: signal=replay, with its prediction; open: another signal."""
+    """Draw the swing over 1/ρ; filled: signal=replay, with its prediction; open: other signals."""
     def place(rho: float) -> float:
         return 1 / rho if rho else AT_PLAIN
 
@@ -118,7 +124,7 @@ def _swings(axis: Axes, moving: Sequence[MeasuredRun]) -> None:
 
 
 def landscape_figure(runs: Sequence[MeasuredRun], seed: int | None, states: int) -> Figure | None:
-    """L and L_A over the speed as λ passes λ*: above as they are, below on the critics of trained agents."""
+    """Draw L and L_A over the speed for λ around λ*: exact (top) and from the critics of trained agents (bottom)."""
     augmented = [run for run in runs if run.rho > 0]
     if not augmented:
         return None

@@ -1,4 +1,4 @@
-"""What is read of a run on throttle: how λ moved, and what its policies did at it."""
+"""Measurements of a run on throttle: λ over training, and the speed of its policies."""
 
 import csv
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ from algd.envs.throttle import GAIN
 from analysis.runs.model import Run
 from analysis.studies.throttle.theory import LAG, Floats, closed_loop, noisy_minimiser
 
-ACTIONS = 2000  # of which a policy's noise is measured
-WINDOW = 25  # training episodes in a mean speed
-EDGE = 1 - 1e-6  # from where on an action has no latent in single precision
+ACTIONS = 2000  # sampled actions for a policy's noise and speed
+WINDOW = 25  # training episodes in a moving average of the speed
+EDGE = 1 - 1e-6  # actions nearer to 1 have no finite latent in single precision
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A policy in training, and the λ that it had.
+    """A policy during training, with its λ.
 
     Attributes:
         lam: λ.
-        spread: standard deviation of its first latent action, atanh a_0.
-        speed: its mean speed, with noise.
-        predicted: the mean speed of the policy of this spread that has the least energy at this λ.
+        spread: standard deviation of the first latent action, atanh a_0.
+        speed: mean speed of the stochastic policy.
+        predicted: mean speed of the policy with this spread that minimises the mean energy at this λ.
     """
 
     lam: float
@@ -40,11 +40,11 @@ class MeasuredRun:
     """A run on throttle.
 
     Attributes:
-        record: what was read of it.
-        rho: ρ; 0 of the plain Lagrangian.
-        rule: what moves λ: the signal of the ascent, also with "hold" and the updates of it, "pid" or "fixed".
-        lam_steps, lams: λ over steps.
-        snapshots: of the second half.
+        record: the run as read from its folder.
+        rho: ρ; 0 for the plain Lagrangian.
+        rule: rule for λ: the signal of dual ascent, with "hold N" if λ is held for N updates; "pid"; or "fixed".
+        lam_steps, lams: steps, and λ at them, each (n,).
+        snapshots: snapshots of the second half of training.
     """
 
     record: Run
@@ -60,22 +60,25 @@ class MeasuredRun:
 
     @property
     def is_predicted(self) -> bool:
-        """Whether `closed_loop` has this rule."""
+        """Whether `closed_loop` can predict this rule."""
         return self.rule in get_args(Signal)
 
     @property
     def settled(self) -> float:
-        """The mean cost of the second half's evaluations, of the policy without noise."""
+        """Mean cost of the deterministic policy over the evaluations of the second half."""
         return float(self.record.costs[len(self.record.costs) // 2:].mean())
 
     @property
     def spread(self) -> float:
-        """Of the latent action, the mean over the snapshots; 0 without any."""
+        """Mean spread of the latent action over the snapshots; 0 without snapshots."""
         return float(np.mean([each.spread for each in self.snapshots])) if self.snapshots else 0.0
 
     def predicted(self, as_measured: bool = False) -> tuple[Floats, Floats]:
-        """`closed_loop` with the run's settings, of a policy without noise and lag; or with the run's noise, to a
-        tenth, and with `LAG` unless signal=replay, beside whose memory it is short."""
+        """Return `closed_loop` with the run's settings, for a policy without noise and lag.
+
+        With `as_measured` the policy has the run's noise, rounded to a tenth, and `LAG`. There is no lag for
+        signal=replay, since it is short compared with the memory of the replay buffer.
+        """
         config = self.record.config
         return closed_loop(self.record.limit, self.rho, int(config["total_steps"]) * int(config["updates_per_step"]),
                            int(config["initial_steps"]), float(config["guidance.dual.initial_multiplier"]),
@@ -84,8 +87,11 @@ class MeasuredRun:
                            LAG if as_measured and self.rule != "replay" else 0)
 
     def lags(self) -> list[float]:
-        """Steps from λ crossing λ* until the speed of training, a mean over `WINDOW` episodes, is across 1/2: of each
-        crossing in the second half that the speed follows before the next. Only where episodes are one step long."""
+        """Return the steps from each crossing of λ* by λ until the mean speed over `WINDOW` episodes crosses 1/2.
+
+        Crossings are those of the second half which the speed follows before the next one. Requires episodes of one
+        step.
+        """
         steps, costs = _episodes(self.record)
         mean = np.convolve(costs, np.ones(WINDOW) / WINDOW, "same")
         above = np.log(self.lams / GAIN)
@@ -102,7 +108,7 @@ class MeasuredRun:
 
 
 def measure(record: Run) -> MeasuredRun | None:
-    """What the study wants to know of a run; None of one that is none of its own."""
+    """Measure a run; None if it is not a run of this study."""
     config = record.config
     rule = config.get("guidance.dual.name")
     if record.env != "throttle" or len(record.evaluations) < 2 or rule not in ("ascent", "pid", "fixed"):
@@ -118,7 +124,7 @@ def measure(record: Run) -> MeasuredRun | None:
 
 
 def _multipliers(record: Run) -> tuple[Floats, Floats]:
-    """Steps and λ of a run's metrics."""
+    """Return steps and λ from a run's metrics, each (n,)."""
     with (record.folder / "metrics.csv").open(newline="") as file:
         values = np.array([(float(row["step"]), float(row["lam"])) for row in csv.DictReader(file)])
     values = values[values[:, 0] <= int(record.config["total_steps"])]
@@ -126,7 +132,7 @@ def _multipliers(record: Run) -> tuple[Floats, Floats]:
 
 
 def _episodes(record: Run) -> tuple[Floats, Floats]:
-    """Steps and costs of a run's training episodes after the initial steps."""
+    """Return steps and costs of a run's training episodes after the initial steps, each (n,)."""
     with (record.folder / "episodes.csv").open(newline="") as file:
         values = np.array([(float(row["step"]), float(row["cost"])) for row in csv.DictReader(file)])
     values = values[(values[:, 0] > 0) & (values[:, 0] <= int(record.config["total_steps"]))]
@@ -134,7 +140,7 @@ def _episodes(record: Run) -> tuple[Floats, Floats]:
 
 
 def _snapshots(record: Run, rho: float) -> list[Snapshot]:
-    """Of the second half of the run."""
+    """Measure the snapshots of the second half of the run."""
     last = record.evaluations[-1].step
     found = []
     for path in sorted((record.folder / "snapshots").glob("step=*.safetensors")):

@@ -1,4 +1,4 @@
-"""What runs on throttle did, beside what is predicted: the tables of docs/throttle.md, and its figures."""
+"""Tables and figures of docs/throttle.md: results of runs on throttle beside their predictions."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -24,18 +24,18 @@ from analysis.studies.throttle.theory import minimiser, swing
 
 def run(folder: Path, runs: list[str], steps: PositiveInt | None = None, seed_shown: NonNegativeInt | None = None,
         states: PositiveInt = 1, swing_floor: PositiveFloat = 0.5) -> None:
-    """Tables and figures of runs on throttle, as far as they have come.
+    """Write tables and figures of runs on throttle, finished or not.
 
     Args:
-        folder: where to.
-        runs: run folders, or folders with runs in them.
-        steps: what happened later is left out; None: nothing is.
-        seed_shown: seed of the landscape's run; None: the least that there is.
-        states: contexts that the trained landscapes are averaged over.
-        swing_floor: from which swing of the cost on a run counts as swinging.
+        folder: output folder.
+        runs: run folders, or folders that contain runs.
+        steps: use only training up to this step; None: all of it.
+        seed_shown: seed of the run whose landscape is drawn; None: the smallest.
+        states: number of contexts over which landscapes of trained agents are averaged.
+        swing_floor: a run is swinging if the swing of its cost is at least this.
 
     Raises:
-        UsageError: there is no run of throttle with λ from an ascent.
+        UsageError: there is no run on throttle with λ from dual ascent.
     """
     found = [measure(_until(read_run(path), steps)) for path in find_runs(runs).folders]
     kept = [run for run in found if run is not None]
@@ -59,7 +59,7 @@ def run(folder: Path, runs: list[str], steps: PositiveInt | None = None, seed_sh
 
 
 def _until(record: Run, steps: int | None) -> Run:
-    """The run as if it had ended after so many steps."""
+    """Return the run truncated at a step."""
     if steps is None or steps >= int(record.config["total_steps"]):
         return record
     return replace(record, config=record.config | {"total_steps": steps},
@@ -84,8 +84,10 @@ def _row(run: MeasuredRun, floor: float) -> Row:
 
 
 def cells(rows: list[Row]) -> list[Row]:
-    """A line for each agent, ρ, rule for λ, rates of policy and λ and batch size: means over seeds, and whether its
-    swings differ from plain guidance's, all else the same, by more than chance (p, the sign-flip test over seeds)."""
+    """Return means over seeds for each agent, ρ, rule for λ, learning rates of policy and λ, and batch size.
+
+    p is of the sign-flip test over seeds of the difference in swing to plain guidance with otherwise equal settings.
+    """
     found: list[Row] = []
     plain = {(*_cell(row), row["seed"]): row["swing"] for row in rows}
     for cell in sorted({_cell(row) for row in rows}):
@@ -114,8 +116,7 @@ def _cell(row: Row) -> tuple[Any, ...]:
 
 
 def slopes(fixed: Sequence[MeasuredRun]) -> list[Row]:
-    """For each ρ how the settled cost falls with a fixed λ: a least-squares slope, its standard error over the runs,
-    and the greatest distance from v(λ)."""
+    """Return for each agent and ρ the least-squares slope of settled cost over fixed λ, and its deviation from v(λ)."""
     rows: list[Row] = []
     for agent, rho in sorted({(run.agent, run.rho) for run in fixed}):
         here = [run for run in fixed if (run.agent, run.rho) == (agent, rho)]

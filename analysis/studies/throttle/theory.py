@@ -1,13 +1,13 @@
-"""What the algebra of throttle predicts (docs/throttle.md): minimisers over the speed, and the loop that λ makes.
+"""Predictions for throttle (docs/throttle.md): minimisers over the speed, and the closed loop of policy and λ.
 
 With Q = GAIN·v − … and Qc = v for a speed v in [0, 1], the minimisers over v are
 
-    L    1 for λ < λ*, 0 for λ > λ*, anything at λ = λ* = GAIN
-    L_A  v(λ) = h + (λ* − λ)/ρ, cut to [0, 1]
+    L    1 for λ < λ*, 0 for λ > λ*, any v at λ = λ* = GAIN
+    L_A  v(λ) = h + (λ* − λ)/ρ, clipped to [0, 1]
 
-A stochastic policy v = (1 + tanh(x + σε))/2 cannot put all its actions there; what it can choose is x, and the x of the
-least mean energy is where the slope of the energy, weighted by how much an action moves with x, is 0 on average:
-E[(1 − tanh²) ([λ + ρ(v − h)]₊ − λ*)] = 0. With σ = 0 that is v(λ). Nothing here is fitted to a run.
+A stochastic policy v = (1 + tanh(x + σε))/2 cannot place all its actions at the minimiser. It can choose x, and the
+mean energy of L_A is minimal where E[(1 − tanh²) ([λ + ρ(v − h)]₊ − λ*)] = 0, which is v(λ) for σ = 0. Nothing is
+fitted to runs.
 """
 
 from functools import cache
@@ -23,12 +23,12 @@ Floats = NDArray[np.float64]
 LATENTS = np.linspace(-5, 5, 1001)[:, None]
 LAG = 40
 """Updates by which a policy is late, as measured on plain guidance with signal=policy (`lags` in measured.py)."""
-LEVELS = np.geomspace(1e-4, 1e4, 161)  # of λ, between which the loop interpolates
-_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)  # for means over a normal ε
+LEVELS = np.geomspace(1e-4, 1e4, 161)  # values of λ between which the closed loop interpolates
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)  # for expectations over a standard normal ε
 
 
 def minimiser(lam: Floats | float, limit: float, rho: float) -> Floats:
-    """The speed of least L (rho = 0) or L_A at λ."""
+    """Return the speed that minimises L (rho = 0) or L_A at λ."""
     lam = np.asarray(lam, dtype=float)
     if rho == 0:
         return np.where(lam < GAIN, 1.0, 0.0)
@@ -36,7 +36,7 @@ def minimiser(lam: Floats | float, limit: float, rho: float) -> Floats:
 
 
 def noisy_minimiser(lam: float, limit: float, rho: float, spread: float) -> tuple[float, float]:
-    """The policy of least mean L (rho = 0) or L_A at λ: its speed without noise, and its mean speed.
+    """Return the noise-free speed and the mean speed of the policy that minimises the mean of L (rho = 0) or L_A at λ.
 
     Args:
         spread: σ, the standard deviation of the first latent action x + σε.
@@ -54,17 +54,21 @@ def noisy_minimiser(lam: float, limit: float, rho: float, spread: float) -> tupl
 def closed_loop(limit: float, rho: float, updates: int, initial_steps: int, initial_multiplier: float,
                 learning_rate: float, signal: Signal = "replay", spread: float = 0.0, lag: int = 0,
                 start: float = 0.5) -> tuple[Floats, Floats]:
-    """Speeds without noise and λ, each (updates,), of a policy that always is the one of least energy at its λ.
+    """Simulate dual ascent with a policy that always minimises the mean energy at its λ.
 
     Args:
         limit: h.
         rho: ρ; 0: the plain Lagrangian.
-        updates: one after every step, from a replay that keeps everything.
-        initial_steps: steps before them, at the mean speed `start` of an untrained policy.
-        initial_multiplier, learning_rate, signal: of the ascent. "replay": the mean of all speeds so far;
-            "policy" and "episodes": that of the policy.
-        spread: σ of the policy; 0: it is deterministic.
-        lag: updates by which the policy is late: it is the one of least energy at the λ of so long ago.
+        updates: number of updates, one after each step, from a replay buffer that keeps everything.
+        initial_steps: steps before the first update, at the mean speed `start`.
+        initial_multiplier, learning_rate, signal: settings of dual ascent. "replay": the cost is the mean of all speeds
+            so far; "policy" and "episodes": the mean speed of the policy.
+        spread: σ of the policy; 0: a deterministic policy.
+        lag: number of updates by which the policy lags behind λ.
+        start: mean speed of the untrained policy.
+
+    Returns:
+        Noise-free speeds and λ, each (updates,).
     """
     rule = LogAscent(initial_multiplier, learning_rate, "replay", threshold=limit)
     table = np.array([noisy_minimiser(lam, limit, rho, spread) for lam in LEVELS]) if spread else None
@@ -85,6 +89,6 @@ def closed_loop(limit: float, rho: float, updates: int, initial_steps: int, init
 
 
 def swing(values: Floats) -> float:
-    """Greatest minus least value over the second half."""
+    """Return the maximum minus the minimum over the second half."""
     half = values[len(values) // 2:]
     return float(half.max() - half.min())
