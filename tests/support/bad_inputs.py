@@ -1,15 +1,15 @@
-"""Wrong command lines, and what the one sentence that they get must say: where, what, and what would be right."""
+"""Invalid command lines, with texts that their error message must contain: the place, the value, what is allowed."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Bad:
-    """A command line that is refused.
+    """An invalid command line.
 
     Attributes:
         typed: the arguments.
-        says: parts of the sentence: the place, the value, what is allowed.
+        says: texts that the error message must contain.
     """
 
     typed: tuple[str, ...]
@@ -20,7 +20,7 @@ class Bad:
 
 
 def bad(typed: str | tuple[str, ...], *says: str) -> Bad:
-    """An entry; a text is split at its blanks."""
+    """Return an entry; a string of arguments is split at its spaces."""
     return Bad(tuple(typed.split(" ")) if isinstance(typed, str) else typed, says)
 
 
@@ -42,7 +42,7 @@ RUN = [
     bad("--config-path=/etc", "--config-path", "conf/config.yaml"),
     bad("--config-dir=/nowhere", "/nowhere", "not found"),
     bad("--experimental-rerun=x.pickle", "--experimental-rerun", "command again"),
-    # What cannot be read.
+    # Syntax errors.
     bad("seed", "seed", "KEY=VALUE"),
     bad(("",), "''", "KEY=VALUE"),
     bad("=3", "=3", "KEY=VALUE"),
@@ -125,7 +125,7 @@ RUN = [
     bad("-m hydra/sweeper=optuna hydra/launcher=basic guidance.rho=interval(1,2)", "local or slurm"),
     bad("hydra=null", "hydra=null", "hydra.launcher.jobs"),
     bad("hydra.mode=MULTI", "hydra.mode=MULTI", "RUN, MULTIRUN"),
-    # Numbers and words.
+    # Values of a wrong type or range.
     bad("seed=", "seed=''", WHOLE),
     bad("seed=-1", "seed=-1", "greater than or equal to 0"),
     bad("seed=1.5", "seed=1.5", WHOLE),
@@ -157,7 +157,7 @@ RUN = [
     bad("checkpoint=null", "checkpoint=None", "every, keep_replay"),
     bad("agent.policy=null", "agent.policy=None", "_target_"),
     bad("agent.policy.process=null", "agent.policy.process=None", "_target_"),
-    # What does not go together.
+    # Combinations of values that are not allowed.
     bad("agent.policy.process.sigma_min=2 agent.policy.process.sigma_max=1", "agent.policy.process.sigma_min=2.0",
         "at most sigma_max=1.0"),
     bad("agent=ddpm agent.policy.process.beta_min=0.5 agent.policy.process.beta_max=0.1",
@@ -187,7 +187,7 @@ RUN = [
     bad("env=gymnasium env.id=Pendulum-v1 +env.kwargs.nothing=3", "Pendulum-v1", "nothing"),
     bad("env=gymnasium env.id=Pendulum-v1 env.horizon=0", "env.horizon=0", "greater than 0"),
     bad("env=gymnasium env.id=SafetyPointGoal9-v0", "SafetyPointGoal9-v0", "SafetyPointGoal1-v0"),
-    # Code, secrets, and what is looked up later.
+    # Code to execute, secrets, and interpolations that are resolved later.
     bad("agent._target_=os.system", "agent._target_='os.system'", "algd.algorithm.agent"),
     bad("agent._target_=algd.cli.main.main", "agent._target_='algd.cli.main.main'", "algd.algorithm.agent"),
     bad("agent._target_=algd.algorithm.agent.os", "agent._target_='algd.algorithm.agent.os'", "no such function"),
@@ -288,7 +288,7 @@ RUN = [
     )),
 ]
 
-# python -m analysis ...; RUN stands for a run with networks.
+# python -m analysis ...; RUN is replaced by a run with networks.
 ANALYSIS = [
     bad((), "command", "--help"),
     bad("nothing", "nothing", "landscape"),

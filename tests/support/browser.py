@@ -1,4 +1,4 @@
-"""A real browser without a network: Chromium, driven through WebDriver."""
+"""Chromium without network access, controlled by WebDriver."""
 
 import shutil
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
-SECONDS = 300  # of patience on a busy machine
+SECONDS = 300  # timeout, long enough for a busy machine
 
 
 @contextmanager
 def chromium(profile: Path, width: int = 1200, height: int = 1000) -> Iterator[webdriver.Chrome]:
-    """A browser that finds no host but loopback; it ends with the context."""
+    """Run a browser that can only reach the loopback interface, until the context ends."""
     programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
     assert all(programs.values()), f"Debian's chromium and chromium-driver are needed: {programs}"
     options = webdriver.ChromeOptions()
@@ -36,15 +36,15 @@ def chromium(profile: Path, width: int = 1200, height: int = 1000) -> Iterator[w
 
 
 def until(driver: webdriver.Chrome, script: str, *arguments: Any) -> Any:
-    """What an expression of JavaScript comes to, as soon as that is neither false nor null.
+    """Wait until a JavaScript expression is truthy, and return its value.
 
     Raises:
-        TimeoutException: it is not, for SECONDS.
+        TimeoutException: it is not within SECONDS.
     """
     wait = WebDriverWait(driver, SECONDS, poll_frequency=0.1, ignored_exceptions=())
     return wait.until(lambda one: one.execute_script(f"return {script}", *arguments), script)
 
 
 def complaints(driver: webdriver.Chrome) -> list[str]:
-    """What the browser's console has as errors since the last call, violations of a page's policy among them."""
+    """Return the errors in the browser's console since the last call, including violations of the content policy."""
     return [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]

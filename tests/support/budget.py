@@ -1,9 +1,9 @@
-"""How long each group of tests may take, and how long it took: python -m tests.support.budget REPORT.xml
+"""Time budgets of groups of tests, and the times that they took:
 
     python -m pytest -n logical --dist loadfile --no-loadscope-reorder --junitxml REPORT.xml
     python -m tests.support.budget REPORT.xml
 
-Prints the table of docs/promises.md: seconds of one core, as all tests together have 25 minutes of two.
+prints the table of docs/promises.md, in seconds of one core. All tests together may take 25 minutes on two cores.
 """
 
 import sys
@@ -20,9 +20,9 @@ class Group:
     """Tests of one subject.
 
     Attributes:
-        name: as the page calls it.
-        seconds: of one core that they may take.
-        files: their modules' names after "tests.", or a folder's with .* for the rest of it.
+        name: name on the page.
+        seconds: budget, in seconds of one core.
+        files: module names after "tests.", or folder.* for all other modules of a folder.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Group:
     files: tuple[str, ...]
 
 
-# The first pattern that fits counts, names before folders.
+# A module's own name takes precedence over its folder's pattern.
 GROUPS = [
     Group("the mathematics and the update", 390, (
         "algorithm.*", "execution.*", "analysis.test_closed_forms", "analysis.test_invariance",
@@ -51,7 +51,7 @@ GROUPS = [
 
 
 def group_of(module: str) -> Group:
-    """The group of a module of tests, by its dotted name after "tests.".
+    """Return the group of a test module, given by its dotted name after "tests.".
 
     Raises:
         ValueError: it has none.
@@ -64,7 +64,7 @@ def group_of(module: str) -> Group:
 
 
 def seconds_of_groups(report: Path) -> dict[str, float]:
-    """What the groups took in a run of pytest, from its --junitxml."""
+    """Return the seconds that each group took, from the --junitxml report of pytest."""
     taken: Counter[str] = Counter()
     for case in ElementTree.parse(report).iter("testcase"):
         module = ".".join(case.attrib["classname"].split(".")[1:3])
@@ -73,7 +73,7 @@ def seconds_of_groups(report: Path) -> dict[str, float]:
 
 
 def table(taken: dict[str, float]) -> str:
-    """The groups with what they may take and took, in Markdown."""
+    """Format the groups with their budgets and times as Markdown."""
     lines = ["| tests of | CPU seconds, at most | took |", "|---|---:|---:|"]
     lines += [f"| {group.name} | {group.seconds} | {taken.get(group.name, 0):.0f} |" for group in GROUPS]
     return "\n".join([*lines, f"| all | {sum(group.seconds for group in GROUPS)} | {sum(taken.values()):.0f} |"])

@@ -1,9 +1,9 @@
-"""Recorded episodes of environments, also from a fresh process:
+"""Recording episodes of environments, also in a new process:
 
     python -m tests.support.episodes KIND OUT SEED,SEED STEPS,STEPS TASK TASK
 
-KIND is "task" for a task as the project makes it, or "reference" for the same with nothing accelerated: a stock task
-from Safety-Gymnasium's own `make`, a paper task without the call of `accelerate` and with a new world at every reset.
+KIND is "task" for the project's task, or "reference" for the same task without acceleration: a stock task from
+Safety-Gymnasium's own `make`, a paper task without `accelerate` and with a new world at every reset.
 """
 
 import subprocess
@@ -23,7 +23,7 @@ Episodes = dict[str, np.ndarray]
 
 
 def names(family: str, kind: str) -> list[str]:
-    """Tasks of a family ("paper", "stock") and a kind ("navigation", "velocity")."""
+    """Return the tasks of a family ("paper", "stock") and a kind ("navigation", "velocity")."""
     found = []
     for path in sorted(CONF.glob("*.yaml")):
         conf = OmegaConf.load(path)
@@ -33,12 +33,12 @@ def names(family: str, kind: str) -> list[str]:
 
 
 def task(name: str, **overrides: Any) -> gymnasium.Env:
-    """A task as its YAML describes it."""
+    """Return the environment of a task, as configured by its YAML file."""
     return instantiate(OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), overrides))
 
 
 def reference(name: str) -> gymnasium.Env:
-    """The same without anything accelerated."""
+    """Return the same environment without acceleration."""
     package = import_safety_gymnasium()
     conf = OmegaConf.load(CONF / f"{name}.yaml")
     with deprecations_unsaid(), np.errstate(over="ignore"):
@@ -48,8 +48,8 @@ def reference(name: str) -> gymnasium.Env:
 
 
 def unaccelerated(conf: Any) -> gymnasium.Env:
-    """A paper navigation task before `accelerate`."""
-    from algd.envs import layouts, navigation  # which the reference of a stock task does without
+    """Return a paper navigation task before `accelerate`."""
+    from algd.envs import layouts, navigation  # not needed for references of stock tasks
 
     layout = OmegaConf.to_container(conf.layout)
     if "paper_push" in conf._target_:
@@ -60,7 +60,7 @@ def unaccelerated(conf: Any) -> gymnasium.Env:
 
 
 class Rebuilt(gymnasium.Wrapper):
-    """A paper task that, like the package's own tasks, builds its world anew at every reset."""
+    """A paper task that builds a new world at every reset, as Safety-Gymnasium's own tasks do."""
 
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
         simulation = self.unwrapped.task
@@ -69,7 +69,7 @@ class Rebuilt(gymnasium.Wrapper):
 
 
 def goal_beams(env: gymnasium.Env) -> slice | None:
-    """Where an observation holds the goal's lidar, if it has one."""
+    """Return the slice of the goal's lidar in an observation; None if there is none."""
     start = 0
     for key, space in getattr(env.unwrapped, "obs_space_dict", {}).items():
         size = int(np.prod(space.shape))
@@ -80,10 +80,10 @@ def goal_beams(env: gymnasium.Env) -> slice | None:
 
 
 def towards_goal(beams: np.ndarray, robot: str) -> np.ndarray:
-    """An action that brings a robot nearer to the goal that its lidar sees."""
+    """Return an action that moves a robot towards the goal that its lidar sees."""
     directions = (np.arange(len(beams)) + 0.5) * 2 * np.pi / len(beams)
     x, y = beams @ np.cos(directions), beams @ np.sin(directions)
-    if robot == "Car":  # which looks along y, and whose wheels pull backwards
+    if robot == "Car":  # faces along y, and positive wheel actions drive it backwards
         angle = np.arctan2(-x, y)
         return 0.5 * np.array([-np.cos(angle) - np.sin(angle), np.sin(angle) - np.cos(angle)])
     angle = np.arctan2(y, x)
@@ -91,7 +91,7 @@ def towards_goal(beams: np.ndarray, robot: str) -> np.ndarray:
 
 
 def record(env: gymnasium.Env, seeds: list[int], steps: list[int]) -> Episodes:
-    """An episode for each seed, of at most its number of steps. Robots with lidar go to their goals, with noise."""
+    """Record an episode for each seed, of at most its number of steps; robots with lidar move to goals, with noise."""
     generator = np.random.RandomState(7)
     low, high = env.action_space.low, env.action_space.high
     beams = goal_beams(env)
@@ -114,7 +114,7 @@ def record(env: gymnasium.Env, seeds: list[int], steps: list[int]) -> Episodes:
 
 
 class FreshProcess:
-    """Episodes recorded in a process of their own, which starts at once; `episodes` waits for it."""
+    """Episodes recorded in a new process, which starts at once; `episodes` waits for it."""
 
     def __init__(self, kind: str, tasks: list[str], seeds: list[int], steps: list[int], folder: Path):
         self._out = folder / f"{kind}.npz"

@@ -1,4 +1,4 @@
-"""Environments for tests in which something goes wrong at a given step: env.id=tests.support.faulty_env:Faulty-v0."""
+"""Environments with a fault at a given step, for tests: env.id=tests.support.faulty_env:Faulty-v0."""
 
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,15 @@ LENGTH = 20
 class Faulty(gymnasium.Env):
     """A random walk of 20 steps, with a fault.
 
-    What happens follows from the episode's seed and its actions alone, as in a real environment, save where a file
-    says that the faults are over.
+    Episodes are determined by their seed and actions, as in a real environment, unless `left` limits the faults.
 
     Args:
-        fault: "reward", "cost", "observation" or "first observation": not finite; "huge reward": finite, but not as a
-            float32; "step" or "reset": raises; "exception": as Safety-Gymnasium reports that its simulator raised;
-            "none".
-        at: the step of an episode that has the fault.
-        share: the share of episodes that have it, told by their seeds; not that with seed 0, which is the probe's.
-        left: a file with the number of faults that are still to come, here or in another process; None: all that are
-            due.
+        fault: "reward", "cost", "observation" or "first observation": not finite; "huge reward": finite, but not in
+            float32; "step" or "reset": raises; "exception": reported as Safety-Gymnasium reports errors of its
+            simulator; "none".
+        at: step of an episode at which the fault occurs.
+        share: share of episodes with the fault, chosen by seed; never seed 0, which is used to probe environments.
+        left: file with the number of faults that still occur, in this or another process; None: no limit.
         costs: cost of a step.
     """
 
@@ -37,7 +35,7 @@ class Faulty(gymnasium.Env):
         self.broken = False
 
     def _is_due(self, what: str) -> bool:
-        """Whether the fault comes now; once it came, a simulator stays broken for good."""
+        """Return whether the fault occurs now; after "step" or "reset" the simulator stays broken."""
         due = self.broken or (self.fault == what and self.bad and (self.steps == self.at or what == "reset"))
         if due and self.left is not None:
             number = int(self.left.read_text())
@@ -74,7 +72,7 @@ class Faulty(gymnasium.Env):
 
 
 class Unstable(InvertedPendulumEnv):
-    """MuJoCo's pendulum, whose velocity is set to 1e12 in the fifth step of a fifth of the episodes."""
+    """MuJoCo's inverted pendulum, whose velocity is set to 1e12 in the fifth step of a fifth of the episodes."""
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
         self.bad = bool(seed) and np.random.default_rng(seed).random() < 0.2

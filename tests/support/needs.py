@@ -1,9 +1,9 @@
-"""What tests need of the machine beside Python and git, and the Debian packages that have it.
+"""What tests need of the machine besides Python and git, and the Debian packages that provide it.
 
     @pytest.mark.needs("browser")
 
-Where it is missing the test is skipped with what to install, or fails where everything has to be there, as in CI
-(ALGD_TESTS_NEED_ALL=1). tests/conftest.py applies the marks.
+If it is missing, the test is skipped with a hint what to install, or fails with ALGD_TESTS_NEED_ALL=1, as in CI.
+tests/conftest.py applies the marks.
 """
 
 import os
@@ -21,12 +21,12 @@ NEED_ALL = "ALGD_TESTS_NEED_ALL"
 
 @dataclass(frozen=True)
 class Need:
-    """Something that a machine has or lacks.
+    """A requirement on the machine.
 
     Attributes:
-        what: its name in a sentence.
-        packages: Debian's, separated by spaces.
-        is_there: looks for it.
+        what: its name in messages.
+        packages: Debian packages, separated by spaces.
+        is_there: checks for it.
     """
 
     what: str
@@ -35,19 +35,19 @@ class Need:
 
 
 def _can_mount() -> bool:
-    """Whether a file system can be mounted in a namespace of its own: not in a chroot, nor in most containers."""
+    """Return whether a file system can be mounted in a new namespace: not in a chroot, nor in most containers."""
     command = ["unshare", "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
     return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
 
 
 def _has_sanitizers() -> bool:
-    """Whether the C compiler brings the address sanitizer as a library that can be loaded first."""
+    """Return whether the C compiler has the address sanitizer as a library that can be preloaded."""
     command = library.compiler()
     return bool(command) and os.path.exists(sanitizer(command))
 
 
 def sanitizer(command: list[str]) -> str:
-    """The path of a compiler's address sanitizer; a name without a folder if it has none."""
+    """Return the path of a compiler's address sanitizer; a name without a folder if it has none."""
     return subprocess.run([*command, "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
 
 
@@ -70,15 +70,15 @@ NEEDS = {
 
 
 def lacking(name: str) -> str | None:
-    """The sentence about what is missing for a need; None if it is there.
+    """Return a message on what is missing for a requirement; None if nothing is.
 
     Raises:
-        KeyError: no such need.
+        KeyError: there is no such requirement.
     """
     need = NEEDS[name]
     return None if need.is_there() else f"missing: {need.what} (Debian: {need.packages})"
 
 
 def everything_is_needed() -> bool:
-    """Whether a test that cannot run fails instead of being skipped."""
+    """Return whether tests that cannot run fail instead of being skipped."""
     return os.environ.get(NEED_ALL, "") not in ("", "0")

@@ -1,4 +1,4 @@
-"""What an HTML page holds, as a parser sees it."""
+"""Parsing the content of an HTML page."""
 
 import html.parser
 import json
@@ -14,7 +14,7 @@ class Page(html.parser.HTMLParser):
         self.links: list[str] = []
         self.scripts: list[tuple[dict[str, str | None], str]] = []
         self.text = ""
-        self.tables: dict[str, list[list[str]]] = {}  # the lines of each body, by the table's name
+        self.tables: dict[str, list[list[str]]] = {}  # rows of each table's body, by the table's name
         self._lines: list[list[str]] = []
         self._in_cell = False
         self.feed(text)

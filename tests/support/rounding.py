@@ -1,4 +1,4 @@
-"""Rounding as a yardstick: the same float32 mathematics with its products added up in other orders."""
+"""Measuring the effect of rounding: float32 computations with the sums of matrix products in random order."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ PRODUCTS = {getattr(torch.ops.aten, name) for name in ("mm", "bmm", "addmm", "ba
 
 
 class ShuffledSums(TorchDispatchMode):
-    """Within it every matrix product adds up its terms in a random order, which changes rounding and nothing else.
+    """A context in which matrix products sum their terms in random order, which changes only rounding.
 
     Args:
-        seed: of the orders.
+        seed: seed of the orders.
     """
 
     def __init__(self, seed: int):

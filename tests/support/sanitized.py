@@ -1,8 +1,8 @@
-"""A pytest plugin: the C library built with the address and the undefined-behaviour sanitizer.
+"""A pytest plugin that builds the C library with the address and undefined-behaviour sanitizers:
 
     python -m pytest -p tests.support.sanitized ...
 
-with libasan loaded before everything else (LD_PRELOAD).
+libasan must be preloaded (LD_PRELOAD).
 """
 
 from algd.execution.native import library

@@ -1,6 +1,7 @@
-"""A real SLURM with accounting on this machine: one node, loopback only, everything in one folder, stopped by pid.
+"""A real SLURM cluster with accounting on this machine: one node, loopback only, all files in one folder.
 
-It needs root and Debian's slurmctld, slurmd, slurmdbd, slurm-client, munge and mariadb-server, but no systemd.
+It needs root and Debian's slurmctld, slurmd, slurmdbd, slurm-client, munge and mariadb-server, but no systemd. Its
+processes are stopped by pid.
 """
 
 import contextlib
@@ -19,14 +20,14 @@ TOOLS = ("sbatch", "squeue", "sacct", "sacctmgr", "scancel", "scontrol", "munge"
 
 
 def missing() -> list[str]:
-    """What this machine lacks for a SLURM."""
+    """Return the programs and rights for SLURM that this machine lacks."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     return [name for name in (*DAEMONS, *TOOLS) if shutil.which(name, path=path) is None] + (
         [] if os.geteuid() == 0 else ["root's rights"])
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
+    """Return ports on which nothing listens."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -35,10 +36,10 @@ def free_ports(count: int) -> list[int]:
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    """Until the condition holds.
+    """Wait until the condition holds.
 
     Raises:
-        TimeoutError: it does not in time.
+        TimeoutError: it does not hold in time.
     """
     patience = time.monotonic() + seconds
     while not condition():
@@ -48,20 +49,20 @@ def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
 
 
 def partitions(nodes: str) -> str:
-    """Two partitions of all nodes, of which the higher one preempts."""
+    """Return the lines of slurm.conf for two partitions of all nodes, of which the higher one preempts the other."""
     preempted = "PriorityTier=1 GraceTime=15 PreemptMode=REQUEUE"
     return f"""PartitionName=day Nodes={nodes} Default=YES MaxTime=INFINITE {preempted}
 PartitionName=urgent Nodes={nodes} MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF"""
 
 
 class Cluster:
-    """The cluster, once started.
+    """A SLURM cluster of one node, to be started by `start`.
 
     Args:
-        root: the folder that everything is in; its path must be short, since sockets are in it.
-        cpus: cores that the node pretends to have.
-        gpus: GPUs that it pretends to have.
-        max_array: MaxArraySize.
+        root: folder of all files; its path must be short, since it contains sockets.
+        cpus: number of cores that the node claims to have.
+        gpus: number of GPUs that the node claims to have.
+        max_array: SLURM's MaxArraySize.
     """
 
     def __init__(self, root: Path, cpus: int = 4, gpus: int = 2, max_array: int = 5):
@@ -73,11 +74,11 @@ class Cluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What SLURM's commands need to find this cluster."""
+        """Environment variables with which SLURM's commands use this cluster."""
         return {"SLURM_CONF": str(self.root / "slurm.conf"), "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
 
     def ask(self, *command: str) -> str:
-        """A command's output.
+        """Run a command and return its output.
 
         Raises:
             subprocess.CalledProcessError: it failed.
@@ -86,7 +87,7 @@ class Cluster:
                               timeout=120).stdout
 
     def works(self, *command: str) -> bool:
-        """Whether a command succeeds."""
+        """Run a command and return whether it succeeded."""
         with contextlib.suppress(subprocess.SubprocessError):
             self.ask(*command)
             return True
@@ -98,7 +99,7 @@ class Cluster:
                                                   stdin=subprocess.DEVNULL, start_new_session=True))
 
     def start(self) -> None:
-        """Start everything, and wait until the node is idle."""
+        """Start all daemons and wait until the node is idle."""
         for name in ("state", "spool", "log", "sql", "dev"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
         self.root.chmod(0o755)
@@ -130,22 +131,22 @@ class Cluster:
         self.start_nodes()
 
     def start_nodes(self) -> None:
-        """Start the nodes, and wait until they are idle."""
+        """Start the nodes and wait until they are idle."""
         self._daemon("slurmd", "-D")
         wait_for(lambda: self.works("sinfo") and "idle" in self.ask("sinfo", "-h", "-o", "%T"), 120, "an idle node")
 
     def restart(self, name: str) -> None:
-        """Start a daemon again that was ended."""
+        """Start a daemon again after `end`."""
         self._daemon(name, "-D")
 
     def end(self, name: str, number: int = signal.SIGTERM) -> None:
-        """End the newest daemon of this name, and wait for its end."""
+        """Send a signal to the newest daemon of this name and wait for its end."""
         process = [started for started in self._started if started.args[0] == name][-1]  # type: ignore[index]
         process.send_signal(number)
         process.wait(60)
 
     def node_lines(self) -> str:
-        """The part of slurm.conf that says which nodes and partitions there are."""
+        """Return the lines of slurm.conf for nodes and partitions."""
         gres = f"Gres=gpu:{self.gpus}" if self.gpus else ""
         return f"""SlurmdPort={self.node_port}
 SlurmdSpoolDir={self.root}/spool
@@ -158,13 +159,13 @@ NodeName={self.host} NodeAddr=127.0.0.1 CPUs={self.cpus} RealMemory=8000 {gres} 
         """Write the configuration files.
 
         Args:
-            user_signal: whether a preempted job gets the signal that it wished for, rather than SIGTERM.
+            user_signal: whether a preempted job gets the signal that it requested instead of SIGTERM.
         """
         root = self.root
         (root / "plugstack.conf").write_text("")
         for number in range(self.gpus):
             device = root / "dev" / f"gpu{number}"
-            if not device.exists():  # SLURM wants a character device: this is /dev/null under another name.
+            if not device.exists():  # SLURM requires a character device: this is /dev/null under another name.
                 os.mknod(device, 0o20666, os.makedev(1, 3))
         (root / "gres.conf").write_text(
             f"NodeName={self.host} Name=gpu File={root}/dev/gpu[0-{self.gpus - 1}]\n" if self.gpus else "")
@@ -233,12 +234,12 @@ PidFile={root}/slurmdbd.pid
         accounting.chmod(0o600)
 
     def reconfigure(self, user_signal: bool) -> None:
-        """Change what a preempted job gets."""
+        """Change the signal of preempted jobs; see `configure`."""
         self.configure(user_signal)
         self.ask("scontrol", "reconfigure")
 
     def take_at_most(self, jobs: int) -> None:
-        """Change MaxJobCount, which the controller reads when it starts. Tasks of arrays and finished jobs count."""
+        """Change MaxJobCount and restart the controller, which reads it; array tasks and finished jobs count."""
         self.max_jobs = jobs
         self.configure()
         self.end("slurmctld")
@@ -246,13 +247,13 @@ PidFile={root}/slurmdbd.pid
         wait_for(lambda: self.works("squeue"), 120, "the controller's return")
 
     def end_jobs(self) -> None:
-        """End every job, as far as SLURM answers."""
+        """Cancel all jobs, if SLURM responds."""
         if self.works("scancel", "-u", "root"):
             with contextlib.suppress(TimeoutError, subprocess.SubprocessError):
                 wait_for(lambda: not self.ask("squeue", "-h"), 30, "the jobs' end")
 
     def stop(self) -> None:
-        """End every job and every process that was started here, newest first."""
+        """End all jobs and all processes that were started here, newest first."""
         self.end_jobs()
         for process in reversed(self._started):
             process.terminate()
@@ -265,7 +266,7 @@ PidFile={root}/slurmdbd.pid
 
 @contextlib.contextmanager
 def running_cluster(root: Path, **settings: int) -> Iterator[Cluster]:
-    """A cluster for as long as the context lasts."""
+    """Run a cluster until the context ends."""
     cluster = Cluster(root, **settings)
     try:
         cluster.start()
@@ -275,6 +276,6 @@ def running_cluster(root: Path, **settings: int) -> Iterator[Cluster]:
 
 
 def states_of(cluster: Cluster, jobs: Sequence[str]) -> dict[str, str]:
-    """sacct's state of every task of these jobs, by its name such as 12_0."""
+    """Return sacct's state of each task of these jobs, by names such as 12_0."""
     lines = cluster.ask("sacct", "-n", "-X", "-P", "-o", "JobID,State", "-j", ",".join(jobs)).splitlines()
     return {name: state.split()[0] for name, state in (line.split("|") for line in lines)}

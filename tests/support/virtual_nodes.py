@@ -1,9 +1,9 @@
-"""A real SLURM of several nodes on this machine, each of which can lack something, or die.
+"""A real SLURM cluster of several nodes on this machine, whose nodes can lack folders or die.
 
-Every node is a slurmd in host name and mount namespaces of its own; one that may die as a whole has its own processes,
-too. It needs what `tests.support.slurm_cluster` needs, and the right to make namespaces.
+Each node is a slurmd in its own host name and mount namespaces, and in its own process namespace if it can be killed as
+a whole. It needs what `tests.support.slurm_cluster` needs, and the right to create namespaces.
 
-    python -m tests.support.virtual_nodes FOLDER     start one to try things on, until Ctrl-C or SIGTERM
+    python -m tests.support.virtual_nodes FOLDER     start a cluster for experiments, until Ctrl-C or SIGTERM
 """
 
 import os
@@ -21,7 +21,7 @@ PROCESSES = ("--pid", "--fork", "--kill-child=KILL", "--mount-proc")
 
 
 def missing_for_nodes() -> list[str]:
-    """What this machine lacks for several nodes."""
+    """Return the programs and rights for several nodes that this machine lacks."""
     if lacking := missing():
         return lacking
     allowed = subprocess.run([*NAMESPACES, *PROCESSES, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True)
@@ -29,13 +29,13 @@ def missing_for_nodes() -> list[str]:
 
 
 class Nodes(Cluster):
-    """The cluster, once started.
+    """A SLURM cluster of several nodes, to be started by `start`.
 
     Args:
-        root: a folder for everything.
-        names: the nodes.
-        cpus: cores of each.
-        options: as of `Cluster`.
+        root: folder of all files.
+        names: names of the nodes.
+        cpus: number of cores of each node.
+        options: see `Cluster`.
     """
 
     def __init__(self, root: Path, names: Sequence[str] = ("n1", "n2", "n3"), cpus: int = 2, **options: int):
@@ -56,12 +56,12 @@ class Nodes(Cluster):
             self.up(name)
 
     def up(self, name: str, hidden: Path | None = None, read_only: Path | None = None, mortal: bool = True) -> None:
-        """Start a node, and wait until it is idle.
+        """Start a node and wait until it is idle.
 
         Args:
-            hidden: a folder that is empty there.
-            read_only: a folder that cannot be written there.
-            mortal: whether `kill` ends its jobs with it; otherwise only its slurmd, as when that crashes.
+            hidden: folder that is empty on the node.
+            read_only: folder that is not writable on the node.
+            mortal: whether `kill` also ends the node's jobs; otherwise it ends only slurmd, as in a crash.
         """
         (self.root / "spool" / name).mkdir(parents=True, exist_ok=True)
         hosts = self.root / f"hosts-{name}"
@@ -86,7 +86,7 @@ class Nodes(Cluster):
         self._nodes[name].wait()
 
     def again(self, name: str, **lack: Path) -> None:
-        """Start a node anew, with whatever it is to lack."""
+        """Start a killed node again; `lack` as in `up`."""
         self.kill(name)
         self.up(name, **lack)  # type: ignore[arg-type]
         self.works("scontrol", "update", f"NodeName={name}", "State=RESUME")
@@ -94,11 +94,11 @@ class Nodes(Cluster):
     def stop(self) -> None:
         self.end_jobs()
         for name in self._nodes:
-            self.kill(name)  # the first process of a node's own answers no SIGTERM
+            self.kill(name)  # the first process of a process namespace ignores SIGTERM
         super().stop()
 
     def state_of(self, name: str) -> str:
-        """What SLURM says of a node: idle, mixed, allocated, down, ..."""
+        """Return SLURM's state of a node: idle, mixed, allocated, down, ..."""
         return self.ask("sinfo", "-h", "-N", "-n", name, "-o", "%T").split("\n")[0] if self.works("sinfo") else ""
 
 
@@ -107,7 +107,7 @@ def main() -> None:
     try:
         nodes.start()
         print("\n".join(f"export {name}={value}" for name, value in nodes.environment.items()), flush=True)
-        # Only now: the daemons are to hear them.
+        # Blocked only after the start, since daemons inherit blocked signals and must receive these.
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
         signal.sigwait(ENDS)
     finally:

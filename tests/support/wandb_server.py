@@ -1,7 +1,7 @@
-"""A W&B server on the loopback interface, as far as the `wandb` client asks one to log a run, resume it or sync it.
+"""A W&B server on the loopback interface, with what the `wandb` client needs to log, resume and sync runs.
 
-It speaks the client's GraphQL operations and file streams and keeps what it is given as a real server would: history
-lines at their offsets, so that lines uploaded twice are held once, and lines appended twice are held twice.
+It answers the client's GraphQL operations and file streams, and stores history lines at their offsets as a real server
+does: lines uploaded twice are stored once, lines appended twice are stored twice.
 """
 
 import contextlib
@@ -16,14 +16,14 @@ from typing import Any
 
 @dataclass
 class StoredRun:
-    """What the server holds of one run.
+    """A run as stored by the server.
 
     Attributes:
-        attributes: the last non-null variables of the client's upserts: project, displayName, groupName, tags, config.
-        history: history lines by offset, decoded.
-        summary: the last summary.
-        files: sizes in bytes of uploaded files, by name.
-        exit_code: as the last stream's end reported it.
+        attributes: last non-null variables of the client's upserts: project, displayName, groupName, tags, config.
+        history: decoded history lines, by offset.
+        summary: last summary.
+        files: sizes of uploaded files in bytes, by name.
+        exit_code: exit code that the end of the last stream reported.
     """
 
     attributes: dict[str, Any] = field(default_factory=dict)
@@ -33,17 +33,17 @@ class StoredRun:
     exit_code: int | None = None
 
     def rows(self, name: str) -> list[tuple[int, Any]]:
-        """The (env_step, value) of every history line that has the named value, in order."""
+        """Return (env_step, value) of each history line that has the named value, in order."""
         return [(line["env_step"], line[name]) for _, line in sorted(self.history.items()) if name in line]
 
     def config(self) -> dict[str, Any]:
-        """The run's config, out of the client's wrapping."""
+        """The run's configuration, as plain values."""
         wrapped = json.loads(self.attributes["config"])
         return {key: entry["value"] for key, entry in wrapped.items() if key != "_wandb"}
 
 
 class WandbServer:
-    """A context manager: within it, `url` answers and `runs` fills, by run id."""
+    """A context manager that runs the server at `url` and stores `runs` by id."""
 
     def __init__(self) -> None:
         self.runs: dict[str, StoredRun] = {}
@@ -62,19 +62,19 @@ class WandbServer:
 
     @property
     def url(self) -> str:
-        """The address for WANDB_BASE_URL."""
+        """Address for WANDB_BASE_URL."""
         assert self._http is not None
         return f"http://127.0.0.1:{self._http.server_port}"
 
     def die(self) -> None:
-        """Refuse every connection from now on, and answer no more on the open ones."""
+        """Refuse new connections and stop answering on open ones."""
         if self._http is not None:
             self._http.shutdown()
             self._http.server_close()
             self._http.RequestHandlerClass.dead = True
 
     def answer(self, operation: str, given: dict[str, Any]) -> dict[str, Any]:
-        """The data that answers a GraphQL operation; an empty answer to an operation that is not needed."""
+        """Return the data for a GraphQL operation; empty for operations that are not needed."""
         name = str(given.get("name") or given.get("run") or "")
         project = {"id": "p", "name": given.get("project") or "uncategorized", "entity": {"id": "e", "name": "tester"}}
         if operation == "Viewer":
@@ -105,7 +105,7 @@ class WandbServer:
         return {}
 
     def stream(self, name: str, payload: dict[str, Any]) -> None:
-        """Keep what a file stream's request brings."""
+        """Store the content of a file stream's request."""
         run = self.runs.setdefault(name, StoredRun())
         for file, chunk in (payload.get("files") or {}).items():
             if file == "wandb-history.jsonl":
@@ -118,18 +118,18 @@ class WandbServer:
 
 
 class Exchange(BaseHTTPRequestHandler):
-    """One connection of the client."""
+    """A connection of the client."""
 
     protocol_version = "HTTP/1.1"
     server_state: WandbServer
     dead = False
 
     def handle(self) -> None:
-        with contextlib.suppress(ConnectionError):  # Clients are killed in tests.
+        with contextlib.suppress(ConnectionError):  # tests kill clients
             super().handle()
 
     def log_message(self, format: str, *values: Any) -> None:
-        """Requests are not news."""
+        """Do not log requests."""
 
     def do_POST(self) -> None:
         body, state = self._body(), self.server_state

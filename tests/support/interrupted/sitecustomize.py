@@ -1,7 +1,7 @@
-"""Makes a Python that has this folder in PYTHONPATH send itself Ctrl-C, once.
+"""Interrupts a Python process that has this folder in PYTHONPATH, once, as Ctrl-C does.
 
-INTERRUPT_AT says when: it is the name of a module that is about to be imported, or part of the path of a file that is
-about to be written or of a program that is about to be started.
+INTERRUPT_AT says when: the name of a module when it is imported, or a part of the path of a file when it is opened for
+writing or of a program when it is started.
 """
 
 import os
@@ -13,7 +13,7 @@ places = [place for place in [os.environ.get("INTERRUPT_AT")] if place]
 
 
 def look(event: str, arguments: tuple[Any, ...]) -> None:
-    """What the interpreter is about to do."""
+    """Audit hook: send SIGINT if the event is the one that INTERRUPT_AT names."""
     for place in places:
         if ((event == "import" and arguments[0] == place)
                 or (event == "open" and place in str(arguments[0]) and "w" in str(arguments[1]))
