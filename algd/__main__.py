@@ -6,7 +6,7 @@ from algd.errors import ExitCode
 
 
 def main() -> int:
-    """Run what the command line says. Returns the exit code."""
+    """Run the command line and return its exit code."""
     try:
         # Not above: importing Hydra and the rest takes seconds, during which Ctrl-C has to be handled too.
         from algd.cli.main import main as run

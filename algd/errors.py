@@ -15,9 +15,9 @@ class ExitCode(IntEnum):
 
     FINISHED = 0
     FAILED = 1
-    USAGE = 2           # what the user can put right; nothing has been created
-    LATE = 3            # a mirror's process that did not take everything in time
-    CANNOT_BEGIN = 69   # a task of SLURM's whose node cannot run anything (EX_UNAVAILABLE)
+    USAGE = 2           # an error that the user can correct; nothing has been created
+    LATE = 3            # a mirroring process that did not send everything in time
+    CANNOT_BEGIN = 69   # a SLURM task whose node cannot run anything (EX_UNAVAILABLE)
     BUSY = 75           # another process trains the run (EX_TEMPFAIL of sysexits.h)
     HUNG_UP = 129       # SIGHUP: the terminal was closed
     INTERRUPTED = 130   # SIGINT: Ctrl-C

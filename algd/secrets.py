@@ -1,21 +1,21 @@
-"""Secrets of the process's environment, which must not get into anything that is saved or shown."""
+"""Secrets in environment variables, which must not appear in anything that is saved or shown."""
 
 import os
 import re
 
 NAMES = re.compile(r"(?i)(KEY|TOKEN|SECRET|PASSWD|PASSWORD|CREDENTIALS?)$")
-SHORTEST = 12  # shorter ones may be elsewhere by chance
+SHORTEST = 12  # shorter values may occur elsewhere by chance
 HIDDEN = "***"
 
 
 def secret_values() -> dict[str, str]:
-    """The values of environment variables whose names say that they are secret, with those names."""
+    """Return the values of environment variables with names of secrets, such as *_API_KEY, mapped to these names."""
     return {value: name for name, value in os.environ.items() if NAMES.search(name) and len(value) >= SHORTEST}
 
 
 def redacted(text: str) -> str:
-    """The text without these values."""
-    # The longest first: one may be part of another.
+    """Return the text with these values replaced."""
+    # Longest first, since one value may be part of another.
     for value in sorted(secret_values(), key=len, reverse=True):
         text = text.replace(value, HIDDEN)
     return text

@@ -1,9 +1,9 @@
-"""How convex the energies are over actions: the smallest eigenvalue of the Hessians of L and L_A.
+"""Convexity of the energies over actions: the smallest eigenvalue of the Hessians of L and L_A.
 
 Both energies are compared at one multiplier λ, on the same critics, at the same states and actions, in two ways.
 
 *Raw*: ∇²E(a), by automatic differentiation. With ReLU reward critics −∇²Q is zero almost everywhere: the curvature
-is in kinks, where the second derivative does not exist. So it says little by itself.
+is in kinks, where the second derivative does not exist. Raw curvature alone is therefore hardly informative.
 
 *Smoothed*: ∇² of E_σ(a) = E[E(a + σε)], ε ~ N(0, I), the energy for an estimator with noise level σ, kinks
 included. Differentiating the Gaussian (Stein's identity) leaves only first derivatives, which ReLU networks have

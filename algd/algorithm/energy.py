@@ -47,7 +47,7 @@ class Energy:
         return risk(self.cost_critics(observation, action, frozen=True), self.risk_factor)[0]
 
     def __call__(self, observation: Tensor, action: Tensor) -> Tensor:
-        """E(s, a): (B,) for actions (B, d), (B, N) for N actions a state, (B, N, d)."""
+        """E(s, a): (B,) for actions (B, d), (B, N) for N actions per state, (B, N, d)."""
         q, qc = self.reward(observation, action), self.risk(observation, action)
         if self.multiplier is None:
             return self.lagrangian(q, qc)
@@ -74,8 +74,10 @@ def risk(values: Tensor, factor: float) -> tuple[Tensor, Tensor]:
 
 
 def unbiased_std(deviation: Tensor) -> Tensor:
-    """From the M > 1 members' deviations from their mean, (M, ...); torch.std takes ten times as long over rows."""
-    # The floor only removes the infinite slope of the root where all members agree exactly.
+    """Return the unbiased standard deviation from deviations from the mean, (M, ...), M > 1; ten times as fast as
+    torch.std over rows.
+    """
+    # The lower bound only avoids the infinite slope of the root where all members agree exactly.
     return (deviation.square().sum(0) / (len(deviation) - 1)).clamp_min(1e-20).sqrt()
 
 
@@ -99,7 +101,7 @@ class EnergyAtStates:
 
     @torch.no_grad()
     def values(self, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Q and Qc at N actions a state, (B, N, d), without gradient, (B, N) each."""
+        """Q and Qc at N actions per state, (B, N, d), without gradient, (B, N) each."""
         q, qc = action.new_empty(action.shape[:2]), action.new_empty(action.shape[:2])
         for states, columns in self._pieces(*action.shape[:2]):
             piece = action[states, columns]
@@ -109,7 +111,7 @@ class EnergyAtStates:
         return q, qc
 
     def of_values(self, q: Tensor, qc: Tensor) -> Tensor:
-        """E of the N actions a state whose values are these, (B, N)."""
+        """E of the N actions per state whose values are these, (B, N)."""
         lam = [] if self._multiplier is None else [self._multiplier.unsqueeze(1)]
         return self._energy.lagrangian(q, qc, *lam).to(q.dtype)
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 Floats = NDArray[np.float64]
-LEAST, MOST = 1e-6, 1e5  # of η and λ, as in the authors' code
+LEAST, MOST = 1e-6, 1e5  # bounds of η and λ, as in the authors' code
 
 
 class Solution(NamedTuple):
@@ -67,9 +67,10 @@ def solve(q: Floats, qc: Floats | None, threshold: float, epsilon: float, multip
         threshold, epsilon: h, and ε in nats.
         multiplier: where the search for λ begins: the solution of the update before.
     """
-    # What is taken off a state's values changes the minimiser by nothing. In units of their spread the search is the
-    # same whatever the scale of rewards and costs, and η begins where it ends for normal values: std/√(2ε). From far
-    # below it would not come back: there the weights are one action's alone, and the dual's slope in log η is η log N.
+    # Subtracting a constant per state does not change the minimiser. Dividing by the spread makes the search
+    # independent of the scale of rewards and costs, and η starts at its solution for normal values, std/√(2ε). From a
+    # much smaller η the search would not recover: there a single action has all the weight, and the dual's slope in
+    # log η is η log N.
     reward = q - q.mean(1, keepdims=True)
     reward_unit = max(float(reward.std()), LEAST)
     cost, limit, cost_unit = np.zeros_like(q), 0.0, reward_unit
@@ -85,7 +86,7 @@ def solve(q: Floats, qc: Floats | None, threshold: float, epsilon: float, multip
         return value, np.array([slope[0] * temperature, slope[1] if qc is not None else 0.0])
 
     bounds = [(np.log(LEAST / reward_unit), np.log(MOST / reward_unit)), (0.0, MOST / unit if qc is not None else 0.0)]
-    # Where no policy within ε is cheap enough λ grows to its bound, and the dual is too flat there to come back.
+    # If no policy within ε satisfies the constraint, λ grows to its bound, where the dual is too flat to recover from.
     begin = np.array([-0.5 * np.log(2 * epsilon), min(multiplier / unit, 10.0) if qc is not None else 0.0])
     found = minimize(objective, begin, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 100})
     return Solution(float(np.exp(found.x[0])) * reward_unit, float(found.x[1]) * unit)

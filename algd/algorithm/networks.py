@@ -58,7 +58,7 @@ class CriticEnsemble(nn.Module):
                     _initialise(weight, initialisation)
 
     def forward(self, observation: Tensor, action: Tensor, frozen: bool = False) -> Tensor:
-        """Values of shape (members, B) for actions (B, d), or (members, B, N) for N actions a state, (B, N, d).
+        """Values of shape (members, B) for actions (B, d), or (members, B, N) for N actions per state, (B, N, d).
 
         Args:
             observation: (B, s).

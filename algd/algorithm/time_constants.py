@@ -41,7 +41,7 @@ class TimeConstants:
 
     @property
     def needed(self) -> float:
-        """From this many updates on a run shows something about its constraint."""
+        """Number of updates from which a run is informative about its constraint."""
         return self.hold + ENOUGH * max(self.critics, self.multiplier or 0.0)
 
     def sentence(self) -> str:
@@ -60,7 +60,7 @@ class TimeConstants:
 
 
 def time_constants(agent: Agent, budget: Budget, updates: int) -> TimeConstants | None:
-    """Those of a run with this number of updates; None if there is no constraint in its energy."""
+    """Return the time constants of a run with this many updates; None if its energy has no constraint."""
     dual = agent.guidance.dual
     rate, hold = (dual.learning_rate, dual.hold) if isinstance(dual, LogAscent) else (None, 0)
     return None if agent.guidance.kind == "none" else _of(
@@ -86,9 +86,9 @@ def configured(config: Mapping[str, Any]) -> TimeConstants | None:
 
 def _of(updates: int, target_interval: int, polyak: float, cost_discount: float, ends: int | None,
         learning_rate: float | None, hold: int) -> TimeConstants:
-    """From the numbers; `ends`: the number of steps after which the cost's return ends, if it does."""
+    """Compute the time constants; `ends` is the number of steps after which the cost's return ends, if it does."""
     steps = 1 / (1 - cost_discount)
     if ends is not None:
-        steps = min(steps, ends - 1)  # the last step's value is regressed to its cost at once
+        steps = min(steps, ends - 1)  # the value of the last step does not bootstrap
     multiplier = None if learning_rate is None else 1 / learning_rate
     return TimeConstants(updates, target_interval / polyak * steps, multiplier, hold)

@@ -59,7 +59,7 @@ def quoted_path(argument: str) -> str:
     key, _, path = argument.partition("=")
     if key not in PATH_KEYS or path in ("", "null") or path[0] in "'\"" or "${" in path:
         return argument
-    # In Hydra's quotes a backslash is one of its own unless it stands before a quote.
+    # In Hydra's quotes a backslash is literal unless it precedes a quote.
     escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + "\\'" * bool(found[2]), path)
     return f"{key}='{escaped}'"
 

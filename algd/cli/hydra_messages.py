@@ -102,7 +102,7 @@ def _known_keys(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             composed = compose("config", overrides=[*choices.values(), f"hydra.searchpath={folders}"])
-        except HydraException:  # a choice that cannot be composed is reported in its turn
+        except HydraException:  # a choice that cannot be composed is reported separately
             composed = compose("config")
         config = OmegaConf.to_container(composed, resolve=False)
     keys: list[str] = []

@@ -21,7 +21,7 @@ from algd.logging.wandb import RUN_ID
 
 
 def main() -> int:
-    """Run what the command line says. Returns the exit code."""
+    """Run the command line and return its exit code."""
     # Hydra then raises instead of printing a trace and exiting with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     if sys.argv[1:2] == ["check"]:

@@ -7,7 +7,7 @@ from typing import Any
 from algd.config.targets import SUPPLIED, check_target
 from algd.errors import UsageError
 
-# The package whose functions compute studies, named here only.
+# The package with the functions that compute studies; named only here.
 STUDIES = "analysis.studies"
 
 

@@ -1,4 +1,4 @@
-"""An update as a CUDA graph: recorded once, and then launched as a whole.
+"""An update as a CUDA graph, which is captured once and then launched as a whole.
 
 Written after torch's documentation of CUDA graphs and tested as far as a CPU can; no GPU has run it yet.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 from algd.algorithm.agent import Batch, Draws, Step
 from algd.errors import RunError
 
-WARM_UP = 3  # runs before a capture: libraries choose their kernels, and optimisers allocate their state
+WARM_UP = 3  # runs before a capture, in which libraries choose their kernels and optimisers allocate their state
 
 Run = Callable[[], Mapping[str, Tensor]]
 
@@ -74,13 +74,13 @@ class CudaGraphs:
 
 
 class CapturedStep:
-    """`Agent.step` on inputs that stay where they are, captured once with and once without the targets' update.
+    """`Agent.step` on static inputs, captured once with and once without the targets' update.
 
-    Each of the two is first run WARM_UP times as it is; every run is an update that counts. All runs, warm-up and
-    capture, have the same inputs in the same layout, so that a compiled step is compiled before the capture.
+    Each of the two first runs WARM_UP times without a graph; these runs are ordinary updates. All runs have the same
+    inputs in the same layout, so that a compiled step is compiled before the capture.
 
-    Outside of the graph an update then launches about fifteen kernels: the draw of the batch and of the random numbers,
-    one that lays the batch into its place, one for each of the random numbers, and two for the means of the scalars.
+    Outside of the graph an update launches about fifteen kernels: to draw the batch and the random numbers, to copy
+    them into the static inputs, and to sum the scalars.
 
     Args:
         step: the step.

@@ -1,4 +1,4 @@
-"""How an agent's update is executed: in torch's operations, with networks in C, or as a CUDA graph, compiled or not."""
+"""Execution of an agent's update: in torch's operations, with networks in C, or as a CUDA graph, compiled or not."""
 
 import ctypes
 import sys
@@ -14,26 +14,25 @@ from algd.execution.native.mlp import NativeMLP
 
 Execution = Literal["eager", "native", "compiled", "graph", "compiled graph"]
 
-# From so many products of a batch's rows with the critics' weights on, in one update and in all of a run's, networks in
-# C are faster, and have paid for being built (docs/benchmarks.md).
+# Numbers of multiplications (`products_of`), per update and per run, above which networks in C are faster and building
+# them pays off (docs/benchmarks.md).
 ENOUGH_AN_UPDATE, ENOUGH_A_RUN = 5e6, 1e11
 MALLOC_TRIM, MALLOC_MMAP = -1, -3  # glibc's names for these are M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
 
 
 def resolve_execution(compile: bool | Literal["auto"], device: torch.device, products: int,
                       updates: int) -> Execution:
-    """How a run's updates are executed, by its `compile` and its device.
+    """Choose how a run's updates are executed, from its `compile` and its device.
 
-    On a GPU an update is hundreds of kernel launches, and a graph makes them a single one. On a CPU it is matrix
-    products and elementwise operations: the networks are computed in C (`algd.execution.native`), which a compiler
-    builds in a second or two, once a machine. Torch's own compiler takes minutes and gains nothing there
-    (docs/benchmarks.md).
+    On a GPU a graph replaces hundreds of kernel launches by one. On a CPU the networks are computed in C
+    (`algd.execution.native`), which a compiler builds in a second or two, once per machine; torch's own compiler takes
+    minutes and gains nothing there (docs/benchmarks.md).
 
     Args:
-        compile: as configured.
-        device: of the updates.
-        products: of one update (`products_of`).
-        updates: of the whole run.
+        compile: the key of the configuration.
+        device: device of the updates.
+        products: multiplications of one update (`products_of`).
+        updates: number of updates of the whole run.
 
     Raises:
         UsageError: `compile` is True on a CPU, and the networks cannot be built.
@@ -49,7 +48,7 @@ def resolve_execution(compile: bool | Literal["auto"], device: torch.device, pro
 
 
 def products_of(agent: Agent, batch_size: int) -> int:
-    """The multiplications of one pass of a batch through all critics, a measure of an update's work."""
+    """Return the multiplications of one pass of a batch through all critics, a measure of an update's work."""
     critics = [*agent.critics.weights, *agent.cost_critics.weights]
     return batch_size * sum(weight.numel() for weight in critics)
 
@@ -74,10 +73,10 @@ def compiled(agent: Agent, backend: str | Callable[..., Any] = "inductor") -> St
 
 
 def keep_freed_memory() -> None:
-    """Keep what an update frees for the next one, where the C library is glibc.
+    """Keep the memory that an update frees for the next one, if the C library is glibc.
 
-    By default glibc hands blocks of more than 128 kB back at once, and an update's layers, a quarter of a megabyte
-    each, are mapped and cleared by the kernel every time: a sixth of an update on a CPU (docs/benchmarks.md).
+    By default glibc returns blocks of more than 128 kB to the kernel at once. An update's layers, a quarter of a
+    megabyte each, are then mapped and cleared every time: a sixth of an update on a CPU (docs/benchmarks.md).
     """
     if sys.platform != "linux":
         return

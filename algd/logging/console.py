@@ -22,7 +22,7 @@ PLAIN_WORDS = {"λ": "lambda", "≤": "<=", "━": "#", "─": "-", "…": "..."
 KINDS = {"episode": "per episode", "discounted": "discounted"}
 
 
-# step, updates a second, return, cost in the budget's kind, λ, seconds left: a tuple, because it is made at every step.
+# step, updates per second, return, cost in the budget's kind, λ, seconds left; a tuple, since one is made at every step
 Values = tuple[int, float | None, float | None, float | None, float | None, float | None]
 
 
@@ -116,7 +116,7 @@ class Console:
 
         Args:
             step: environment steps taken so far; at most 0 while the initial steps last.
-            updates_per_second: gradient updates a second.
+            updates_per_second: gradient updates per second.
             episode_return: return of the last training episode.
             episode_cost: its cost in the budget's kind (`Budget.spent`).
             lam: the multiplier λ.

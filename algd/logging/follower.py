@@ -27,7 +27,7 @@ from algd.logging.tables import SERIES, Table, budget_of, numbers, read_config, 
 
 SETTLED_SECONDS = 2.0
 VIDEO_SUFFIXES = (".mp4", ".gif", ".webm")
-# A curve of more points than this is no better, and a million episodes would be a million records.
+# Longer curves are averaged: more points show nothing more, and a million episodes would be a million records.
 MOST_POINTS = 10_000
 
 
@@ -219,7 +219,7 @@ def follow(folder: Path, directory: Path, open_destination: Open, wait: Wait, re
         folder: the run's folder.
         directory: the destination's directory within it; created if missing.
         open_destination: opens the destination, once config.yaml exists.
-        wait: waits for at most so many seconds for the ending.
+        wait: waits for the ending for at most the given number of seconds.
         report: sends a warning to the trainer.
         seconds_between_reads: seconds between two reads of the files.
         finish_seconds: seconds from the ending after which the process exits with `ExitCode.LATE`; None: no bound.
@@ -253,7 +253,7 @@ def follow(folder: Path, directory: Path, open_destination: Open, wait: Wait, re
 
 def follow_beside(folder: Path, directory: Path, open_destination: Open, seconds_between_reads: float,
                   finish_seconds: float) -> None:
-    """`follow` as the trainer's child process: standard input is the lifeline, standard output carries reports."""
+    """`follow` as the trainer's child process: stdin ends with the trainer, stdout carries reports."""
     parent = os.getppid()
     reports = os.dup(1)
     os.dup2(2, 1)  # Output of libraries goes to the log with everything else.
@@ -263,7 +263,7 @@ def follow_beside(folder: Path, directory: Path, open_destination: Open, seconds
 
 
 def follow_later(folder: Path, directory: Path, open_destination: Open) -> None:
-    """`follow` over a folder as it is now, by hand; reports go to standard error.
+    """`follow` over a folder as it is now, from the command line; reports are written to standard error.
 
     Raises:
         UsageError: the folder is not a run's, or another process mirrors it.

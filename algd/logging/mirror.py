@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from algd.errors import ExitCode
 
-# Sent to whole process groups or job steps, to stop the training; the mirror then still has rows to hand over.
+# Sent to whole process groups or job steps to stop the training, after which the mirror still has rows to send.
 TRAINERS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -41,9 +41,9 @@ class Mirror:
     """A mirroring process beside the training.
 
     Args:
-        module: module that is run with `--beside`, the options (JSON) and the folder; run by hand with the folder
-            alone, it hands over the rest.
-        title: what it mirrors to, as messages call it.
+        module: module that is run with `--beside`, the options (JSON) and the folder; run from the command line with
+            the folder alone, it sends the remaining rows.
+        title: name of the destination in messages.
         directory: name of its directory in the run's folder.
         options: of the module; no secrets, since command lines are public.
         finish_seconds: seconds that it gets at the end of the run.
@@ -111,7 +111,7 @@ class Mirror:
 
         Args:
             state: "finished", "interrupted" or "failed".
-            more_seconds: that it has beside the `finish_seconds`.
+            more_seconds: seconds that it has in addition to `finish_seconds`.
         """
         self._warnings = self.warnings()
         child, self._child = self._child, None

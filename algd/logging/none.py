@@ -1,17 +1,17 @@
-"""No mirror: the run's folder alone."""
+"""No mirror: the run is recorded only in its folder."""
 
 from pathlib import Path
 
 
 class Nothing:
-    """Mirrors to nowhere."""
+    """A mirror that does nothing."""
 
     def start(self, folder: Path) -> None:
-        """Nothing starts."""
+        """Do nothing."""
 
     def warnings(self) -> list[str]:
-        """There is nothing to warn of."""
+        """Return no warnings."""
         return []
 
     def close(self, state: str) -> None:
-        """Nothing ends."""
+        """Do nothing."""

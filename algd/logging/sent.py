@@ -1,4 +1,4 @@
-"""What of a run has been handed over to a destination, noted beside it."""
+"""The journal of the records of a run that were sent to a destination."""
 
 import contextlib
 import json
@@ -14,17 +14,17 @@ JOURNAL = "journal.jsonl"
 
 
 class Sent:
-    """What a destination has got: the directory's journal.jsonl, one line for each record handed over, in order.
+    """The journal of a destination: journal.jsonl in its directory, one line for each record sent, in order.
 
     A record is named by its file and step ("metrics.csv", 100), an evaluation's means also by source and sampler, a
-    video by its name. The order determines what a destination lacks that reports only its number of records.
+    video by its name. If a destination reports only its number of records, the order determines which are missing.
 
     Args:
-        path: the journal; created at the first `save`. A torn last line is dropped.
+        path: the journal; created at the first `save`. An incomplete last line is dropped.
 
     Attributes:
         identity: the destination's name for this run, chosen at the first start and kept.
-        records: names of the records handed over.
+        records: names of the records sent.
     """
 
     def __init__(self, path: Path):
@@ -42,10 +42,10 @@ class Sent:
         self._saved = 0 if first is None or not text.endswith("\n") else len(lines)
 
     def turn_to(self, identity: str) -> None:
-        """Count for the destination of this name from here on; what another has got is kept for when it is its turn."""
+        """Switch to the journal of the destination with this name; the previous destination's journal is kept."""
         if identity == self.identity:
             return
-        # A kill between the two leaves no journal, and both under their names.
+        # A kill between the two renames leaves both journals under their destinations' names.
         if self.path.exists():
             os.replace(self.path, self.journal_of(self.identity))
         with contextlib.suppress(FileNotFoundError):
@@ -54,29 +54,29 @@ class Sent:
         self.identity = identity
 
     def journal_of(self, identity: str) -> Path:
-        """Where the journal of a destination is kept while another's is in use."""
+        """Return the path at which a destination's journal is kept while another's is in use."""
         return self.path.with_name(f"journal-{quote(identity, safe='')}.jsonl")
 
     def last_step(self, file: str) -> float:
-        """Step of the last row handed over from a file."""
+        """Return the step of the last row sent from a file."""
         return self._last.get(file, -math.inf)
 
     def has(self, *name: Any) -> bool:
-        """Whether an evaluation or a video was handed over."""
+        """Return whether an evaluation or a video was sent."""
         return name in self._names
 
     def add(self, *name: Any) -> None:
-        """Note a record; `save` makes the note last."""
+        """Add a record; `save` writes it to the journal."""
         self.records.append(name)
         self._note(name)
 
     def keep(self, count: int) -> None:
-        """Forget all records but the first so many: the destination has lost the others."""
+        """Keep only the first `count` records, since the destination has lost the others."""
         self._take(self.records[:count])
         self._saved = 0
 
     def save(self) -> None:
-        """Write what is new, or the whole where there is no journal yet or `keep` has forgotten records."""
+        """Append new records, or write the whole journal if there is none yet or `keep` has removed records."""
         lines = [json.dumps(name) + "\n" for name in self.records[self._saved:]]
         if self._saved > 0:
             with self.path.open("a") as journal:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from algd.budget import Budget
 
-# The files whose rows are handed over one by one: their names' prefix, and the columns that are no values.
+# Files whose rows are sent one by one: prefix of the values' names, and columns that are not values.
 SERIES = {"metrics.csv": ("train", ("step",)), "episodes.csv": ("episode", ("step", "episode", "seed"))}
 EVALUATED = ("return", "cost", "discounted_cost", "length", "simulator_error", "predicted_cost")
 
@@ -20,7 +20,7 @@ EVALUATED = ("return", "cost", "discounted_cost", "length", "simulator_error", "
 class Table:
     """A CSV file that grows, and that may be cut back and grow again.
 
-    Only whole lines are read; a torn last one waits for its end.
+    Only complete lines are read; an incomplete last one is read once it is complete.
     """
 
     def __init__(self, path: Path):
@@ -57,7 +57,7 @@ def numbers(row: Mapping[str, str], prefix: str, without: tuple[str, ...] = ()) 
 
 
 def summary(rows: list[dict[str, str]], budget: Budget | None) -> dict[str, float]:
-    """Means over one evaluation's episodes, and how the episodes stand to the budget in its own kind."""
+    """Return means over one evaluation's episodes, and how their costs compare with the budget in its own kind."""
     columns = {name: [float(row[name]) for row in rows if row.get(name, "") != ""] for name in EVALUATED}
     values = {name: math.fsum(column) / len(column) for name, column in columns.items() if column}
     values["episodes"] = float(len(rows))

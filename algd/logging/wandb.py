@@ -1,10 +1,10 @@
 """Weights & Biases: a mirror of a run's folder in a W&B run, online or offline.
 
-The `wandb` client lives in the mirroring process alone. Left to itself against a dead server it blocks a minute and a
-half at its start and longer at its end; here its start is bounded and falls back to offline files, and its end is
-bounded by the trainer (`algd.logging.mirror`).
+The `wandb` client runs only in the mirroring process. By itself, without a reachable server, it blocks for a minute and
+a half at its start and longer at its end. Here its start has a time limit, after which it writes offline files, and its
+end is limited by the trainer (`algd.logging.mirror`).
 
-    python -m algd.logging.wandb FOLDER      hands what W&B has not got yet to W&B, without training
+    python -m algd.logging.wandb FOLDER      sends the rows that W&B does not have yet, without training
 """
 
 import argparse
@@ -45,7 +45,7 @@ class Wandb(Mirror):
         entity: W&B user or team; None: the account's own default.
         mode: "offline": files under the run's wandb/ directory, for `wandb sync` later; "online": sent as rows come.
         group: W&B group; None: the experiment's name, where the run belongs to one.
-        tags: tags beside the environment's, agent's and guidance's names.
+        tags: tags in addition to the names of environment, agent and guidance.
         system_metrics: whether the client samples CPU, memory and GPU.
         start_seconds: seconds that an online start may take before it falls back to offline.
         finish_seconds: seconds that the client has at the end of the run.
@@ -103,8 +103,8 @@ def chosen_tags(config: Mapping[str, Any], tags: Sequence[str]) -> list[str]:
 class WandbRun:
     """An open W&B run as a destination. Scalars have `env_step` as their axis.
 
-    W&B's own step numbers the records, over all of the run's processes. So a run that is resumed online says how many
-    it has got; what was on its way when an earlier process was killed is sent again.
+    W&B's own step counts the records over all processes of the run. A run that is resumed online therefore tells how
+    many it has, and records that were lost when an earlier process was killed are sent again.
     """
 
     def __init__(self, run: Any, sent: Sent):

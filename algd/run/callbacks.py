@@ -167,7 +167,7 @@ class PrintEpisodes(Callback):
     """A line on standard error every `every` training episodes: their mean return and cost.
 
     Args:
-        every: episodes a line.
+        every: episodes per line.
         on_failure: as of every callback.
     """
 

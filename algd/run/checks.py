@@ -32,7 +32,7 @@ def check_identity(folder: RunFolder, config: Mapping[str, Any]) -> None:
 
 
 def is_finished(folder: RunFolder, config: Mapping[str, Any]) -> bool:
-    """Whether there is nothing to do.
+    """Return whether the run is finished, so that there is nothing to do.
 
     Raises:
         UsageError: the run is finished, but its last checkpoint, its tables or its snapshots are damaged.

@@ -1,4 +1,4 @@
-"""How long a run and its updates take, for the console and status.json; no result depends on it."""
+"""Times of a run and of its updates, for the console and status.json; no result depends on them."""
 
 import contextlib
 import time

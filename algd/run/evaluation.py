@@ -1,4 +1,4 @@
-"""Evaluation: whole episodes in an environment of its own, with seeds of its own, one row an episode."""
+"""Evaluation: whole episodes in a separate environment with separate seeds, one row per episode."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping

@@ -15,7 +15,7 @@ from algd.run.loaded_agent import LoadedAgent
 from algd.storage.run_folder import RunFolder
 
 Rows = list[dict[str, Any]]
-SURVIVED = 10  # failures of a simulator in one evaluation
+SURVIVED = 10  # failures of the simulator that one evaluation tolerates
 
 
 def evaluate(agent: LoadedAgent, episodes: int = 20, seed: int = 0) -> Rows:
@@ -58,9 +58,9 @@ class Tables:
 
     Attributes:
         runs: one row per run: the state in its status.json, and every key of its configuration, dotted.
-        evals: one row an evaluation episode.
-        episodes: one row a training episode.
-        metrics: the updates' means.
+        evals: one row per evaluation episode.
+        episodes: one row per training episode.
+        metrics: means over updates.
     """
 
     runs: Rows

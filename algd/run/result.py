@@ -50,9 +50,9 @@ def result_of(rows: Iterable[Row], budget: Budget, episodes: int) -> dict[str, A
     """The result of a run from the rows of evals.csv, without those that mode=eval added.
 
     Args:
-        rows: of a run with at least one complete evaluation.
-        budget: what its cost is held against.
-        episodes: how many a sampler's evaluation has; one with fewer is not complete.
+        rows: rows of a run with at least one complete evaluation.
+        budget: the allowed cost.
+        episodes: number of episodes in a sampler's evaluation; one with fewer is not complete.
     """
     by_evaluation: dict[tuple[str, int], list[Row]] = {}
     for row in rows:
@@ -69,7 +69,7 @@ def result_of(rows: Iterable[Row], budget: Budget, episodes: int) -> dict[str, A
 
 
 def _summary(step: int, rows: Sequence[Row], budget: Budget) -> dict[str, Any]:
-    """One sampler's episodes of an evaluation."""
+    """Summarise one sampler's episodes of an evaluation."""
     returns = [float(row["return"]) for row in rows]
     costs = [budget.spent(float(row["cost"]), float(row["discounted_cost"])) for row in rows]
     cost = statistics.fmean(costs)

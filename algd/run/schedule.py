@@ -1,4 +1,4 @@
-"""What is due between two environment steps of a run."""
+"""The schedule of evaluations, metrics, snapshots and checkpoints between the environment steps of a run."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -7,7 +7,7 @@ Action = Literal["evaluation", "metrics", "snapshot", "checkpoint", "finish"]
 
 
 def snapshot_steps(config: Mapping[str, Any]) -> list[int]:
-    """The steps at which a run of this configuration takes snapshots: those listed, or so many, evenly spaced."""
+    """Return the steps at which a run takes snapshots: those listed, or the given number of evenly spaced ones."""
     asked, total = config["snapshots"], config["total_steps"]
     return [round(total * i / asked) for i in range(1, asked + 1)] if isinstance(asked, int) else list(asked)
 
@@ -38,7 +38,7 @@ class Schedule:
         return step == self._total_steps or step % self._evaluate_every == 0
 
     def due(self, step: int, initial_steps_left: int, transitions: int) -> list[Action]:
-        """What is due now and not done yet, in the order in which to do it.
+        """Return the actions that are due now and not done yet, in the order in which to do them.
 
         Args:
             step: environment steps taken.

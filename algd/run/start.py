@@ -68,7 +68,7 @@ def choose(config: Mapping[str, Any], device: str, execution: Execution, earlier
 
 
 def inexactness(record: Mapping[str, Any], earlier: Earlier) -> list[str]:
-    """Why the run differs, so far or from now on, from one that was never interrupted.
+    """Return the reasons why the run differs, so far or from now on, from one that was never interrupted.
 
     Args:
         record: of this start.
@@ -101,14 +101,14 @@ def inexactness(record: Mapping[str, Any], earlier: Earlier) -> list[str]:
 
 
 def without_repeated_diff(record: Mapping[str, Any], starts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The record, with its diff of uncommitted changes left out if the start before had the same."""
+    """Return the record without its diff of uncommitted changes if the previous start had the same."""
     diffs = [start["diff"] for start in starts if start.get("diff") not in (None, SAME_DIFF)]
     repeated = record["diff"] and diffs and diffs[-1] == record["diff"] and starts[-1].get("diff")
     return dict(record) | ({"diff": SAME_DIFF} if repeated else {})
 
 
 def compute_record(device: torch.device) -> dict[str, str | None]:
-    """What determines the last bits of a result and is known only to torch; the GPU's are None on a CPU."""
+    """Return what determines the last bits of a result and only torch knows; entries of the GPU are None on a CPU."""
     on_gpu = device.type == "cuda"
     return {"cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "gpu": torch.cuda.get_device_name(device) if on_gpu else None,

@@ -4,7 +4,7 @@
       000003/               one checkpoint; its number only grows
         state.json          numbers and texts
         state.safetensors   tensors
-        manifest.json       whose it is; SHA-256 of the two, of the replay's segments that belong to it, and of itself
+        manifest.json       the run's identity; SHA-256 of the two, of the replay's segments in use, and of itself
       replay/
         000000000000-000000005000.rows    transitions number 0 … 4999 of all ever added, float32, row after row
 
@@ -32,7 +32,7 @@ _TENSOR = "tensor:"
 
 
 def _split(tree: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
-    """The tree with every tensor replaced by its name in `tensors`, and numbers that JSON has."""
+    """Return the tree with tensors replaced by their names in `tensors`, and with plain numbers for JSON."""
     if isinstance(tree, torch.Tensor):
         tensors[path] = tree.detach().cpu().contiguous().clone()
         return _TENSOR + path

@@ -1,4 +1,4 @@
-"""Where a run's results come from: the code, the machine, the process and the command."""
+"""Provenance of a run's results: code, machine, process and command."""
 
 import hashlib
 import importlib.util

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from algd.storage.files import write_atomically
 
-ABOUT = "snapshot"  # the entry of the file's metadata that says whose it is, of which step, and its checksum
+ABOUT = "snapshot"  # the entry of the file's metadata with the run's identity, the step and the checksum
 
 
 class DamagedSnapshot(Exception):

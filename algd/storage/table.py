@@ -72,7 +72,7 @@ class Table:
         self._hash.update(line)
 
     def position(self) -> TablePosition:
-        """Where the table is now, for `cut`."""
+        """Return the current end of the table, for `cut`."""
         return {"size": self._size, "sha256": self._hash.hexdigest()}
 
     def sync(self) -> None:

@@ -23,7 +23,7 @@ from algd.algorithm.networks import Perceptron
 from algd.algorithm.policies import Sample
 from algd.algorithm.rng import RandomGenerator
 
-# The authors' bounds: of the mean's head before its sigmoid, of the factor's head, and what is added to its diagonal.
+# The authors' bounds of the mean's head before its sigmoid and of the factor's head, and the minimum of its diagonal.
 MEAN_RANGE, FACTOR_RANGE, LEAST_STD = (-5.0, 5.0), (-5.0, 20.0), 1e-4
 
 

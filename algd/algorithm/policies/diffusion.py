@@ -28,7 +28,7 @@ class DiffusionPolicy(nn.Module):
         process: the noise process.
         hidden_sizes, embedding_size: the network's (see ScoreNetwork).
         beta: temperature β of the Boltzmann density.
-        mc_samples: N, the estimator's samples a state.
+        mc_samples: N, the estimator's samples per state.
         score_weight: weight of the score-matching loss.
         score_space: "action": the network gets the squashed action, the estimator's samples are squashed
             actions' neighbours and φ* is a gradient in action units, but is added to the latent (the authors');

@@ -1,6 +1,6 @@
 """Faster resets of Safety-Gymnasium's navigation environments, with the same draws to the last bit.
 
-Avoided are decoding 25 MB of sky, which becomes a gradient in pictures; parsing the same YAML again; and drawing
+They avoid decoding 25 MB of sky texture, which becomes a gradient in pictures; parsing the same YAML again; and drawing
 candidate positions one by one.
 """
 
@@ -51,14 +51,14 @@ def _cached_assets() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Index:
-    """The positions in a compiled model of what the task accesses by name.
+    """Indices, in a compiled model, of everything that the task accesses by name.
 
     Attributes:
-        bodies: by an object's name: the ids of its bodies, or the id of its only one.
-        sensors: by a sensor's name: where its values lie.
-        mocaps: ids of what moves the gremlins.
-        geoms: the geoms' names.
-        of_agent: of each geom, whether it belongs to the robot.
+        bodies: object name ↦ ids of its bodies, or the id of its only one.
+        sensors: sensor name ↦ location of its values.
+        mocaps: ids of the mocap bodies that move the gremlins.
+        geoms: names of the geoms.
+        of_agent: whether each geom belongs to the robot.
     """
 
     bodies: dict[str, Any]
@@ -69,7 +69,7 @@ class Index:
 
 
 def index(model: mujoco.MjModel, agent: Any, obstacles: list[Any]) -> Index:
-    """The index of a model that holds this robot and these objects."""
+    """Return the index of a model with this robot and these objects."""
     bodies: dict[str, Any] = {"agent": model.body("agent").id}
     mocaps = np.zeros(0, dtype=int)
     for thing in obstacles:
@@ -100,7 +100,7 @@ class FastWorld(World):
 
 
 class FastRandomGenerator(RandomGenerator):
-    """Draws the package's layouts with a hundred candidate places at a time."""
+    """Draws the package's layouts with up to a hundred candidate positions at a time."""
 
     def build_layout(self) -> dict[str, np.ndarray]:
         if not _uniform_is_lower_plus_range_times_sample():

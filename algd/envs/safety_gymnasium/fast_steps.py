@@ -57,7 +57,7 @@ def accelerate(env: Builder) -> bool:
 
 
 def touched(engine: Any) -> list[str]:
-    """Names of the geoms that touch the robot, once for each contact."""
+    """Return the names of the geoms that touch the robot, once for each contact."""
     geoms, of_agent = engine.index.geoms, engine.index.of_agent
     pairs = engine.data.contact.geom.tolist()
     return [geoms[b] if of_agent[a] else geoms[a] for a, b in pairs if of_agent[a] != of_agent[b]]

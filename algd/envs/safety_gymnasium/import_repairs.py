@@ -172,7 +172,7 @@ def _exists(name: str) -> bool:
 
 
 class _Unavailable:
-    """Stands for a class that the tasks of this project do not need."""
+    """A stand-in for classes that this project's tasks do not need."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         raise UsageError("this part of safety-gymnasium is not supported here: it needs gymnasium below 1.0 or "
@@ -219,7 +219,7 @@ def _give_offscreen_viewer_its_size() -> None:
     def sized_viewer(model: Any, data: Any) -> OffScreenViewer:
         size = model.vis.global_
         viewer = OffScreenViewer(model, data, width=size.offwidth, height=size.offheight)
-        if not alive:  # OpenGL ends itself at exit, and complains of viewers that are freed later: these go first
+        if not alive:  # viewers must be freed at exit before OpenGL ends, which would otherwise print errors
             atexit.register(free_all)
         alive.add(viewer)
         return viewer

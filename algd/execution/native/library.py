@@ -1,4 +1,4 @@
-"""mlp.c as a library: built by the machine's own compiler at first use, and cached."""
+"""mlp.c as a shared library, built by the machine's compiler at first use and cached."""
 
 import contextlib
 import ctypes
@@ -64,7 +64,7 @@ def compiler() -> list[str]:
 
 
 def worthwhile() -> bool:
-    """Whether the library is available here and was measured to be faster than torch (docs/benchmarks.md)."""
+    """Return whether the library is available here and was measured to be faster than torch (docs/benchmarks.md)."""
     if platform.system() != "Linux" or torch.backends.cpu.get_cpu_capability() not in INSTRUCTIONS:
         return False
     try:
@@ -75,7 +75,7 @@ def worthwhile() -> bool:
 
 
 def cache() -> Path:
-    """The folder of built libraries: $ALGD_CACHE, the virtual environment, or without one ~/.cache."""
+    """Return the folder of built libraries: $ALGD_CACHE, the virtual environment, or without one ~/.cache."""
     if os.environ.get("ALGD_CACHE"):
         return Path(os.environ["ALGD_CACHE"])
     if sys.prefix != sys.base_prefix:
@@ -85,7 +85,7 @@ def cache() -> Path:
 
 @functools.cache
 def library() -> Any:
-    """The functions of mlp.c.
+    """Return the functions of mlp.c, building the library if necessary.
 
     Raises:
         UsageError: they cannot be built or loaded.

@@ -1,7 +1,6 @@
-"""mlp.c's functions as functions of tensors: the only place with pointers.
+"""The functions of mlp.c as functions of tensors; the only module with pointers.
 
-C does not check its arguments. Here every tensor is checked: its type, its shape, and that it is contiguous and on the
-CPU.
+Since C does not check its arguments, every tensor is checked here: type, shape, contiguous, on the CPU.
 """
 
 import ctypes
@@ -21,10 +20,10 @@ FEW = 8
 
 
 def address(tensor: Tensor, *shape: int, dtype: torch.dtype = torch.float32) -> int:
-    """The address of a tensor of this shape.
+    """Return the address of a tensor of this shape.
 
     Raises:
-        TypeError: it is not one that C can read or write.
+        TypeError: its type, shape, layout or device is another.
     """
     if tensor.dtype != dtype or tensor.shape != shape or not tensor.is_cpu or not tensor.is_contiguous():
         raise TypeError(f"networks in C take contiguous {dtype} of shape {shape} on the CPU, not {tensor.dtype} of "
@@ -33,8 +32,11 @@ def address(tensor: Tensor, *shape: int, dtype: torch.dtype = torch.float32) -> 
 
 
 def choose(slopes: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows where slopes, (members, rows), are not 0: their numbers, (members, rows), of which each member's first
-    count, (members,), are meant."""
+    """Return the rows in which slopes (members, rows) are not 0.
+
+    Returns:
+        Row numbers (members, rows), of which each member's first `count` are valid, and these counts (members,).
+    """
     members, rows = slopes.shape
     chosen, counts = torch.empty(members, rows, dtype=torch.int32), torch.empty(members, dtype=torch.int32)
     library.library().choose(members, rows, address(slopes, members, rows), chosen.data_ptr(), counts.data_ptr())
@@ -44,8 +46,8 @@ def choose(slopes: Tensor) -> tuple[Tensor, Tensor]:
 class Network:
     """One network, or the networks of an ensemble's members, in C.
 
-    A leading (m) in a shape is present only for an ensemble of m members. A hidden buffer has all hidden layers'
-    numbers, one layer's (m, rows, width) after the other's.
+    A leading (m) in a shape is present only for an ensemble of m members. A hidden buffer has the values of all hidden
+    layers, each (m, rows, width), one after the other.
 
     Args:
         layers: from the first to the last; C reads their parameters in place.
@@ -55,10 +57,10 @@ class Network:
         layers: as given.
         lead, members: () or (m,), and m or 1.
         inputs, outputs: widths of x and of the values.
-        size: how many parameters there are.
+        size: number of parameters.
 
     Raises:
-        TypeError: the parameters are not rows of float32 on the CPU.
+        TypeError: the parameters are not contiguous rows of float32 on the CPU.
     """
 
     def __init__(self, layers: Sequence[Layer], activation: Activation):
@@ -66,7 +68,7 @@ class Network:
         self.lead = tuple(layers[0].weight.shape[:-2])
         self.members = self.lead[0] if self.lead else 1
         self._structs = (library.LayerStruct * len(layers))()
-        self._offsets: list[tuple[int, int | None]] = []  # of each weight and bias in a vector of all parameters
+        self._offsets: list[tuple[int, int | None]] = []  # of weights and biases in a vector of all parameters
         self.size = 0
         for layer, struct in zip(layers, self._structs, strict=True):
             weight, bias = layer.weight, layer.bias
@@ -90,15 +92,16 @@ class Network:
         self._ready: set[str] = set()
 
     def hidden_buffer(self, rows: int) -> Tensor:
-        """A hidden buffer for so many rows, with nothing in it yet."""
+        """Return an uninitialised hidden buffer for this many rows."""
         return torch.empty(self.members * rows * self._hidden)
 
     def forward(self, x: Tensor, start: Tensor | None, inputs: Tensor | None, slopes: Tensor | None) -> Tensor:
-        """The values (m, rows, out) at x, (m, rows, in) or (rows, in) for all members.
+        """Return the values (m, rows, out) at x, (m, rows, in) or (rows, in) for all members.
 
         Args:
-            start: in place of the first layer's bias, (m, rows / n, width), each row for n rows of x; rows of float32.
-            inputs, slopes: hidden buffers that get the activations' values, and SiLU's slopes; None: not wanted.
+            start: replaces the first layer's bias, (m, rows / n, width), each row for n rows of x; float32.
+            inputs, slopes: hidden buffers to be filled with the activations' values and with SiLU's slopes; None: not
+                needed.
         """
         rows = x.shape[-2]
         values = torch.empty(*self.lead, rows, self.outputs)
@@ -122,13 +125,13 @@ class Network:
 
     def backward(self, kept: Tensor | None, gradient: Tensor, chosen: tuple[Tensor, Tensor] | None,
                  found: Tensor | None, result: Tensor | None) -> None:
-        """From ∂f/∂values, (m, rows, out), to ∂f/∂sums of the hidden layers and ∂f/∂x.
+        """Compute ∂f/∂sums of the hidden layers and ∂f/∂x from ∂f/∂values, (m, rows, out).
 
         Args:
-            kept: the hidden buffer that `forward` filled: ReLU's values, or SiLU's slopes; None: nothing is hidden.
-            chosen: the only rows that are looked at (`choose`), and then found is None; None: all.
-            found: a hidden buffer, to be written.
-            result: (m, rows, in), to be written.
+            kept: the hidden buffer that `forward` filled: ReLU's values, or SiLU's slopes; None: no hidden layers.
+            chosen: the rows to compute (`choose`), with `found` None; None: all rows.
+            found: hidden buffer for ∂f/∂sums, or None.
+            result: output for ∂f/∂x, (m, rows, in), or None.
         """
         rows = gradient.shape[-2]
         self._prepare("backward")
@@ -141,16 +144,16 @@ class Network:
                                None if result is None else address(result, *self.lead, rows, self.inputs))
 
     def gradients(self, x: Tensor, inputs: Tensor | None, found: Tensor | None, gradient: Tensor) -> None:
-        """The parameters' gradients, to where `write_to` or `write_to_vector` said last.
+        """Write the parameters' gradients to the tensors of the last `write_to` or `write_to_vector`.
 
         Args:
-            x: what `forward` had.
-            inputs: what `forward` left.
-            found: what `backward` left.
+            x: the argument of `forward`.
+            inputs: the buffer that `forward` filled.
+            found: the buffer that `backward` filled.
             gradient: ∂f/∂values, (m, rows, out).
 
         Raises:
-            MemoryError: there is none for a transposed copy of the layers' inputs.
+            MemoryError: a transposed copy of the layers' inputs cannot be allocated.
         """
         rows = gradient.shape[-2]
         if not self._library.gradients(self._self, rows, *self._matrix_of(x, rows),
@@ -165,17 +168,17 @@ class Network:
             struct.of_bias = None if bias is None else address(bias, *self.lead, layer.weight.shape[-2])
 
     def write_to_vector(self, gradient: Tensor) -> None:
-        """The same as one vector, (size,): each layer's weight and bias after the other."""
+        """Set a vector (size,) to which the gradients are written: weight and bias of each layer in turn."""
         begin = address(gradient, self.size)
         for struct, (weight, bias) in zip(self._structs, self._offsets, strict=True):
             struct.of_weight, struct.of_bias = begin + 4 * weight, None if bias is None else begin + 4 * bias
 
     def first(self, found: Tensor, rows: int) -> Tensor:
-        """The first layer's part of a hidden buffer, (m, rows, width)."""
+        """Return the first layer's part of a hidden buffer, (m, rows, width)."""
         return found[:self.members * rows * self._first].view(*self.lead, rows, self._first)
 
     def _matrix_of(self, x: Tensor, rows: int) -> tuple[int, int]:
-        """Where x is, and how far members' are apart; 0: all members have one."""
+        """Return the address of x and its stride between members; 0 if all members share x."""
         if x.dim() == 2:
             return address(x, rows, self.inputs), 0
         return address(x, *self.lead, rows, self.inputs), rows * self.inputs
@@ -184,7 +187,7 @@ class Network:
         return None if buffer is None else address(buffer, self.members * rows * self._hidden)
 
     def _prepare(self, what: str) -> None:
-        """Tell the structs where the matrices are: "forward", "few" (forward for few rows) or "backward"."""
+        """Set the structs' pointers to the matrices for "forward", "few" (forward for few rows) or "backward"."""
         if what in self._ready:
             return
         self._ready = self._ready - {"forward", "few"} | {what}
@@ -197,9 +200,9 @@ class Network:
                 struct.forward, struct.forward_by_member, struct.forward_by_row = pointer, by_member, by_row
 
     def _matrix(self, layer: Layer, what: str) -> tuple[Tensor, int]:
-        """A layer's panels and 0; where few sums are asked for, the transpose and how far its rows are apart.
+        """Return a layer's weights in panels, and 0; for few rows its transpose and the stride of the rows.
 
-        What has to be made is made once a layer, and shared by all networks that the layer is part of.
+        Each copy is made once per layer and shared by all networks that the layer is part of.
         """
         weight = layer.weight
         n, k = weight.shape[-2:]

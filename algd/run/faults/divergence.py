@@ -15,16 +15,16 @@ from algd.algorithm.agent import Agent
 from algd.algorithm.dual import Fixed
 from algd.budget import Budget
 
-EVALUATIONS = 3     # in a row that a sign must last
-FIRST_ROWS = 10     # rows of losses that later ones are compared with
+EVALUATIONS = 3     # consecutive evaluations that a sign must last
+FIRST_ROWS = 10     # rows of losses with which later ones are compared
 DOUBLED = 2.0
-OUTWEIGHS = 1000.0  # λ times the largest cost of a step, against its largest reward
-FAR_OFF = 3.0       # between what the cost critics predict and what the episodes cost
-GROWN = 100.0       # of a loss
-ABSURD = 100.0      # the error of a step, against the largest reward or cost of one
-BEYOND = 5.0        # Q, against the largest possible return: an entropy bonus may add some
+OUTWEIGHS = 1000.0  # ratio of λ times the largest cost of a step to the largest reward of a step
+FAR_OFF = 3.0       # factor between the cost critics' prediction and the episodes' cost
+GROWN = 100.0       # factor by which a loss has grown
+ABSURD = 100.0      # ratio of the error of a step to the largest reward or cost of a step
+BEYOND = 5.0        # ratio of Q to the largest possible return, to which an entropy bonus may add
 TENFOLD = 10.0
-SETTLED = 5.0       # times that a bootstrapped value needs to travel over its horizon
+SETTLED = 5.0       # time constants after which a bootstrapped value has settled
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Divergence:
 
     @classmethod
     def of(cls, agent: Agent, budget: Budget) -> "Divergence":
-        """The signs that an agent can show under a budget."""
+        """Return the signs that an agent can show under a budget."""
         dual = agent.guidance.dual
         settling = SETTLED * agent.target_interval / agent.polyak / (1 - agent.cost_discount)
         return cls(budget, budget.threshold(agent.cost_discount),
@@ -101,12 +101,12 @@ class Divergence:
                    agent.discount, agent.cost_discount, settling if agent.cost_backup == "sum" else None)
 
     def observe(self, reward: float, cost: float) -> None:
-        """A training step's reward and cost."""
+        """Record the reward and cost of a training step."""
         self.largest_reward = max(self.largest_reward, abs(reward))
         self.largest_cost = max(self.largest_cost, abs(cost))
 
     def after_evaluation(self, step: int, means: EvaluationMeans | None, updates: int) -> list[str]:
-        """The warnings after an evaluation at an environment step."""
+        """Return the warnings after an evaluation at an environment step."""
         self._step = step
         if means is None:
             return []
@@ -116,7 +116,7 @@ class Divergence:
         return [*self._multiplier(), *self._cost_critics(updates)]
 
     def after_updates(self, step: int, means: Mapping[str, float], reward_unit: float) -> list[str]:
-        """The warnings after a stretch of updates.
+        """Return the warnings after the updates of one row of metrics.csv.
 
         Args:
             step: the environment step.

@@ -1,4 +1,4 @@
-"""The limit of exceptions of the simulator in a run."""
+"""Counting the simulator's exceptions in a run, up to a limit."""
 
 import traceback
 from collections.abc import Callable
@@ -8,15 +8,15 @@ from algd.errors import SimulatorError
 
 
 class SimulatorErrors:
-    """Counts them, warns of each in a sentence, writes its trace to a file, and ends the run beyond the limit.
+    """Counts the simulator's exceptions, warns of each, logs its traceback, and ends the run beyond the limit.
 
     Args:
-        limit: how many are allowed.
-        log: the file that the traces are appended to.
+        limit: number of exceptions that are allowed.
+        log: file to which tracebacks are appended.
         warn: takes a sentence for the user.
 
     Attributes:
-        count: how many there were.
+        count: number of exceptions so far.
     """
 
     def __init__(self, limit: int, log: Path, warn: Callable[[str], None]):
@@ -24,10 +24,10 @@ class SimulatorErrors:
         self.count = 0
 
     def take(self, error: SimulatorError) -> None:
-        """Count one more.
+        """Count an exception.
 
         Raises:
-            SimulatorError: there are more than the limit.
+            SimulatorError: the limit is exceeded.
         """
         self.count += 1
         with self.log.open("a", encoding="utf-8") as file:
