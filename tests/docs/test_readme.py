@@ -63,9 +63,11 @@ def test_numbers_of_throttle_are_those_of_its_page() -> None:
     for name, rho in (("plain", "plain"), ("augmented, ρ = 5", "5")):
         (row,) = re.findall(rf"^\| {name} \|(.*)\|$", README, re.MULTILINE)
         costs, swing = (cell.strip() for cell in row.split("|"))
-        (measured,) = re.findall(rf"^\| vesde \| {rho} \| replay \|(.*)\|$", page, re.MULTILINE)
+        (measured,) = re.findall(rf"^\| vesde \| {rho} \| replay \|(.* 0, 1, 2, 3, 4 .*)\|$", page, re.MULTILINE)
         cells = [cell.strip() for cell in measured.split("|")]
         assert (costs, swing) == (cells[3], cells[5])
+    (measured,) = re.findall(r"^\| vesde \| plain \| pid \|(.*)\|$", page, re.MULTILINE)
+    assert f"damps plain guidance's swing, to {measured.split('|')[5].strip()}." in README
 
 
 def test_numbers_of_the_real_task_are_those_of_its_runs() -> None:

@@ -3,23 +3,26 @@
 import csv
 from typing import Any
 
+import pytest
+
 from analysis.studies.throttle.study import cells
 from tests.support.command import ROOT
 
 TEXT = ("agent", "rule")
 
 
-def kept_runs() -> list[dict[str, Any]]:
-    """The rows of throttle_runs.csv, as `cells` takes them."""
-    with (ROOT / "docs" / "results" / "throttle" / "throttle_runs.csv").open(newline="") as file:
+def kept_runs(study: str = "throttle") -> list[dict[str, Any]]:
+    """The rows of a study's table of runs, as `cells` takes them."""
+    with (ROOT / "docs" / "results" / "throttle" / f"{study}_runs.csv").open(newline="") as file:
         return [{key: value if key in TEXT or not value else value == "True" if value in ("True", "False")
                  else float(value) if "." in value or "e" in value else int(value) for key, value in row.items()}
                 for row in csv.DictReader(file)]
 
 
-def test_rows_follow_from_the_runs() -> None:
+@pytest.mark.parametrize("study", ["throttle", "dual_ablation"])
+def test_rows_follow_from_the_runs(study: str) -> None:
     page = (ROOT / "docs" / "throttle.md").read_text(encoding="utf-8").replace("−", "-").splitlines()
-    for row in cells(kept_runs()):
+    for row in cells(kept_runs(study)):
         assert f"| {' | '.join(row.values())} |" in page
 
 
