@@ -1,8 +1,8 @@
-"""The tests. One thread a process, as trainings have it: more in every worker of pytest-xdist wait for each other."""
+"""Tests. Torch uses one thread per process, as in training: with more, workers of pytest-xdist slow each other down."""
 
 import os
 import signal
 
-# In the background of a shell Ctrl-C is ignored, also by the processes that tests start and interrupt.
+# A shell's background processes ignore Ctrl-C, and so would the processes that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,4 +1,4 @@
-"""Curvature of smoothed energies against closed forms and second implementations, and as columns of metrics.csv."""
+"""Curvature of smoothed energies, against closed forms and second implementations, and its columns of metrics.csv."""
 
 import csv
 import math
@@ -32,12 +32,12 @@ POINT = torch.tensor([0.2, 0.1])
 
 
 def formula(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    """A function of actions (..., d) as a critic of one member."""
+    """Return a function of actions (..., d) in the form of a critic with one member."""
     return lambda observation, action, frozen=False: function(action).unsqueeze(0)
 
 
 class FormulaEnergy(Energy):
-    """An energy whose critics are formulas, which have no gradient by hand."""
+    """An energy whose critics are formulas; its gradient is by autograd."""
 
     def value_and_gradient(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         action = action.detach().requires_grad_()
@@ -51,7 +51,7 @@ def energy_of(reward: Callable[[Tensor], Tensor], cost: Callable[[Tensor], Tenso
 
 
 def average(energy: Energy, sigma: float, draws: int = 40_000, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Mean and standard error of the smoothed Hessian at POINT over so many single draws."""
+    """Return mean and standard error of the smoothed Hessian at POINT over `draws` single draws."""
     points, nothing = POINT.expand(draws, 2), torch.zeros(draws, 1)
     each = smoothed(energy, nothing, points, sigma, draw(1, draws, 2, RandomGenerator(seed))).double()
     return each.mean(0), each.std(0) / math.sqrt(draws)
@@ -69,7 +69,7 @@ def test_bases_are_orthonormal_and_radii_are_chi() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 7])
 def test_one_draw_is_exact_for_a_cubic(size: int) -> None:
-    """E = aᵀHa/2 + (s·a)³/6: smoothing leaves its Hessian, H + (s·a) ssᵀ, alone."""
+    """For E = aᵀHa/2 + (s·a)³/6 the smoothed Hessian equals the Hessian H + (s·a) ssᵀ, with a single draw."""
     generator = torch.Generator().manual_seed(size)
     half, s = torch.randn(size, size, generator=generator), torch.randn(size, generator=generator)
     matrix, action = half + half.T, torch.randn(5, size, generator=generator)
@@ -77,7 +77,7 @@ def test_one_draw_is_exact_for_a_cubic(size: int) -> None:
     expected = matrix + (action @ s)[:, None, None] * torch.outer(s, s)
     nothing = torch.zeros(5, 1)
     torch.testing.assert_close(raw_hessian(energy, nothing, action), expected, atol=1e-5, rtol=1e-5)
-    for sigma, tolerance in ((0.01, 2e-3), (1.0, 1e-4)):  # float32: differences over 0.02 lose two digits
+    for sigma, tolerance in ((0.01, 2e-3), (1.0, 1e-4)):  # float32: differences over a distance of 0.02 lose two digits
         found = smoothed(energy, nothing, action, sigma, draw(1, 5, size, RandomGenerator(1)))
         torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
         torch.testing.assert_close(smallest_eigenvalue(found), torch.tensor(
@@ -86,7 +86,7 @@ def test_one_draw_is_exact_for_a_cubic(size: int) -> None:
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5])
 def test_a_kink_has_no_raw_curvature_but_a_smoothed_one(sigma: float) -> None:
-    """Q = 3|s·a|: the smoothed −Q has the Hessian −6 φ(s·a/σ)/σ · ssᵀ (|s| = 1), which is never seen raw."""
+    """For Q = 3|s·a| with |s| = 1 the smoothed −Q has the Hessian −6 φ(s·a/σ)/σ · ssᵀ; the raw Hessian is 0."""
     energy = energy_of(lambda a: 3 * (a @ SLOPE).abs())
     assert raw_hessian(energy, torch.zeros(1, 1), POINT.unsqueeze(0)).abs().max() == 0
     distance = (POINT @ SLOPE).item()
@@ -98,7 +98,7 @@ def test_a_kink_has_no_raw_curvature_but_a_smoothed_one(sigma: float) -> None:
 
 @pytest.mark.parametrize("threshold", [-0.3, 0.04, 0.4])
 def test_augmentation_adds_the_smoothed_rank_one_term(threshold: float) -> None:
-    """Qc = s·a: smoothing turns 1[active] ρ ssᵀ into ρ Φ((λ + ρ(Qc − h))/(ρσ)) ssᵀ; the plain L stays flat."""
+    """For Qc = s·a smoothing turns 1[active] ρ ssᵀ into ρ Φ((λ + ρ(Qc − h))/(ρσ)) ssᵀ; the plain L has no curvature."""
     lam, rho, sigma = 0.2, 2.0, 0.3
     penalty = energy_of(lambda a: 0 * a[..., 0], lagrange=partial(lagrangian.augmented, lam=lam, threshold=threshold,
                                                                   rho=rho))
@@ -124,7 +124,7 @@ def augmented_energy() -> Energy:
 
 
 def test_against_steins_second_form() -> None:
-    """On real critics, E[(εεᵀ − I) E(a + σε)]/σ², which uses no gradient, is the same matrix."""
+    """On networks as critics the smoothed Hessian equals E[(εεᵀ − I) E(a + σε)]/σ², which needs no gradient."""
     energy = augmented_energy()
     observation, action, sigma, count = torch.randn(1, 3).double(), POINT.double().unsqueeze(0), 0.5, 200_000
     normals = RandomGenerator(1).normal(count, 2).double()
@@ -173,7 +173,7 @@ def test_energies_are_compared_at_one_multiplier_and_the_guidances_rho() -> None
 
 
 def test_quantiles_are_over_states_and_names_say_what_they_are() -> None:
-    """A small ρ makes L_A the plain L; each quantile is recomputed from the matrices themselves."""
+    """With a small ρ, L_A has the curvature of the plain L; a quantile is recomputed from the matrices."""
     task = build_task(compose("env=toy"))
     for name in ("vesde", "gaussian"):
         agent = build_agent(compose("env=toy", f"agent={name}", *TINY[:3], "guidance.rho=1e-4"), task)
@@ -205,7 +205,7 @@ WITH = ["curvature.states=8", "curvature.samples=2"]
 
 
 def test_columns_of_a_run(tmp_path: Path) -> None:
-    """They are there from the first row on, filled at evaluations alone, and training is what it is without them."""
+    """The columns exist from the first row on, are filled at evaluations only, and do not change training."""
     train_here(*SMALL, *WITH, "checkpoint.keep_replay=true", f"runs_dir={tmp_path / 'with'}")
     train_here(*SMALL, "checkpoint.keep_replay=true", f"runs_dir={tmp_path / 'without'}")
     folder, plain = only_run(tmp_path / "with"), only_run(tmp_path / "without")
@@ -218,7 +218,7 @@ def test_columns_of_a_run(tmp_path: Path) -> None:
     assert all(set(cells) == {step in (50, 100, 120)} for step, cells in filled.items())
     there, here = outcome(folder), outcome(plain)
     differ = {name for name in here if there[name] != here[name]} - {"metrics.csv", "state.json"}
-    # Snapshots name their run, which has another configuration: what they hold is the same.
+    # Snapshots differ in the identity of their run, which has another configuration; their tensors are equal.
     snapshots = {name for name in here if name.startswith("step=")}
     assert differ == snapshots
     for name in snapshots:

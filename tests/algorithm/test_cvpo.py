@@ -1,4 +1,4 @@
-"""The policy of CVPO: its densities and divergences, its bounds in fact, and who can use its multiplier."""
+"""The policy of CVPO: densities, divergences, their bounds during training, and the guidances it can be used with."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ STATES, SIZE = 64, 2
 
 
 def moments(seed: int) -> tuple[Tensor, Tensor]:
-    """Means and lower factors of normal distributions."""
+    """Return means and lower Cholesky factors of normal distributions."""
     rng = torch.Generator().manual_seed(seed)
     mean = torch.randn(STATES, SIZE, generator=rng, dtype=torch.float64)
     factor = torch.tril(torch.randn(STATES, SIZE, SIZE, generator=rng, dtype=torch.float64), -1)
@@ -41,7 +41,7 @@ def test_densities_and_divergences_are_those_of_torch() -> None:
 
 
 class Bowl:
-    """Q = −k |a − a*|² and Qc = w · a₀, at any state."""
+    """An energy with Q = −10 |a − a*|² and Qc = w · a₀ in every state."""
 
     def __init__(self, best: float, weight: float = 1.0):
         self.best, self.weight = best, weight
@@ -56,7 +56,7 @@ class Bowl:
 
 
 def trained(policy: CVPOPolicy, guidance: Guidance, energy: Bowl, updates: int) -> dict[str, list[float]]:
-    """The scalars of every update."""
+    """Train a policy and return the scalars of every update."""
     energy.guidance = guidance
     optimizer = torch.optim.Adam(policy.parameters(), lr=2e-3)
     rng, seen = RandomGenerator(0), {}
@@ -86,18 +86,18 @@ def test_without_a_constraint_it_goes_to_the_best_action() -> None:
 
 
 def test_with_its_own_multiplier_it_stops_at_the_threshold() -> None:
-    """The best action costs 0.5 and the threshold is 0.1: the cost comes to the threshold, the rest stays best."""
+    """The best action costs 0.5 and the threshold is 0.1: its cost becomes 0.1, its other component stays optimal."""
     policy, guidance = small_policy(), Guidance("plain", EStep(0.1, threshold=0.1), 0.1)
     seen = trained(policy, guidance, Bowl(0.5), 350)
     action = policy.deterministic(RandomGenerator(0).normal(STATES, 3)).detach()
     assert seen["estep_cost"][-1] == pytest.approx(0.1, abs=0.05)
     assert action[:, 0].mean() == pytest.approx(0.1, abs=0.1) and action[:, 1].mean() == pytest.approx(0.5, abs=0.2)
-    # −10 (a − 0.5)² + λ a is stationary at 0.1 for λ = 20 · 0.4.
+    # −10 (a − 0.5)² − λ a is stationary at 0.1 for λ = 20 · 0.4.
     assert float(guidance.multiplier) == pytest.approx(8.0, rel=0.3)
 
 
 def test_the_divergences_stay_near_their_bounds() -> None:
-    """Where the multipliers may grow, the mean KL divergences of the M-steps hold; without them they do not."""
+    """The M-steps' mean KL divergences stay near their bounds if the multipliers can grow, and exceed them if not."""
     nothing = Guidance("none", Fixed(0.0), 0.0)
     bounded = trained(small_policy(mean_most=1e3, covariance_most=1e3), nothing, Bowl(0.5), 120)
     free = trained(small_policy(mean_most=0.0, covariance_most=0.0), nothing, Bowl(0.5), 120)
@@ -114,7 +114,7 @@ def test_the_e_steps_multiplier_is_for_a_policy_with_an_e_step() -> None:
 
 
 def test_the_e_steps_multiplier_is_the_plain_lagrangians() -> None:
-    """Beside L_A's own penalty it would count the cost twice."""
+    """guidance/dual=estep is refused with guidance=augmented, since L_A's own penalty would count the cost twice."""
     config = compose(*TINY, "env=toy", "agent=cvpo", "guidance=augmented", "guidance/dual=estep")
     with pytest.raises(UsageError, match=r"guidance/dual=estep: .*guidance=augmented has another energy"):
         build_agent(config, build_task(config))

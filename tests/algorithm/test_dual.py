@@ -1,4 +1,4 @@
-"""Multipliers: the sign of their steps, their fixed points, and what they listen to."""
+"""Rules for the multiplier: direction of steps, fixed points, and the signals that each uses."""
 
 import math
 from collections.abc import Callable
@@ -20,12 +20,12 @@ def signals(replay: float | list[float], policy: float | list[float] = 0.0) -> S
 
 
 def ascent(signal: Signal = "replay", initial: float = 0.6931, rate: float = 3e-4, hold: int = 0) -> LogAscent:
-    """h is 2, and the limit 5."""
+    """Return a rule with threshold h = 2 and limit 5."""
     return LogAscent(initial, rate, signal, hold, window=3, threshold=2.0, limit=5.0)
 
 
 def move(rule: LogAscent, excess: float) -> None:
-    """Let a rule see a policy that spends so much too much; what it should not listen to says the contrary."""
+    """Give a rule a signal with this excess, and the opposite excess in all signals that it must ignore."""
     batch = {"replay": signals(2 + excess, 2 - excess), "policy": signals(2 - excess, 2 + excess),
              "episodes": signals(2 - excess, 2 - excess)}[rule.signal]
     rule.observe_episode(5 + excess if rule.signal == "episodes" else 5 - excess)
@@ -34,7 +34,7 @@ def move(rule: LogAscent, excess: float) -> None:
 
 @pytest.mark.parametrize("signal", SIGNALS)
 def test_ascent_moves_towards_feasibility(signal: Signal) -> None:
-    """Adam's first step is the learning rate, in log λ: up where the policy spends too much, and none on the limit."""
+    """Adam's first step in log λ is the learning rate: up if the cost is too high, down if too low, 0 at the limit."""
     for excess, step in ((1.0, 3e-4), (-1.0, -3e-4), (0.0, 0.0)):
         rule = ascent(signal)
         move(rule, excess)
@@ -43,7 +43,7 @@ def test_ascent_moves_towards_feasibility(signal: Signal) -> None:
 
 @pytest.mark.parametrize("signal", SIGNALS)
 def test_ascent_finds_the_multiplier_of_a_known_problem(signal: Signal) -> None:
-    """max q·a − a²/2 subject to a ≤ h: a*(λ) = q − λ, so λ* = q − h; here q = 3.5 and the excess is 1.5 − λ."""
+    """For max q·a − a²/2 subject to a ≤ h: a*(λ) = q − λ, so λ* = q − h; here q = 3.5, and the excess is 1.5 − λ."""
     rule = ascent(signal, initial=0.1, rate=0.02)
     for _ in range(3000):
         move(rule, 1.5 - rule.multiplier().item())
@@ -57,13 +57,13 @@ def test_replay_and_policy_are_means_over_the_batch() -> None:
 
 
 def test_episodes_are_the_last_ones() -> None:
-    """Window 3, limit 5: no episode and a mean of 5 leave λ alone, and the oldest goes first."""
+    """With window 3 and limit 5: λ stays without an episode and at a mean of 5; only the last three episodes count."""
     rule = ascent("episodes")
     rule.observe_batch(signals(100.0))
     rule.observe_episode(5.0)
     rule.observe_batch(signals(100.0))
     assert rule.multiplier().item() == pytest.approx(0.6931, rel=1e-12)
-    for cost in (90.0, 6.0, 4.0, 4.9):   # the last three: a mean of 4.97
+    for cost in (90.0, 6.0, 4.0, 4.9):   # the last three have a mean of 4.97
         rule.observe_episode(cost)
     rule.observe_batch(signals(100.0))
     assert rule.multiplier().item() < 0.6931
@@ -71,7 +71,7 @@ def test_episodes_are_the_last_ones() -> None:
 
 @pytest.mark.parametrize("signal", SIGNALS)
 def test_hold(signal: Signal) -> None:
-    """λ stands still for so many updates, to the bit, and then moves as fast as it may, not faster."""
+    """λ stays exactly constant for `hold` updates; the first step after that is not larger than usual."""
     rule = ascent(signal, hold=5)
     start = rule.multiplier().item()
     for _ in range(5):
@@ -99,26 +99,26 @@ def test_a_rule_that_was_saved_goes_on(make: Callable[[], DualRule]) -> None:
 
 
 def test_a_checkpoint_holds_what_it_held() -> None:
-    """Names of the first version's checkpoints; others only where a new key is at a new value."""
+    """State keys are those of the first version; new keys exist only for options that are not at their default."""
     assert set(ascent().state_dict()) == {"log_multiplier"}
     assert set(ascent("episodes", hold=1).state_dict()) == {"log_multiplier", "updates", "costs"}
 
 
 def test_pid_by_hand() -> None:
-    """Limit 10, so costs count in tens. K_P = 1, K_I = .5, K_D = 2, smoothing .5, delay 1."""
+    """Limit 10 (costs are divided by it), K_P = 1, K_I = .5, K_D = 2, smoothing .5, delay 1; computed by hand."""
     rule = PID(1.0, 0.5, 2.0, smoothing=0.5, delay=1, initial_multiplier=0.0, limit=10)
     rule.observe_episode(20.0)   # Δ = 1, I = 1, D = 0
     assert rule.multiplier().item() == pytest.approx(1 + 0.5)
     rule.observe_episode(30.0)   # Δ̄ = .5·1 + .5·2 = 1.5; I = 3; J̄ = .5·2 + .5·3 = 2.5, D = .5
     assert rule.multiplier().item() == pytest.approx(1.5 + 1.5 + 1.0)
     for _ in range(60):
-        rule.observe_episode(0.0)   # I falls by 1 an episode and stops at 0
+        rule.observe_episode(0.0)   # I falls by 1 per episode, not below 0
     assert rule.multiplier().item() == 0
     assert PID(1.0, 0.5, 2.0, 0.5, 1, 0.7, limit=10).accumulated.item() * 0.5 == pytest.approx(0.7)
 
 
 def test_pid_finds_the_multiplier_of_a_known_problem() -> None:
-    """A policy that spends 10·(2.5 − λ) of a limit of 10: λ* = 1.5."""
+    """A policy whose cost is 10·(2.5 − λ), with limit 10, has λ* = 1.5."""
     rule = PID(0.5, 0.05, 0.1, 0.9, 10, 0.0, limit=10)
     for _ in range(2000):
         rule.observe_episode(10 * (2.5 - rule.multiplier().item()))
@@ -133,7 +133,7 @@ def test_fixed_does_not_move() -> None:
 
 
 def test_batch_level_has_one_weight() -> None:
-    """L = −Q + w (Qc − h), w = [λ + ρ (mean Qc(data) − h)]₊, whatever Qc is at the action."""
+    """L = −Q + w (Qc − h) with w = [λ + ρ (mean Qc of the batch − h)]₊, independent of Qc at the action."""
     half = partial(Fixed, 0.5)
     batch = guidance.augmented("augmented", 2.0, "batch", half, threshold=1.0, limit=1.0)
     batch.observe_batch(torch.tensor([1.0, 2.0]))   # mean 1.5: w = .5 + 2·.5 = 1.5
@@ -147,7 +147,7 @@ def test_batch_level_has_one_weight() -> None:
 
 
 def test_a_multiplier_may_differ_between_states() -> None:
-    """λ (B, 1) against Q and Qc (B, N): every row is the energy at its own λ."""
+    """With λ (B, 1) and Q, Qc (B, N), each row is the energy with its own λ."""
     q, qc, lam = torch.randn(3, 4), torch.randn(3, 4), torch.tensor([[0.0], [0.5], [2.0]])
     for one in (guidance.plain("plain", partial(Fixed, 9.0), threshold=0.1, limit=1.0),
                 guidance.augmented("augmented", 2.0, "pointwise", partial(Fixed, 9.0), threshold=0.1, limit=1.0)):

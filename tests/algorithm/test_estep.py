@@ -1,4 +1,4 @@
-"""The E-step's dual: against brute force, closed forms and the optimality conditions."""
+"""The dual problem of the E-step, against brute force, closed forms and the optimality conditions."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ EPSILON = 0.1
 
 
 def batch(seed: int, states: int = 100, actions: int = 32) -> tuple[Floats, Floats]:
-    """Values of a reward that tempts to a cost."""
+    """Return Q and Qc values of actions for which a higher reward means a higher cost."""
     rng = np.random.default_rng(seed)
     action = rng.normal(size=(states, actions))
     return 3 * action + 0.3 * rng.normal(size=action.shape), 4 * np.maximum(action, 0)
@@ -29,7 +29,7 @@ def test_the_minimum_is_that_of_brute_force(seed: int, threshold: float) -> None
     grid = [dual(temperature, multiplier, q, qc, threshold, EPSILON)[0]
             for temperature in np.geomspace(0.1, 100, 60) for multiplier in np.linspace(0, 6, 61)]
     assert value <= min(grid) + 1e-6
-    assert min(grid) - value < 0.02 * abs(value) + 0.02  # the grid comes near it: the minimum is inside
+    assert min(grid) - value < 0.02 * abs(value) + 0.02  # the grid comes near it, so the minimum is inside
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -50,7 +50,7 @@ def test_where_the_cost_is_low_anyway_its_multiplier_is_zero() -> None:
 
 
 def test_the_temperature_of_a_linear_q_is_the_closed_form() -> None:
-    """For a ~ N(0, 1) and Q = k a the weighted actions are N(k/η, 1), at KL k²/(2η²): η = k/√(2ε)."""
+    """For a ~ N(0, 1) and Q = k a the weighted actions are N(k/η, 1), with KL k²/(2η²), so η = k/√(2ε)."""
     action = np.random.default_rng(0).normal(size=(50, 20000))
     assert solve(3 * action, None, 0.0, 0.02, 0.0).temperature == pytest.approx(3 / np.sqrt(0.04), rel=0.02)
 
@@ -79,7 +79,7 @@ def test_values_that_do_not_differ_and_values_that_are_no_numbers() -> None:
     same = np.full((10, 8), 3.0)
     assert solve(same, np.zeros_like(same), 1.0, EPSILON, 1.0).multiplier == 0
     assert 0 < solve(same, None, 0.0, EPSILON, 0.0).temperature < 1e-5
-    solve(np.full_like(same, np.nan), np.full_like(same, np.nan), 1.0, EPSILON, 1.0)  # does not raise: the run says so
+    solve(np.full_like(same, np.nan), np.full_like(same, np.nan), 1.0, EPSILON, 1.0)  # no error: the run finds it
 
 
 def test_it_comes_back_from_where_no_policy_was_cheap_enough() -> None:

@@ -1,7 +1,7 @@
-"""The algorithm is the authors': numbers recorded from their agent are reproduced to float32 rounding.
+"""Numbers recorded from the authors' agent are reproduced to float32 rounding.
 
-`golden/*.npz` hold weights, batches, every random draw in order, and what came out of the authors' code in float32
-on one thread: 7 observations, 3 actions, batch 8, K = 5, N = 4.
+`golden/*.npz` contain weights, batches, all random draws in order, and the results of the authors' code in float32 on
+one thread: 7 observations, 3 actions, batch 8, K = 5, N = 4.
 """
 
 import ast
@@ -25,9 +25,9 @@ PROCESSES = {"vesde": lambda: VESDE(5, 0.01, 1.0), "ddpm": lambda: DDPM(5, "line
 
 
 class Recorded:
-    """The recorded draws, handed out in order, each kind's of its own; a draw of another shape is an error.
+    """The recorded draws, returned in order, separately for normals and integers; a wrong shape is an error.
 
-    A draw of K arrays at once takes the next K of the recording.
+    A request for K arrays at once returns the next K of the recording.
     """
 
     def __init__(self, draws: list[np.ndarray]):
@@ -37,7 +37,7 @@ class Recorded:
 
     @property
     def draws(self) -> list[Tensor]:
-        """What is left."""
+        """The draws that are left."""
         return self.normals + self.whole
 
     def normal(self, *shape: int) -> Tensor:
@@ -54,7 +54,7 @@ class Recorded:
 
 
 class Golden:
-    """One archive: its arrays, and the agent with the recorded hyper-parameters and weights."""
+    """One archive: its arrays, and an agent with the recorded hyper-parameters and weights."""
 
     def __init__(self, name: str):
         self.name = name
@@ -76,7 +76,7 @@ class Golden:
         self.agent.load_state_dict(self.weights("before"), strict=True)
 
     def weights(self, when: str) -> dict[str, Tensor]:
-        """The recorded parameters under this project's names."""
+        """Return the recorded parameters under this project's names."""
         def array(key: str) -> Tensor:
             return torch.as_tensor(self.arrays[f"{when}/{key}"])
 
@@ -108,7 +108,7 @@ class Golden:
         def field(name: str) -> Tensor:
             return torch.as_tensor(self.arrays[f"update{update}/{name}"], dtype=torch.float32)
 
-        # Navigation: the reward's return ends at done, the cost's never does.
+        # Navigation: a reward return ends at done, a cost return never does.
         return Batch(field("state"), field("action"), field("reward"), field("cost"), field("next_state"),
                      field("done"), torch.zeros(8))
 
@@ -118,7 +118,7 @@ class Golden:
 
 @pytest.fixture(params=[(process, how) for process in PROCESSES for how in ("eager", "native")], ids=" ".join)
 def golden(request: pytest.FixtureRequest) -> Golden:
-    """Once as the definitions have it, once as training runs it."""
+    """Each archive, once with the update by definition and once as training runs it."""
     process, how = request.param
     found = Golden(process)
     prepare_agent(found.agent, how)
@@ -183,6 +183,6 @@ def test_three_updates(golden: Golden) -> None:
         for name, expected in golden.weights(f"after{update}").items():
             if name == "guidance.batch_risk":
                 continue
-            # One step of Adam moves a parameter by up to 3e-4 (4e-4), whatever its gradient's size: rounding of a
-            # gradient near zero shows at full step size, so the tolerance is a hundredth of a step.
+            # A step of Adam moves a parameter by up to 3e-4 (4e-4) whatever the gradient's size, so rounding of a
+            # gradient near zero has the full effect of a step: the tolerance is a hundredth of a step.
             torch.testing.assert_close(state[name], expected, rtol=1e-5, atol=3e-6, msg=lambda m, n=name: f"{n}: {m}")

@@ -1,4 +1,4 @@
-"""The Lagrangians and their gradients, against numbers worked out by hand and automatic differentiation."""
+"""The Lagrangians and their gradients, against numbers computed by hand and automatic differentiation."""
 
 import pytest
 import torch
@@ -12,11 +12,11 @@ from algd.cli.compose import CONF
 from algd.run.build import build
 from tests.support.command import TINY, compose
 
-# q, qc, λ, h, ρ, then by hand: L, weight, L_A.
+# q, qc, λ, h, ρ, then computed by hand: L, weight, L_A.
 CASES = [
     (1.0, 3.0, 0.5, 2.0, 2.0, -0.5, 2.5, 0.5),    # −1 + .5·1;   .5 + 2·1 = 2.5;    (6.25 − .25)/4 − 1
     (1.0, 1.0, 0.5, 2.0, 2.0, -1.5, 0.0, -1.0625),  # −1 − .5;   .5 − 2 < 0;        −.25/4 − 1
-    (-2.0, 2.0, 0.5, 2.0, 0.1, 2.0, 0.5, 2.0),    # on the threshold both are −q
+    (-2.0, 2.0, 0.5, 2.0, 0.1, 2.0, 0.5, 2.0),    # at the threshold both are −q
     (0.0, 2.5, 0.0, 2.0, 4.0, 0.0, 2.0, 0.5),     # λ = 0: ρ/2 · 0.5²  = 4/8·… = (2²)/8
 ]
 
@@ -31,7 +31,7 @@ def test_by_hand(q: float, qc: float, lam: float, threshold: float, rho: float, 
 
 
 def test_gradient_and_convexification() -> None:
-    """∇L_A = −∇Q + [λ + ρ(Qc − h)]₊ ∇Qc, and ∇²L_A adds ρ ∇Qc ∇Qcᵀ where active (Qc linear, Q quadratic)."""
+    """∇L_A = −∇Q + [λ + ρ(Qc − h)]₊ ∇Qc, and ∇²L_A has the additional term ρ ∇Qc ∇Qcᵀ where active (Qc linear)."""
     slope, curvature = torch.tensor([0.6, -0.8]).double(), torch.tensor([[1.0, 0.2], [0.2, -2.0]]).double()
 
     def energy(a: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def test_gradient_and_convexification() -> None:
 
 
 def test_kkt_pairs_have_equal_value_and_stationarity() -> None:
-    """At Qc = h with λ > 0, and at Qc < h with λ = 0, L and L_A agree in value and gradient."""
+    """At Qc = h with λ > 0, and at Qc < h with λ = 0, L and L_A have equal values and gradients."""
     for qc_value, lam in ((2.0, 0.7), (1.0, 0.0)):
         gradients = []
         for formula in (lambda q, qc, m: plain(q, qc, m, 2.0), lambda q, qc, m: augmented(q, qc, m, 2.0, 3.0)):
@@ -62,7 +62,7 @@ GUIDANCES = [[f"guidance={path.stem}"] for path in sorted((CONF / "guidance").gl
 
 @pytest.mark.parametrize("arguments", [*GUIDANCES, ["guidance=augmented", "guidance.level=batch"]], ids=" ".join)
 def test_a_guidances_weight_is_the_slope_of_its_lagrangian(arguments: list[str]) -> None:
-    """Written down twice, as an energy and as what its gradient needs: in every guidance that there is a file for."""
+    """In every guidance the constraint's weight, which gradients use, equals the energy's derivative in Qc."""
     torch.manual_seed(0)
     guidance = build(compose(*TINY, "env=toy", *arguments)["guidance"], threshold=0.3, limit=1.0)
     guidance.observe_batch(torch.tensor([0.1, 0.7]))
@@ -78,7 +78,7 @@ def test_a_guidances_weight_is_the_slope_of_its_lagrangian(arguments: list[str])
 
 @pytest.mark.parametrize("members", [1, 3])
 def test_energy_against_a_second_implementation(members: int) -> None:
-    """Stacked critics, shared first layer and risk, against a plain loop over separate networks in float64."""
+    """Stacked critics, shared first layer and risk equal a plain loop over separate networks in float64."""
     torch.manual_seed(0)
     q = CriticEnsemble(2, 4, 3, [8, 6], "relu", "xavier").double()
     qc = CriticEnsemble(members, 4, 3, [8, 6], "silu", "normal").double()

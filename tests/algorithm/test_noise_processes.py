@@ -15,7 +15,7 @@ from algd.algorithm.score import monte_carlo_score
 def test_vesde_levels() -> None:
     process = VESDE(5, 0.01, 1.0)
     torch.testing.assert_close(process.spreads, torch.tensor([0.01, 10**-1.5, 0.1, 10**-0.5, 1.0]))
-    assert sum(process._increments) == pytest.approx(1.0)  # Σ Δσ² = σ_max²: the levels telescope from σ_0 = 0
+    assert sum(process._increments) == pytest.approx(1.0)  # Σ Δσ² = σ_max², a telescoping sum from σ_0 = 0
     assert process._increments[0] == pytest.approx(1e-4)
     torch.testing.assert_close(VESDE(1, 0.01, 2.0).spreads, torch.tensor([2.0]))
 
@@ -30,7 +30,7 @@ def test_ddpm_levels() -> None:
 
 
 def test_variance_preserving_schedule_integrates_the_rate() -> None:
-    """ᾱ_k = exp(−∫_0^{k/K} (b0 + (b1 − b0) t) dt), whose end is exp(−(b0 + b1)/2)."""
+    """ᾱ_k = exp(−∫_0^{k/K} (b0 + (b1 − b0) t) dt), and ᾱ_K = exp(−(b0 + b1)/2)."""
     process = DDPM(5, "variance_preserving", 0.1, 10.0, 0.05)
     t = np.arange(1, 6) / 5
     np.testing.assert_allclose(process.scales**2, np.exp(-(0.1 * t + 9.9 * t**2 / 2)), rtol=1e-5)
@@ -52,7 +52,7 @@ def test_one_reverse_step_by_hand() -> None:
 
 
 def test_ddpm_posterior_inverts_the_forward_process() -> None:
-    """With the true noise as prediction and no push, the chain's mean leads x_k back to x_0."""
+    """With the true noise as prediction and no push, the chain's means lead from x_K back to x_0."""
     process = DDPM(5, "linear", 1e-4, 0.02, 0.0)
     x0 = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
     start = add_noise(process, x0, torch.full((64,), 5), torch.randn(64, 3))
@@ -61,7 +61,7 @@ def test_ddpm_posterior_inverts_the_forward_process() -> None:
         return (x - process.scales[level - 1] * x0) / process.spreads[level - 1]
 
     end = reverse(process, true_noise, start, None)[-1]
-    # 1e-8 in the authors' denominators costs 1e-4 of the value at the last step.
+    # The 1e-8 in the authors' denominators changes the last step by a relative 1e-4.
     torch.testing.assert_close(end, x0, rtol=3e-4, atol=3e-4)
 
 
@@ -75,7 +75,7 @@ def test_reverse_draws_once_a_level_but_the_last() -> None:
 
 
 def gaussian(mean: Tensor, variance: float, beta: float):
-    """The energy β (a − m)²/(2v), whose Boltzmann density at β is N(m, v I); with its gradient."""
+    """Return the energy β (a − m)²/(2v), whose Boltzmann density at temperature β is N(m, v I), with its gradient."""
     def value_and_gradient(a: Tensor) -> tuple[Tensor, Tensor]:
         return beta * ((a - mean) ** 2).sum(-1) / (2 * variance), beta * (a - mean) / variance
     return value_and_gradient
@@ -84,7 +84,7 @@ def gaussian(mean: Tensor, variance: float, beta: float):
 @pytest.mark.parametrize("beta", [0.5, 2.0])
 @pytest.mark.parametrize("size", [1, 2])
 def test_score_estimator_tends_to_the_exact_score(size: int, beta: float) -> None:
-    """For N(m, v) diffused by σ the score is −(x − m)/(v + σ²); the error's spread falls as 1/√N."""
+    """For N(m, v) diffused by σ the score is −(x − m)/(v + σ²); the error's standard deviation falls as 1/√N."""
     mean, variance, sigma = torch.arange(1.0, size + 1), 0.5, 0.7
     x = mean + torch.linspace(-1, 1, 9).unsqueeze(1)
     exact = -(x - mean) / (variance + sigma**2)
@@ -95,13 +95,13 @@ def test_score_estimator_tends_to_the_exact_score(size: int, beta: float) -> Non
                                      noise.normal(len(rows), samples, size), beta).reshape(repeats, 9, size)
         errors[samples] = (estimate - exact).square().mean().sqrt().item()
         bias = (estimate.mean(0) - exact).abs().max().item()
-        # Bias of a ratio of averages is O(1/N); the mean over the repeats has its own error of RMSE/√400.
+        # The bias of a ratio of averages is O(1/N); the mean over the repeats has a standard error of RMSE/√400.
         assert bias < 4 * errors[samples] / math.sqrt(repeats) + 3 / samples
     assert errors[64] / errors[1024] == pytest.approx(4, rel=0.15)
 
 
 def test_many_fine_steps_with_the_exact_score_reach_the_gaussian() -> None:
-    """VE-SDE driven by the exact score: variance v, mean m·σ_max²/(v + σ_max²), as K grows (prior mismatch)."""
+    """With the exact score and many steps VE-SDE gives variance v and mean m·σ_max²/(v + σ_max²), by prior mismatch."""
     mean, variance, sigma_max = 1.5, 0.3, 1.0
     process = VESDE(400, 0.01, sigma_max)
     noise = RandomGenerator(1)

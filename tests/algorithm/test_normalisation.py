@@ -1,4 +1,4 @@
-"""Running normalisation against NumPy, and what the agent sees of it."""
+"""Running normalisation against NumPy, and how agents apply it."""
 
 import numpy as np
 import torch
@@ -37,14 +37,14 @@ def test_rewards_are_scaled_by_the_discounted_return() -> None:
 
 def test_observations_are_centred_and_clipped() -> None:
     normaliser = Normaliser(1, True, False, 0.9)
-    assert normaliser.observations(torch.tensor([[7.0]])).item() == 7.0  # nothing is known yet
+    assert normaliser.observations(torch.tensor([[7.0]])).item() == 7.0  # nothing was observed yet
     for value in (1.0, 3.0):
         normaliser.observe(torch.tensor([value]), 0.0, False)
     torch.testing.assert_close(normaliser.observations(torch.tensor([[4.0], [1e6]])), torch.tensor([[2.0], [10.0]]))
 
 
 def test_acting_and_updating_see_the_same() -> None:
-    """An agent that normalises acts on raw observations as its twin without acts on normalised ones."""
+    """An agent that normalises acts on raw observations as its twin without normalisation does on normalised ones."""
     config = compose(*TINY, "env=toy", "normalise.observation=true")
     task = build_task(config)
     torch.manual_seed(0)

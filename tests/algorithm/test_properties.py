@@ -35,7 +35,7 @@ from analysis.statistics.estimators import (
 )
 from tests.support.command import compose
 
-# The same examples every time: a test that fails today fails tomorrow.
+# The same examples in every run, so that results do not depend on chance.
 always = settings(derandomize=True, deadline=None, max_examples=60, database=None,
                   suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
@@ -53,7 +53,7 @@ values = st.lists(numbers(-1e4, 1e4), min_size=1, max_size=40)
 @always
 @given(st.integers(1, 60), numbers(1e-3, 1.0), numbers(1.0, 100.0))
 def test_variance_exploding_levels(steps: int, least: float, factor: float) -> None:
-    """From σ_min to σ_max in equal ratios, and the steps' variances add up to the whole of it."""
+    """Levels rise from σ_min to σ_max in equal ratios, and the steps' variances add up to σ_max²."""
     process = VESDE(steps, least, least * factor)
     spreads = process.spreads.double().numpy()
     assert (np.diff(spreads) >= 0).all() and (process.scales == 1).all()
@@ -68,7 +68,7 @@ def test_variance_exploding_levels(steps: int, least: float, factor: float) -> N
 @always
 @given(st.integers(1, 60), numbers(-2, 2), numbers(-2, 2), st.integers(0, 2**32))
 def test_the_exact_score_of_a_point_leads_to_it(steps: int, target: float, start: float, seed: int) -> None:
-    """With φ = (x_0 − x)/σ_k² the last step ends in x_0, wherever the noise has led before."""
+    """With φ = (x_0 − x)/σ_k² the last step ends at x_0, whatever the noise in earlier steps."""
     process, noise = VESDE(steps, 0.05, 2.0), RandomGenerator(seed)
 
     def score(head: str, x: torch.Tensor, level: Any) -> torch.Tensor:
@@ -87,7 +87,7 @@ schedules = st.one_of(
 @always
 @given(schedules)
 def test_variance_is_preserved(schedule: tuple[Any, int, float, float]) -> None:
-    """scale² + spread² = 1 at every level; the signal falls and the noise rises."""
+    """scale² + spread² = 1 at every level; scales fall and spreads rise."""
     name, steps, least, most = schedule
     process = DDPM(steps, name, least, most, 0.0)
     scales, spreads = process.scales.double().numpy(), process.spreads.double().numpy()
@@ -99,7 +99,7 @@ def test_variance_is_preserved(schedule: tuple[Any, int, float, float]) -> None:
 @always
 @given(schedules, numbers(-3, 3), st.data())
 def test_a_reverse_step_knows_a_point(schedule: tuple[Any, int, float, float], x0: float, data: st.DataObject) -> None:
-    """If x_k = scale_k x_0 holds without noise, the step's mean is scale_{k−1} x_0, and at the end x_0 itself."""
+    """Without noise, a step maps x_k = scale_k x_0 to scale_{k−1} x_0, and the last step to x_0."""
     name, steps, least, most = schedule
     process = DDPM(steps, name, least, most, 0.0)
     level = data.draw(st.integers(1, steps))
@@ -151,7 +151,7 @@ def test_it_lies_just_above_the_plain_one(given: tuple[float, ...]) -> None:
 @always
 @given(energies, numbers(-10, 10), numbers(0.1, 10))
 def test_units_do_not_matter(given: tuple[float, ...], shift: float, unit: float) -> None:
-    """Cost and threshold may be shifted together; all of it may be scaled, with ρ in the inverse unit."""
+    """Cost and threshold may be shifted together; Q, Qc and h may be scaled together, with ρ in the inverse unit."""
     q, qc, lam, threshold, rho = given
     found = lagrangian.augmented(*tensors(q, qc), lam, threshold, rho).item()
     shifted = lagrangian.augmented(*tensors(q, qc + shift), lam, threshold + shift, rho).item()
@@ -182,7 +182,7 @@ def test_gradients_against_differences(given: tuple[float, ...]) -> None:
 @given(numbers(1e-3, 10), numbers(1e-4, 0.5), numbers(-5, 5), st.lists(
     st.lists(numbers(-10, 10), min_size=1, max_size=8), min_size=1, max_size=20), st.integers(0, 1000))
 def test_log_ascent(initial: float, rate: float, threshold: float, batches: list[list[float]], seed: int) -> None:
-    """λ stays positive and finite, starts in the right direction, and does not ask in which order a batch is."""
+    """λ stays positive and finite, takes its first step in the right direction, and ignores the order of a batch."""
     rules = LogAscent(initial, rate, threshold=threshold), LogAscent(initial, rate, threshold=threshold)
     for number, batch in enumerate(batches):
         before = rules[0].multiplier().item()
@@ -204,7 +204,7 @@ def test_log_ascent(initial: float, rate: float, threshold: float, batches: list
        numbers(0, 5), st.lists(numbers(0, 200), max_size=30))
 def test_pid_against_its_formulas(limit: float, p: float, i: float, d: float, smoothing: float, delay: int,
                                   initial: float, costs: list[float]) -> None:
-    """Algorithm 2 of arXiv 2007.03964 with lists in place of rings."""
+    """The rule equals Algorithm 2 of arXiv 2007.03964, written with lists instead of ring buffers."""
     rule = PID(p, i, d, smoothing, delay, initial, limit=limit)
     unit, total, violation, averages = max(limit, 1.0), initial / i, 0.0, []
     assert math.isclose(rule.multiplier().item(), initial)
@@ -231,7 +231,7 @@ def transition(number: int) -> tuple[Any, ...]:
 @always
 @given(st.integers(1, 17), st.lists(st.integers(0, 25), min_size=1, max_size=6), st.integers(0, 2**32), st.data())
 def test_replay_against_a_list(capacity: int, counts: list[int], seed: int, data: st.DataObject) -> None:
-    """A ring of any size, filled in any portions, cut into any segments, is the list of the newest transitions."""
+    """A ring buffer of any size, filled in any portions and saved in any segments, holds the newest transitions."""
     replay, model = Replay(capacity, 2, 1), []
     for count in counts:
         for _ in range(count):
@@ -266,7 +266,7 @@ def test_replay_against_a_list(capacity: int, counts: list[int], seed: int, data
 @always
 @given(values, numbers(-100, 100), numbers(0.01, 100), st.integers(0, 1000))
 def test_interquartile_means(given: list[float], shift: float, unit: float, seed: int) -> None:
-    """As one computes it by hand; in any order; shifted and scaled with the values; between the least and the most."""
+    """It equals the definition, ignores order, shifts and scales with the values, and lies within their range."""
     found = interquartile_mean(np.array(given))
     cut = len(given) // 4
     kept = sorted(given)[cut:len(given) - cut]
@@ -282,7 +282,7 @@ def test_interquartile_means(given: list[float], shift: float, unit: float, seed
 @given(st.lists(st.lists(numbers(-100, 100), min_size=3, max_size=8), min_size=1, max_size=3),
        st.sampled_from(["t", "percentile"]), numbers(-50, 50), numbers(0.1, 10))
 def test_intervals(strata: list[list[float]], method: Any, shift: float, unit: float) -> None:
-    """They move and scale with the values, t-intervals lie round the value, and resamples keep to their strata."""
+    """Intervals shift and scale with the values, t-intervals contain the estimate, resamples stay in their strata."""
     plain = [np.array(one) for one in strata]
     found = iqm_interval(plain, 3, method, resamples=100)
     moved = iqm_interval([unit * one + shift for one in plain], 3, method, resamples=100)
@@ -300,7 +300,7 @@ def test_intervals(strata: list[list[float]], method: Any, shift: float, unit: f
 @always
 @given(st.lists(st.integers(-5, 5), min_size=1, max_size=9), st.lists(st.integers(-5, 5), min_size=1, max_size=9))
 def test_probability_of_improvement(first: list[int], second: list[int]) -> None:
-    """The share of pairs that the first wins, ties counting half; both ways together are 1."""
+    """It is the share of pairs that the first wins, with ties as half; both directions add up to 1."""
     one, other = (np.array(values, dtype=float) for values in (first, second))
     wins = [(a > b) + 0.5 * (a == b) for a, b in itertools.product(first, second)]
     found = probability_of_improvement([one], [other])
@@ -312,7 +312,7 @@ def test_probability_of_improvement(first: list[int], second: list[int]) -> None
 @always
 @given(values, numbers(-10, 10))
 def test_the_worst_tenth(given: list[float], shift: float) -> None:
-    """At least the mean, at most the most; of ten times the same values the same; shifted with them."""
+    """CVaR lies between mean and maximum, shifts with the values, and is the mean of the worst tenth."""
     found = cvar(np.array(given))
     assert np.mean(given) - 1e-6 <= found <= max(given) + 1e-9
     assert math.isclose(cvar(np.array(given) + shift), found + shift, rel_tol=1e-9, abs_tol=1e-6)
@@ -324,7 +324,7 @@ def test_the_worst_tenth(given: list[float], shift: float) -> None:
 @always
 @given(st.lists(st.booleans(), max_size=12))
 def test_staying_feasible(feasible: list[bool]) -> None:
-    """The first evaluation from which on all are feasible, by its definition."""
+    """It is the first evaluation from which on all are feasible, or censored."""
     steps = [100 * number for number in range(len(feasible))]
     found = time_to_stay_feasible(steps, feasible)
     starts = [step for number, step in enumerate(steps) if all(feasible[number:])]
@@ -338,7 +338,7 @@ def test_staying_feasible(feasible: list[bool]) -> None:
 @always
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=10))
 def test_pareto_fronts(points: list[tuple[int, int]]) -> None:
-    """Nobody on the front is beaten in cost or return without being better in the other, and everybody else is."""
+    """A point is on the front if and only if no other is at least as good in cost and return and better in one."""
     costs, returns = zip(*points, strict=True)
     front = set(pareto_front(costs, returns))
 
@@ -357,7 +357,7 @@ tables = st.lists(st.tuples(st.integers(0, 10**6), cells), min_size=1, max_size=
 
 
 def written(path: Path, content: list[tuple[int, Any]]) -> tuple[list[int], list[dict[str, Any]]]:
-    """Write a table; returns where each row ends, and the position after each."""
+    """Write a table and return the byte at which each row ends, and the position after each."""
     path.unlink(missing_ok=True)
     table = Table(path, ["step", "value"])
     ends, positions = [], []
@@ -378,7 +378,7 @@ def spelled(value: Any) -> str:
 @given(tables, st.data())
 def test_what_is_read_of_a_torn_table_is_its_beginning(tmp_path: Path, content: list[tuple[int, Any]],
                                                        data: st.DataObject) -> None:
-    """Cut off at any byte: the whole rows before it, and numbers that are the same floats."""
+    """A table that is cut off at any byte yields the complete rows before it, with exactly equal floats."""
     path = tmp_path / "t.csv"
     ends, _ = written(path, content)
     whole = path.read_bytes()
@@ -397,7 +397,7 @@ def test_what_is_read_of_a_torn_table_is_its_beginning(tmp_path: Path, content: 
 @given(tables, st.binary(max_size=60), st.data())
 def test_a_table_goes_on_from_a_position_whatever_came_after(tmp_path: Path, content: list[tuple[int, Any]],
                                                              garbage: bytes, data: st.DataObject) -> None:
-    """Rows, half rows or garbage after it go; and going on writes the same file as never having been stopped."""
+    """Cutting removes whatever follows a position; continuing then gives the file of an uninterrupted run."""
     path = tmp_path / "t.csv"
     ends, positions = written(path, content)
     whole = path.read_bytes()
@@ -426,7 +426,7 @@ def test_a_changed_byte_before_a_position_is_noticed(tmp_path: Path, content: li
     try:
         table = Table(path, ["step", "value"])
     except UnicodeDecodeError:
-        return  # a header that is no text; whoever opens it starts anew
+        return  # a header that is not text: a new table is begun
     assert not table.holds(positions[-1])
     table.close()
 
@@ -457,7 +457,7 @@ def test_the_order_of_keys_is_no_part_of_an_identity(seed: int) -> None:
 
 @pytest.mark.parametrize("leaf", leaves(BASE), ids=".".join)
 def test_every_value_is_a_part_of_it_or_is_not(leaf: tuple[str, ...]) -> None:
-    """Each key that determines the result changes the identity, and differently for different values; no other does."""
+    """A key that determines the result changes the identity, differently for each value; other keys do not."""
     found = set()
     for value in (1, 2, 1.5, "1", "x", None, True, [1], [2], [1, 1]):
         changed = copy.deepcopy(BASE)
@@ -482,7 +482,7 @@ axis = st.one_of(st.lists(st.integers(-99, 99), min_size=1, max_size=4, unique=T
 @always
 @given(st.dictionaries(words, axis, min_size=1, max_size=3))
 def test_a_grid_is_the_product_of_its_axes(axes: dict[str, list[Any]]) -> None:
-    """In the order of a loop in a loop, each combination once."""
+    """Every combination occurs once, in the order of nested loops."""
     typed = [f"{key}={','.join(map(str, listed))}" for key, listed in axes.items()]
     (grid,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(typed), None)
     expected = [[f"{key}={value}" for key, value in zip(axes, combination, strict=True)]
@@ -494,7 +494,7 @@ def test_a_grid_is_the_product_of_its_axes(axes: dict[str, list[Any]]) -> None:
 @given(st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs")),
                min_size=1, max_size=20))
 def test_a_path_is_what_was_typed(path: str) -> None:
-    """Whatever a path has in it, the shell's word arrives as it is, without quotes for Hydra."""
+    """Any path that is typed reaches the configuration unchanged, without quotes for Hydra."""
     assume("${" not in path and path[0] not in "'\"" and path != "null")
     for key in ("run", "runs_dir"):
         (override,) = OverridesParser.create().parse_overrides([quoted_path(f"{key}={path}")])

@@ -1,4 +1,4 @@
-"""Reachability: the backup against a reachable set that is computed, and a multiplier for every state."""
+"""Reachability: the backup against a reachable set computed exactly, and a multiplier that depends on the state."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ CELLS, BRAKE = 12, 3
 
 
 def next_cell(cell: Tensor, action: int) -> Tensor:
-    """A slope towards a cliff at the last cell: action 0 goes up by one; 1 lets go, and slides down by two."""
+    """A slope with a cliff at the last cell: action 0 goes up by one cell, action 1 slides down by two."""
     return (cell + (2 if action else -1)).clamp(0, CELLS - 1)
 
 
@@ -20,12 +20,12 @@ def is_unsafe(cell: Tensor) -> Tensor:
 
 
 def slippery(cell: Tensor, action: int) -> Tensor:
-    """From the last cells before the cliff there is no way up."""
+    """The same, but in the last BRAKE cells every action leads down."""
     return torch.where(cell >= CELLS - BRAKE, (cell + 1).clamp(max=CELLS - 1), next_cell(cell, action))
 
 
 def reachable() -> Tensor:
-    """The cells from which the cliff can be avoided for ever: the greatest set with an action that stays inside."""
+    """Compute the cells from which the cliff can be avoided for ever: the largest set that some action never leaves."""
     cells = torch.arange(CELLS)
     safe = ~is_unsafe(cells)
     while True:
@@ -37,8 +37,8 @@ def reachable() -> Tensor:
 
 @pytest.mark.parametrize("discount", [0.9, 0.99, 0.998])
 def test_the_backups_fixed_point_is_the_reachable_set(discount: float) -> None:
-    """Its sign tells the two sets apart for every discount from where the longest slide still counts, and its value
-    tends to 1 and −1 as the discount goes to 1."""
+    """The value's sign separates the reachable set from the rest, for every discount that is large enough for the
+    longest slide to count, and the value tends to −1 and 1 as the discount goes to 1."""
     agent = small_agent("agent.cost_backup=reach", f"agent.cost_discount={discount}")
     cells = torch.arange(CELLS)
     value = torch.zeros(2, CELLS, dtype=torch.float64)
@@ -91,7 +91,7 @@ def test_on_the_threshold_the_multiplier_stays() -> None:
 
 @pytest.mark.parametrize("agent", ["vesde", "ddpm", "gaussian"])
 def test_a_states_multiplier_weighs_that_states_actions(agent: str) -> None:
-    """The energy that training descends, in pieces and by hand, is its definition with λ(s)."""
+    """The energy that training uses, its parts and its gradient equal the definition with λ(s)."""
     made = small_agent(f"agent={agent}", "guidance=reachability")
     state, action = torch.randn(7, 5).double(), torch.randn(7, 3, 2).double().requires_grad_()
     lam = made.guidance.dual.multiplier(state)

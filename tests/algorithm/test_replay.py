@@ -1,4 +1,4 @@
-"""The replay: what is added comes out again, in rings that wrap, through files, and uniformly."""
+"""The replay buffer: adding, wrapping, saving and restoring, and uniform sampling."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from algd.algorithm.rng import RandomGenerator
 
 
 def add(replay: Replay, number: int) -> None:
-    """Transition `number`, every field of which tells its number."""
+    """Add transition `number`, whose fields all encode that number."""
     n = float(number)
     replay.add(np.array([n, n + 0.1]), np.array([n + 0.2], np.float32), n + 0.3, n + 0.4, np.array([n + 0.5, n + 0.6]),
                number % 2 == 0, number % 3 == 0)
@@ -56,7 +56,7 @@ def test_samples_are_uniform_over_what_was_added() -> None:
 @settings(max_examples=200, deadline=None)
 @given(capacity=st.integers(1, 12), first=st.integers(0, 30), more=st.integers(0, 12))
 def test_rows_written_and_restored(capacity: int, first: int, more: int) -> None:
-    """What `written` hands out since a point, `restore` puts back in another ring, wherever both wrap."""
+    """Rows that `written` returns are restored in another buffer, also where the two wrap."""
     replay = Replay(capacity, 2, 1)
     for number in range(first):
         add(replay, number)
@@ -73,9 +73,9 @@ def test_rows_written_and_restored(capacity: int, first: int, more: int) -> None
 
 
 def test_only_what_is_restored_is_copied_to_the_device() -> None:
-    """A ring of a million rows has hundreds of segments: each would copy all of it."""
+    """`restore` copies only the given rows, since buffers of a million rows are restored in hundreds of segments."""
     replay = Replay(5, 2, 1)
-    replay.rows = torch.full_like(replay.rows, -1.0)  # stands for a device's memory
+    replay.rows = torch.full_like(replay.rows, -1.0)  # represents a GPU's memory
     rows = torch.arange(4 * 9, dtype=torch.float32).reshape(4, 9)
     replay.restore(3, rows.numpy())
     expected = torch.stack([rows[2], rows[3], torch.full((9,), -1.0), rows[0], rows[1]])

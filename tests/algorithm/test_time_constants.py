@@ -1,4 +1,4 @@
-"""How long a constraint takes to be heard: the numbers of the authors' setting, and what shortens them."""
+"""Time constants of a constraint: values in the authors' setting, and the options that shorten them."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.support.command import TINY, compose
 
 
 def of(*arguments: str) -> TimeConstants | None:
-    """Of the agent as it is built, which its configuration says too."""
+    """Return the time constants of a built agent, after checking that the configuration alone gives the same."""
     config = compose(*TINY[:3], "logger=none", "env=toy", *arguments)
     task = build_task(config)
     found = time_constants(build_agent(config, task), task.budget, config["total_steps"] * config["updates_per_step"])
@@ -48,5 +48,5 @@ def test_without_a_constraint_there_is_nothing_to_say() -> None:
 
 
 def test_a_configuration_that_does_not_say_has_none() -> None:
-    """As those of runs that another framework trained."""
+    """Configurations that lack the needed keys, such as another framework's, have no time constants."""
     assert configured({"guidance.name": "augmented", "agent.polyak": 0.005}) is None

@@ -1,4 +1,4 @@
-"""The update that training runs, with its gradients by hand, against automatic differentiation of the definitions."""
+"""The update in training, with gradients by hand, against automatic differentiation of the definitions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ EXACT = {"rtol": 0, "atol": 1e-9}
 
 
 def small_agent(*overrides: str) -> Agent:
-    """An agent of two critic layers in float64, on a box of actions that is not symmetric."""
+    """Return an agent with two critic layers in float64, on an asymmetric box of actions."""
     config = compose(*TINY, "env=toy", *overrides)
     torch.manual_seed(0)
     guidance = build(config["guidance"], threshold=0.3, limit=1.0, observation_size=5)
@@ -34,7 +34,7 @@ def small_agent(*overrides: str) -> Agent:
 
 
 class Draws64:
-    """Random numbers in float64, those of a `RandomGenerator`."""
+    """The random numbers of a `RandomGenerator`, in float64."""
 
     def __init__(self, seed: int):
         self._noise = RandomGenerator(seed)
@@ -47,7 +47,7 @@ class Draws64:
 
 
 class DefinitionAtStates:
-    """What `Energy.at` returns, by differentiating the energy's definition."""
+    """`Energy.at`, implemented by differentiating the definition of the energy."""
 
     def __init__(self, energy: Energy, observation: Tensor):
         self._energy, self._observation = energy, observation
@@ -70,7 +70,7 @@ class DefinitionAtStates:
 
 
 def regress_by_definition(critics: CriticEnsemble) -> Callable[..., tuple[Tensor, Tensor]]:
-    """What `CriticEnsemble.regress` does, by differentiating the loss."""
+    """Return `CriticEnsemble.regress`, implemented by differentiating the loss."""
     def regress(observation: Tensor, action: Tensor, target: Tensor, weight: float) -> tuple[Tensor, Tensor]:
         values = critics(observation, action)
         loss = weight * (values - target).square().mean(1).sum()
@@ -81,7 +81,7 @@ def regress_by_definition(critics: CriticEnsemble) -> Callable[..., tuple[Tensor
 
 
 def by_definition(agent: Agent) -> Agent:
-    """The agent, with every gradient by automatic differentiation."""
+    """Make an agent compute every gradient by automatic differentiation."""
     anything: Any = agent
     anything.energy.at = lambda observation: DefinitionAtStates(agent.energy, observation)
     anything.critics.regress = regress_by_definition(agent.critics)
@@ -116,7 +116,7 @@ def test_200_updates_are_those_of_the_definition(agent: str, guidance: str) -> N
 @pytest.mark.parametrize("lam", [0.0, 0.6, 500.0])
 @pytest.mark.parametrize(("states", "actions"), [(5, 7), (300, 4), (1, 2 * ROWS + 3), (ROWS + 1, 1)])
 def test_pieces_of_an_energy_are_the_whole(states: int, actions: int, lam: float) -> None:
-    """Whatever a multiplier leaves active (nothing, some, all) and however the actions fall into pieces."""
+    """Values and gradients by parts equal the definition, with the constraint active nowhere, partly, everywhere."""
     torch.manual_seed(int(10 * lam) + states)
     q = CriticEnsemble(2, 4, 3, [16, 16, 16], "relu", "xavier").double()
     qc = CriticEnsemble(4, 4, 3, [16], "silu", "normal").double()
@@ -133,7 +133,7 @@ def test_pieces_of_an_energy_are_the_whole(states: int, actions: int, lam: float
     expected_values, expected_gradients = DefinitionAtStates(energy, state).value_and_gradient(action)
     torch.testing.assert_close(values, expected_values)
     torch.testing.assert_close(gradients, expected_gradients)
-    # The actor's loss takes the same gradient through its own graph.
+    # The actor's loss gets the same gradient through the autograd graph.
     start = (action[:, 0] / 2).requires_grad_()
     energy.at(state)(2 * start).square().sum().backward()
     slope = 2 * expected_values[:, :1] * 2 * expected_gradients[:, 0]
