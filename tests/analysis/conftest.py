@@ -1,4 +1,4 @@
-"""What all tests of the analysis share."""
+"""Fixtures of all tests of the analysis."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of runs for each test, not the user's."""
+    """Give each test a cache of runs of its own, instead of the user's."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder

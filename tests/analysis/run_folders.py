@@ -1,4 +1,4 @@
-"""Run folders made by hand, and what the command line says about them."""
+"""Run folders written by hand, and helpers that parse what the table command prints of them."""
 
 import json
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ Episode = tuple[float, float, float]
 
 def config(seed: int = 0, guidance: str = "augmented", env: str = "toy", rho: float = 1.0,
            **others: Any) -> dict[str, Any]:
-    """What a run's config.yaml needs to say to be tabled."""
+    """Return the keys of config.yaml that a table needs."""
     return {"seed": seed, "total_steps": 200, "eval": {"every": 100, "episodes": 2},
             "agent": {"name": "vesde"}, "guidance": {"name": guidance, "rho": rho}, "runs_dir": f"somewhere{seed}",
             "env": {"name": env, "family": "toy", "limit": 4.0, "limit_kind": "episode"} | others}
 
 
 def evaluation(step: int, episodes: Sequence[Episode], sampler: str = "deterministic", source: str = "train") -> str:
-    """Rows of evals.csv for episodes (return, cost, discounted cost)."""
+    """Return rows of evals.csv for episodes (return, cost, discounted cost)."""
     return "".join(f"{step},{sampler},{source},{number},{7 + number},{r},{c},{d},16\n"
                    for number, (r, c, d) in enumerate(episodes))
 
@@ -45,24 +45,24 @@ def make_run(folder: Path, settings: dict[str, Any], *evaluations: str, state: s
 
 
 def simple(folder: Path, settings: dict[str, Any], gain: float, cost: float, **status: Any) -> Path:
-    """A finished run whose two last episodes average to this return and cost."""
+    """Write a finished run with two episodes in its last evaluation, with this mean return and cost."""
     return make_run(folder, settings, evaluation(200, [(gain - 1, cost, 0), (gain + 1, cost, 1)]), **status)
 
 
 def as_json(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> list[dict[str, Any]]:
-    """The tables that the command prints as JSON."""
+    """Return the tables that the command prints as JSON."""
     assert main(["table", *map(str, arguments), "--format", "json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
 def text_of(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    """What the command prints."""
+    """Return what the command prints."""
     assert main(["table", *map(str, arguments)]) == 0
     return capsys.readouterr().out
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    """The one sentence with which the command refuses."""
+    """Return the one-sentence error with which the command fails."""
     assert main(["table", *map(str, arguments)]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1
@@ -70,7 +70,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 
 
 def lines_of(text: str, *starts: str) -> list[list[str]]:
-    """The Markdown rows whose first cells are these."""
+    """Return the Markdown rows that start with these cells."""
     split = [[cell.strip() for cell in line.strip("|").split(" | ")]
              for line in text.splitlines() if line.startswith("|")]
     return [line for line in split if tuple(line[:len(starts)]) == starts]

@@ -1,4 +1,4 @@
-"""Runs that are not read again: only while every file that they were read from is the very one."""
+"""The cache of runs: a run is taken from it only if none of the files that it was read from has changed."""
 
 import json
 import os
@@ -18,13 +18,13 @@ from tests.analysis.run_folders import FIXTURE, as_json, config, evaluation, fix
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files count as settled at once, instead of after two seconds."""
+    """Trust files at once, instead of two seconds after their last change."""
     monkeypatch.setattr(cache, "SETTLED", 0)
 
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The folders that were read, not taken from the cache."""
+    """Return a list that collects the folders that are read, not taken from the cache."""
     read: list[Path] = []
 
     def counted(folder: Path, sampler: str = "deterministic") -> Run:
@@ -47,7 +47,7 @@ def read(folder: Path) -> Run:
 
 @pytest.mark.usefixtures("settled")
 def test_what_comes_out_is_what_went_in(tmp_path: Path, reads: list[Path]) -> None:
-    """Every field, to the last digit, of hand-made runs in all states and of one that is not a number."""
+    """Every field comes back exactly, for runs in all states and for a result that is NaN."""
     runs = [*fixture_runs(), read_run(some_run(tmp_path / "nan"))]
     for run in runs:
         read(run.folder)
@@ -60,7 +60,7 @@ def test_what_comes_out_is_what_went_in(tmp_path: Path, reads: list[Path]) -> No
 
 
 def same_size_and_times(folder: Path) -> None:
-    """Another content of the same length, with the times of before: only the inode's own time tells."""
+    """Change content but not length and modification time, so that only the inode's change time differs."""
     file = folder / "evals.csv"
     before = file.stat()
     file.write_text(file.read_text().replace("1,2,3,16", "9,2,3,16"))
@@ -69,7 +69,7 @@ def same_size_and_times(folder: Path) -> None:
 
 
 def replaced(folder: Path) -> None:
-    """Another file under the name, with the same content, size and times."""
+    """Replace a file by another one of the same size and modification time."""
     file = folder / "config.yaml"
     before, content = file.stat(), file.read_bytes()
     (folder / "new").write_bytes(content.replace(b"rho: 1.0", b"rho: 2.0"))
@@ -115,7 +115,7 @@ def test_links_are_refused_whatever_is_kept(tmp_path: Path) -> None:
 
 
 def test_what_has_just_changed_is_not_kept(tmp_path: Path, reads: list[Path]) -> None:
-    """A file's times are too coarse to tell two changes within a moment apart."""
+    """A file that changed a moment ago is not cached, since file times are too coarse to show a second change."""
     folder = some_run(tmp_path / "a")
     read(folder)
     read(folder)
@@ -133,7 +133,7 @@ def test_other_code_reads_anew(tmp_path: Path, reads: list[Path], monkeypatch: p
 
 @pytest.mark.usefixtures("settled")
 def test_a_forged_or_damaged_cache_is_not_believed(tmp_path: Path, reads: list[Path]) -> None:
-    """A changed content, a file that is no cache, a folder in its place: the runs are read."""
+    """With changed content, a file that is no database, or a folder in its place, runs are read instead."""
     folder = some_run(tmp_path / "a")
     expected = repr(read(folder))
     with sqlite3.connect(cache_file()) as connection:

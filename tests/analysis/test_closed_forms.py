@@ -1,7 +1,7 @@
 """Estimator and samplers against densities known in closed form.
 
-Tolerances come from sample sizes: LIMIT standard errors (the chance that one comparison fails without a fault is below
-1e-6), plus, where a comparison is with a limit, a stated bound of what is left.
+Tolerances follow from sample sizes: LIMIT standard errors (a correct comparison fails with probability below 1e-6),
+plus a stated bound of the remainder where the expected value is a limit.
 """
 
 import csv
@@ -35,7 +35,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def assert_moments(sample: Tensor, mean: float, variance: float) -> None:
-    """Each coordinate of a Gaussian sample (n, d) has this mean and variance, within LIMIT standard errors."""
+    """Check mean and variance of each coordinate of a Gaussian sample (n, d), within LIMIT standard errors."""
     n = len(sample)
     assert (sample.mean(0) - mean).abs().max() < LIMIT * math.sqrt(variance / n)
     assert (sample.var(0) - variance).abs().max() < LIMIT * variance * math.sqrt(2 / (n - 1))
@@ -87,7 +87,7 @@ def test_draws_have_the_targets_moments(name: str) -> None:
 
 
 def test_laws_against_integrals() -> None:
-    """bias = −E_q[r²(f − φ)] and variance = E_q[r²(f − φ)²] for the mixture on a line, integrated."""
+    """bias = −E_q[r²(f − φ)] and variance = E_q[r²(f − φ)²], integrated numerically for the mixture in 1 dimension."""
     target, sigma, x = TARGETS["mixture_1"], 0.4, 0.2
     here = torch.tensor([x], dtype=torch.float64)
     log_density, score = (float(v) for v in target.diffused(1.0, sigma).log_density_and_score(here))
@@ -107,14 +107,14 @@ def test_laws_against_integrals() -> None:
 
 @pytest.mark.parametrize("name", GAUSSIANS)
 def test_laws_of_a_gaussian_by_hand(name: str) -> None:
-    """r² q is E_q[r²] times N(m + (x − m) v/(v + 2σ²), vσ²/(v + 2σ²)): products of Gaussians."""
+    """r² q is E_q[r²] times N(m + (x − m) v/(v + 2σ²), vσ²/(v + 2σ²)), by the product of Gaussians."""
     target, sigma = TARGETS[name], 0.5
     d, u, w = target.size, VARIANCE + sigma**2, VARIANCE + 2 * sigma**2
     offset = torch.linspace(-0.4, 0.9, d, dtype=torch.float64)
     law = estimator.laws(target, MEAN + offset, sigma)
     square = (u**2 / (VARIANCE * w)) ** (d / 2) * math.exp(float(offset.square().sum()) * (1 / u - 1 / w))
     assert law.weight_square == pytest.approx(square, rel=1e-9)
-    gap = offset / u - offset / w  # the tilted mean of f, −(x − m)/(v + 2σ²), less φ
+    gap = offset / u - offset / w  # mean of f under that density, −(x − m)/(v + 2σ²), minus φ
     torch.testing.assert_close(law.bias, -square * gap)
     torch.testing.assert_close(law.variance, square * (gap**2 + sigma**2 / (VARIANCE * w)))
 
@@ -122,7 +122,7 @@ def test_laws_of_a_gaussian_by_hand(name: str) -> None:
 @pytest.mark.parametrize("beta", [0.5, 2.0])
 @pytest.mark.parametrize("name", ["gaussian_1", "gaussian_8"])
 def test_one_sample_is_a_gradient_near_by(name: str, beta: float) -> None:
-    """With N = 1 there is nothing to weight: φ* is Gaussian with mean −(x − m)/v and variance σ²/v², at every n."""
+    """With N = 1 all weights are 1, so φ* is Gaussian with mean −(x − m)/v and variance σ²/v²."""
     target, sigma, n = TARGETS[name], 0.3, 20_000
     x = torch.full((n, target.size), MEAN + 0.2, dtype=torch.float64)
     normals = torch.randn(n, 1, target.size, generator=generator(), dtype=torch.float64)
@@ -135,20 +135,20 @@ def test_one_sample_is_a_gradient_near_by(name: str, beta: float) -> None:
     ("gaussian_1", 1.0, 256), ("gaussian_2", 0.316, 256), ("gaussian_8", 0.1, 256), ("mixture_1", 1.0, 512),
     ("mixture_1", 0.1, 128), ("mixture_2", 0.316, 512)])
 def test_bias_and_variance_follow_the_laws(name: str, sigma: float, samples: int, beta: float) -> None:
-    """What the laws leave out is smaller by another factor E[r²]/N; ten times that is allowed for."""
+    """The formulas neglect terms that are smaller by a factor of E[r²]/N; the tolerance allows ten times that."""
     target = TARGETS[name]
     x = estimator.typical_point(target, sigma)
     law = estimator.laws(target, x, sigma)
     measured = estimator.measure(target, x, sigma, samples, 600, beta, generator())
     rest = 10 * law.weight_square / samples
-    assert rest < 0.6  # or the comparison would be empty
+    assert rest < 0.6  # otherwise the comparison would show nothing
     for value, error, expected in ((measured.bias, measured.bias_error, law.bias),
                                    (measured.variance, measured.variance_error, law.variance)):
         assert ((samples * value - expected).abs() < LIMIT * samples * error + rest * expected.abs()).all()
 
 
 def test_typical_errors_fall_as_one_over_n() -> None:
-    """Sixteen times the samples: a sixteenth of bias and variance. At N = 64 the next order is 5 E[r²]/N = 0.15."""
+    """16 times the samples give 1/16 of bias and variance; at N = 64 the next order is 5 E[r²]/N = 0.15."""
     target, sigma = TARGETS["mixture_1"], 0.316
     x = estimator.typical_point(target, sigma)
     few, many = (estimator.measure(target, x, sigma, n, 2000, 1.0, generator()) for n in (64, 1024))
@@ -163,12 +163,12 @@ def test_typical_errors_fall_as_one_over_n() -> None:
 
 
 def levels(steps: int) -> list[float]:
-    """σ_0 = 0 and the geometric levels from 0.01 to 1."""
+    """Return σ_0 = 0 and the geometric levels from 0.01 to 1."""
     return [0.0] + [0.01 * 100 ** (k / (steps - 1)) for k in range(steps)]
 
 
 def hand_chain(steps: int, mean: float, variance: float, samples: int | None) -> tuple[float, float]:
-    """Mean and variance of x_0 for N(MEAN, VARIANCE): exact score, or N = 1, whose score is −(x + σε − m)/v."""
+    """Return mean and variance of x_0 for N(MEAN, VARIANCE), with the exact score or N = 1's, −(x + σε − m)/v."""
     sigmas = levels(steps)
     for k in range(steps, 0, -1):
         length = sigmas[k] ** 2 - sigmas[k - 1] ** 2
@@ -195,7 +195,7 @@ def test_five_steps_of_the_exact_score(name: str, exact: bool) -> None:
 
 @pytest.mark.parametrize("name", ["gaussian_1", "gaussian_8"])
 def test_five_steps_of_the_estimator_with_one_sample(name: str) -> None:
-    """Every step is affine with slope 1 − Δσ²/v, −8 at the first: the estimator's chain in closed form."""
+    """With N = 1 every step is affine with slope 1 − Δσ²/v (−8 in the first), which gives the chain in closed form."""
     target, process, draw = TARGETS[name], VESDE(5, 0.01, 1.0), generator()
     x = chains.start(process, target, False, 20_000, draw)
     sample = chains.run(process, chains.vesde_estimated(process, target, 1, 1.0, draw), x, draw)
@@ -204,7 +204,7 @@ def test_five_steps_of_the_estimator_with_one_sample(name: str) -> None:
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_five_steps_on_the_mixture_against_propagated_densities(exact: bool) -> None:
-    """The chain's density carried from level to level by quadrature: p ↦ ∫ p(x) N(·; x + Δσ² φ(x), Δσ²) dx."""
+    """Samples equal the density that quadrature propagates, p ↦ ∫ p(x) N(·; x + Δσ² φ(x), Δσ²) dx at each level."""
     target, process, draw, n = TARGETS["mixture_1"], VESDE(5, 0.01, 1.0), generator(), 20_000
     sigmas, grid = levels(5), np.linspace(-7, 7, 1401)
 
@@ -232,19 +232,20 @@ def test_five_steps_on_the_mixture_against_propagated_densities(exact: bool) -> 
     assert abs(float(sample.mean()) - mean) < LIMIT * math.sqrt(variance / n)
     assert abs(float(sample.var()) - variance) < LIMIT * math.sqrt((fourth - variance**2) / n)
     share = float(target.first_side(sample).double().mean())
-    # A grid cell is the accuracy of the mass on one side.
+    # The mass on one side is accurate to one cell of the grid.
     assert abs(share - first) < LIMIT * math.sqrt(first * (1 - first) / n) + 0.01 * density.max()
 
 
 @pytest.mark.parametrize("process", ["vesde", "ddpm"])
 def test_many_steps_draw_from_the_posterior_of_the_prior(process: str) -> None:
-    """As K grows, x_0 given x_K is the exact posterior, N(m + g(x_K − s m), v − g s v), g = s v/(s²v + σ²).
+    """As K grows, x_0 given x_K has the exact posterior N(m + g(x_K − s m), v − g s v) with g = s v/(s²v + σ²).
 
-    So N(0, 1) in place of the diffused density gives mean m(1 − g s) and variance v − g s v + g². The error of K steps
-    is of first order: twice the result of 2K less that of K is left with one of second order.
+    A start from N(0, 1) instead of the diffused density thus gives mean m(1 − g s) and variance v − g s v + g². The
+    error
+    of K steps is of first order, so twice the result of 2K steps minus that of K has an error of second order.
     """
     ends = []
-    # 1 − ᾱ_1 is 4e-5 at 40 linear steps; its 1e-8 and float32 errors are relative ones of 2e-3, so that finer is worse.
+    # At 40 linear steps 1 − ᾱ_1 is 4e-5; the authors' 1e-8 and float32 change it by 2e-3, which grows with more steps.
     for steps in (500, 1000) if process == "vesde" else (20, 40):
         target = gaussian(1)
         if process == "vesde":
@@ -264,7 +265,7 @@ def test_many_steps_draw_from_the_posterior_of_the_prior(process: str) -> None:
 
 
 def test_without_errors_the_sampler_passes_the_permutation_test_and_with_them_it_fails() -> None:
-    """p ≤ 0.005 has chance 0.005 when nothing is wrong; with five steps from the prior 1/200 is the least there is."""
+    """Without errors p ≤ 0.005 has probability 0.005; for five steps from the prior p takes its least value, 1/200."""
     target, draw = TARGETS["mixture_2"], generator()
     truth = chains.truth(target, 600, draw)
     p_values = {}
@@ -281,7 +282,7 @@ def test_without_errors_the_sampler_passes_the_permutation_test_and_with_them_it
 
 
 def test_energy_distance_by_hand() -> None:
-    """{0, 1} against {3, 5}: 2 · (3 + 5 + 2 + 4)/4 − 1 − 2 = 4."""
+    """For {0, 1} and {3, 5} the energy distance is 2 · (3 + 5 + 2 + 4)/4 − 1 − 2 = 4."""
     x, y = torch.tensor([[0.0], [1.0]]), torch.tensor([[3.0], [5.0]])
     assert distances.energy_distance(x, y) == pytest.approx(4)
     x, y = torch.tensor([[0.0, 0.0], [3.0, 4.0]]), torch.tensor([[0.0, 0.0], [0.0, 1.0]])
@@ -289,7 +290,7 @@ def test_energy_distance_by_hand() -> None:
 
 
 def test_energy_distance_of_shifted_gaussians() -> None:
-    """2 E|N(μ, 2)| − 4/√π, E|N(μ, s²)| = s√(2/π) exp(−μ²/2s²) + μ erf(μ/(s√2)); averaged over 40 pairs of samples."""
+    """2 E|N(μ, 2)| − 4/√π with E|N(μ, s²)| = s√(2/π) exp(−μ²/2s²) + μ erf(μ/(s√2)), by the mean of 40 sample pairs."""
     shift, s = 0.8, math.sqrt(2)
     folded = s * math.sqrt(2 / math.pi) * math.exp(-(shift**2) / (2 * s**2)) + shift * math.erf(shift / 2)
     draw = generator()
@@ -300,7 +301,7 @@ def test_energy_distance_of_shifted_gaussians() -> None:
 
 
 def test_permutation_p_values() -> None:
-    """Three against three, apart: only the labelling and its mirror, 2 of 20, reach the distance. Alike: uniform."""
+    """For separated groups of three 2 of 20 labellings reach the distance; for equal distributions p is uniform."""
     apart = torch.tensor([[0.0], [0.1], [0.25]]), torch.tensor([[9.0], [9.2], [9.5]])
     n = 4000
     assert abs(distances.permutation_test(*apart, n, generator())[1] - 0.1) < LIMIT * math.sqrt(0.09 / n) + 1 / n
@@ -315,7 +316,7 @@ def test_permutation_p_values() -> None:
 
 
 def test_decomposition_by_hand_adds_up() -> None:
-    """Deviation 1 + 10·prior + 100·steps + 1000·estimator + 5·(steps and estimator)."""
+    """The deviation is 1 + 10·prior + 100·steps + 1000·estimator + 5·(steps and estimator)."""
     cells = {(p, k, n): 1.0 + 10 * p + 100 * k + 1000 * n + 5 * (k and n)
              for p in (False, True) for k in (False, True) for n in (False, True)}
     rows = {row["error"]: row for row in chains.decompose(cells)}
@@ -333,7 +334,7 @@ def test_decomposition_by_hand_adds_up() -> None:
 
 
 def latent_by_hand(target: Mixture, scale: float, bias: float, x: float, sigma: float) -> tuple[float, float]:
-    """The diffused score at x of the latent of a = tanh(x)·scale + bias, and E_q[r²], by the trapezium rule."""
+    """Compute the diffused score of the latent x of a = tanh(x)·scale + bias, and E_q[r²], by the trapezoidal rule."""
     grid = np.linspace(x - 9 * sigma, x + 9 * sigma, 40_001)
     action = torch.tensor(np.tanh(grid) * scale + bias).unsqueeze(1)
     density = target.log_density(action).exp().numpy() * scale / np.cosh(grid) ** 2
@@ -346,7 +347,7 @@ def latent_by_hand(target: Mixture, scale: float, bias: float, x: float, sigma: 
 @pytest.mark.parametrize("beta", [0.5, 2.0])
 @pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (-2.0, 1.0)])
 def test_latent_score_target_tends_to_the_latents_score(low: float, high: float, beta: float) -> None:
-    """The policy's φ*, averaged over repetitions, with Hartley and Ross's bound of a ratio's bias:
+    """The mean of the policy's φ* equals the latent's score, within Hartley and Ross's bound of the bias of a ratio:
     |bias| ≤ standard deviation of φ* · √((E[r²] − 1)/N)."""
     target, process, samples, rows = TARGETS["mixture_1"], VESDE(2, 0.3, 1.0), 1000, 200
     policy = squashing.policy(process, 1, "latent", samples, beta)
@@ -363,7 +364,7 @@ def test_latent_score_target_tends_to_the_latents_score(low: float, high: float,
 
 
 def test_flat_energy_leaves_the_jacobians_slope() -> None:
-    """A constant energy is the uniform density on the box, whose latent has score −2 tanh(x), at any temperature."""
+    """A constant energy is a uniform density on the box, whose latent has the score −2 tanh(x) at any temperature."""
     process = VESDE(1, 1e-4, 1e-4)
     policy = squashing.policy(process, 2, "latent", 4, 3.0)
     x = torch.tensor([[-1.0, 0.3], [2.5, 0.0]])
@@ -374,11 +375,11 @@ def test_flat_energy_leaves_the_jacobians_slope() -> None:
 
     flat: Any = Flat()
     value = policy.score_target(flat, x, torch.ones(2, dtype=torch.long), RandomGenerator(0).normal(2, 4, 2))
-    torch.testing.assert_close(value, -2 * torch.tanh(x), atol=1e-3, rtol=0)  # the spread is 1e-4, slopes are below 2
+    torch.testing.assert_close(value, -2 * torch.tanh(x), atol=1e-3, rtol=0)  # standard deviation 1e-4, slopes below 2
 
 
 def test_action_score_target_tends_to_the_actions_score() -> None:
-    """Without the log-determinant the same call estimates the score of the density on R, not of the latent's."""
+    """Without the log-determinant φ* estimates the score of the action's density, which differs from the latent's."""
     target, sigma, samples, rows = TARGETS["mixture_1"], 0.3, 1000, 200
     policy = squashing.policy(VESDE(1, sigma, sigma), 1, "action", samples, 1.0)
     energy: Any = squashing.TargetEnergy(target, 1.0)
@@ -401,7 +402,7 @@ def test_grid_score_against_integrals() -> None:
             value = float(score(torch.tensor([[x]], dtype=torch.float64)))
             expected = latent_by_hand(TARGETS["mixture_1"], 1.0, 0.0, x, sigma)[0]
             assert value == pytest.approx(expected, rel=2e-3, abs=2e-3)
-    # In the plane with independent coordinates the table must be that of the lines.
+    # In 2 dimensions with independent coordinates the results equal those in 1 dimension.
     plane = squashing.LatentGrid(gaussian(2), 301)
     x = torch.tensor([[0.3, -1.0], [1.4, 0.6]], dtype=torch.float64)
     value = plane.score(0.3)(x)
@@ -423,7 +424,7 @@ def test_box_truth_is_a_truncated_gaussian() -> None:
 
 
 def test_the_logdeterminant_is_what_brings_the_sampler_to_the_box() -> None:
-    """Same start and steps: the latent's score comes nearer to the truncated mean, by more than LIMIT errors."""
+    """With equal start and steps the latent's score comes closer to the truncated mean, by more than LIMIT errors."""
     target, n = TARGETS["gaussian_1"], 5000
     truth = squashing.box_truth(target, 500, generator())
     process = VESDE(20, 0.01, 1.0)
@@ -450,7 +451,7 @@ def schedule_betas(schedule: str) -> list[float]:
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_five_denoising_steps_with_exact_noise(schedule: str, exact: bool) -> None:
-    """By the other formula of the same mean, (x + β_k ∇ log p_k)/√(1−β_k), for a Gaussian: affine steps."""
+    """For a Gaussian the chain equals affine steps with the mean written as (x + β_k ∇ log p_k)/√(1−β_k)."""
     target, process, draw = TARGETS["gaussian_2"], DDPM(5, *SCHEDULES[schedule], 0.0), generator()
     betas = schedule_betas(schedule)
     bars = np.cumprod([1.0] + [1 - b for b in betas])
@@ -462,13 +463,13 @@ def test_five_denoising_steps_with_exact_noise(schedule: str, exact: bool) -> No
         mean = (mean - pull * (mean - math.sqrt(bar) * MEAN)) / math.sqrt(1 - beta)
         variance = ((1 - pull) ** 2 / (1 - beta)) * variance + (beta * (1 - bars[k - 1]) / (1 - bar) if k > 1 else 0)
     found = chains.affine_moments(process, denoising.exact_noise(process, gaussian(1)), *begin)
-    assert found == pytest.approx((mean, variance), rel=1e-3)  # 1e-8 in the authors' denominators: 1e-4 at level 1
+    assert found == pytest.approx((mean, variance), rel=1e-3)  # the authors' 1e-8 changes level 1 by 1e-4
     x = chains.start(process, target, exact, 20_000, draw)
     assert_moments(chains.run(process, denoising.exact_noise(process, target), x, draw), *found)
 
 
 def test_the_linear_schedule_keeps_the_signal_and_starts_without_it() -> None:
-    """ᾱ_5 = 0.9506: x_5 has deviation √(0.9506 · 0.1 + 0.0494) = 0.38, and 1 is drawn. VP: exp(−5.05), 0.997."""
+    """Linear: ᾱ_5 = 0.9506, and x_5 has deviation √(0.9506 · 0.1 + 0.0494) = 0.38, not 1. VP: exp(−5.05) and 0.997."""
     deviations = {}
     for name, arguments in SCHEDULES.items():
         process = DDPM(5, *arguments, 0.0)
@@ -483,7 +484,7 @@ def test_the_linear_schedule_keeps_the_signal_and_starts_without_it() -> None:
 
 @pytest.mark.parametrize("rescale", [True, False])
 def test_centre_of_the_samples(rescale: bool) -> None:
-    """Rescaled, φ*/√ᾱ is the score of x_k's density. Raw, it is that of another density: zero at m, not at √ᾱ m."""
+    """Rescaled, φ*/√ᾱ is the score of x_k's density; raw, it is that of another density, with zero at m, not √ᾱ m."""
     target, samples, rows, level, x = gaussian(1), 2000, 400, 3, 0.9
     process = DDPM(5, "variance_preserving", 0.1, 10.0, 0.05)
     predict = denoising.estimated_noise(process, target, samples, 2.0, rescale, RandomGenerator(0))
@@ -503,7 +504,7 @@ def test_centre_of_the_samples(rescale: bool) -> None:
 
 
 def test_the_push_has_one_length_whatever_the_score() -> None:
-    """A score step would grow with the score, fall as 1/β and vanish at the mode; the push does none of it."""
+    """The push has a fixed length at every point and temperature; a step along the score would not."""
     target = TARGETS["mixture_2"]
     still, pushed = (DDPM(5, "linear", 1e-4, 0.02, length) for length in (0.0, 0.05))
     x = target.sample(200, generator()).double()
@@ -517,7 +518,7 @@ def test_the_push_has_one_length_whatever_the_score() -> None:
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_score_steps_of_a_gaussian(schedule: str) -> None:
-    """β_k/√(1−β_k) · √d/√(ᾱv + 1 − ᾱ), measured over 20000 points: relative error 1/(2√(20000 d/2))."""
+    """The length is β_k/√(1−β_k) · √d/√(ᾱv + 1 − ᾱ); the mean of 20000 points has relative error 1/(2√(20000 d/2))."""
     process, d = DDPM(5, *SCHEDULES[schedule], 0.05), 2
     betas = schedule_betas(schedule)
     bars = np.cumprod([1 - b for b in betas])
@@ -528,9 +529,9 @@ def test_score_steps_of_a_gaussian(schedule: str) -> None:
 
 
 def test_rounding_is_what_parts_fine_steps_from_the_formula() -> None:
-    """Without rounding, the error of K steps is of first order about the posterior's moments, 0.17004 and 0.4919.
+    """Without rounding, the error of K steps is of first order, and the limit is the posterior (0.17004 and 0.4919).
 
-    DDPM's own constants agree at five steps and lose 0.05 of the variance at a thousand, where 1 − ᾱ_1 is 5e-7.
+    With DDPM's own constants five steps agree, and a thousand, with 1 − ᾱ_1 = 5e-7, lose 0.05 of the variance.
     """
     bar = math.exp(-5 * (1e-4 + 0.02) / 2)
     gain = math.sqrt(bar) * VARIANCE / (bar * VARIANCE + 1 - bar)
@@ -549,7 +550,7 @@ def test_rounding_is_what_parts_fine_steps_from_the_formula() -> None:
 
 
 def arguments() -> dict[str, Any]:
-    """What conf/experiment/closed_forms.yaml passes to the study."""
+    """Return the arguments that conf/experiment/closed_forms.yaml passes to the study."""
     config = OmegaConf.load(Path(__file__).parents[2] / "conf" / "experiment" / "closed_forms.yaml")
     return {key: value for key, value in OmegaConf.to_container(config.study).items() if key != "_target_"}
 

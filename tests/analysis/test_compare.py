@@ -1,4 +1,4 @@
-"""Algorithms against each other, on the hand-made runs of tests/fixtures/runs and on folders with known answers."""
+"""Comparisons of algorithms, on the fixture tests/fixtures/runs and on runs with known answers."""
 
 import json
 from itertools import product
@@ -23,20 +23,20 @@ def of(found: Comparison, task: str, quantity: str) -> SignTest:
 
 
 def test_two_sides_by_hand() -> None:
-    """point_button1: returns 20 24 22 40 21 against 30 31 29 30 50, seed by seed."""
+    """On point_button1 the returns are 20 24 22 40 21 and 30 31 29 30 50, by seed."""
     (found,) = compare(sides(fixture_runs("env=point_button1"), ["guidance=augmented", "guidance=plain"]))
     assert found.tasks == ["point_button1"] and (found.left_out, found.differing) == ([], [])
-    # Only 40 beats any: four of five.
+    # Only 40 is better than others, than four of five.
     assert found.returns.value == pytest.approx(4 / 25)
     gain, cost = (of(found, "point_button1", quantity).paired for quantity in ("return", "cost"))
     assert gain is not None and cost is not None and len(found.tests) == 2
     assert gain.differences == [-10, -7, -7, 10, -29] and gain.difference.value == pytest.approx(-43 / 5)
     assert (gain.wins, gain.losses) == (1, 4)
     assert cost.differences == [-6, -1, -5, 3, -23] and cost.difference.value == pytest.approx(-32 / 5)
-    # Of the signs of 10, 7, 7, 10, 29, ten make a mean of at least 43/5 in size.
+    # Of the signs of 10, 7, 7, 10, 29, ten combinations give a mean of at least 43/5 in absolute value.
     sums = [abs(float(np.dot(signs, gain.differences))) for signs in product((1, -1), repeat=5)]
     assert gain.p_value == sum(one >= 43 for one in sums) / 32
-    # Lower costs are better: 6 beats five, 8 five, 10 three, 14 two, 7 five; no ties.
+    # Lower costs are better: 6 wins against five, 8 five, 10 three, 14 two, 7 five, without ties.
     costs_x, costs_y = [6, 8, 10, 14, 7], [12, 9, 15, 11, 30]
     wins = sum(x < y for x in costs_x for y in costs_y)
     assert found.costs.value == pytest.approx(wins / 25)
@@ -64,7 +64,7 @@ def test_ties_are_half_a_win() -> None:
 
 
 def test_sides_must_have_one_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Limits of 4 and 25, other batch size and learning rate, another length: each is named, with its values."""
+    """Sides that differ in limit, batch size, learning rate or length are refused, with keys and values named."""
     one = config(0) | {"batch_size": 8}
     other = config(0, "plain", limit=25.0) | {"batch_size": 9, "total_steps": 2500}
     simple(tmp_path / "a", one, 1, 0)
@@ -81,7 +81,7 @@ def test_sides_must_have_one_setting(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_both_sides_are_judged_at_one_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A run that was stopped before has no result; with --at-step all are judged earlier."""
+    """A run that stopped before the step has no result; --at-step compares all runs at an earlier one."""
     for seed in range(3):
         early = evaluation(100, [(seed, 1, 1), (seed, 1, 1)])
         late = evaluation(200, [(10 + seed, 1, 1), (10 + seed, 1, 1)])
@@ -100,7 +100,7 @@ def test_both_sides_are_judged_at_one_step(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_a_run_that_failed_is_worse_than_any_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Two of four of the first are the better ones, two failed: half a win, not a whole one; two that failed tie."""
+    """A failed run loses against any other and ties with another failed one, so half of the pairs are won."""
     for seed in range(2):
         simple(tmp_path / f"a{seed}", config(seed), 9, 1)
         make_run(tmp_path / f"lost{seed}", config(2 + seed), state="failed")
@@ -109,7 +109,7 @@ def test_a_run_that_failed_is_worse_than_any_other(tmp_path: Path, capsys: pytes
     assert (found.returns.value, found.costs.value) == (0.5, 0.5)
     make_run(tmp_path / "gone", config(2, "plain"), state="failed")
     (found,) = compare(sides(runs_in(tmp_path), ["guidance=augmented", "guidance=plain"]))
-    # Of 12 pairs: 2 · 3 wins, 2 · 1 ties.
+    # Of 12 pairs 2 · 3 are wins and 2 · 1 ties.
     assert found.returns.value == pytest.approx((6 + 1) / 12)
     assert main(["compare", str(tmp_path), *AGAINST]) == 0
     text = capsys.readouterr().out
@@ -117,7 +117,7 @@ def test_a_run_that_failed_is_worse_than_any_other(tmp_path: Path, capsys: pytes
 
 
 def test_several_sides_and_tasks_share_one_correction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Two tasks in other units, three sides: Holm over all tests of the call; all tasks are tested by their signs."""
+    """With three sides and two tasks Holm's correction covers all tests; one test over tasks flips signs."""
     for env, scale in (("toy", 1.0), ("ring", 1000.0)):
         for seed in range(5):
             for guidance, gain in (("augmented", 3.0), ("plain", 1.0), ("pid", 3.0)):
@@ -126,7 +126,7 @@ def test_several_sides_and_tasks_share_one_correction(tmp_path: Path, capsys: py
     assert [(one.first.name, one.second.name) for one in found] == [
         ("guidance=augmented", "guidance=plain"), ("guidance=augmented", "guidance=pid")]
     test = of(found[0], "ring", "return")
-    # Smallest with five seeds: 2/32. Twelve tests, of which two over both tasks: 2/1024 comes first, 1/16 after it.
+    # 2/32 is the smallest p-value of five seeds. Of the twelve tests the two over both tasks, 2/1024, come first.
     assert test.p_value == 2 / 32 and test.adjusted == pytest.approx(11 * 2 / 32)
     overall = of(found[0], "", "return")
     assert overall.paired is None and overall.p_value == 2 / 2**10
@@ -156,10 +156,10 @@ def test_compare_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_the_pareto_front_of_a_budget_sweep() -> None:
-    """Cells by mean cost and return; those that another cell beats in both are not on the front."""
+    """A cell is on the front unless another one is better in both mean cost and mean return."""
     found = cells(fixture_runs("env=point_button1"))
-    # augmented (9, 22.33), plain (15.4, 30.33), pid (6, 20): none is beaten.
+    # augmented (9, 22.33), plain (15.4, 30.33), pid (6, 20): none is dominated.
     assert {cell.column[1] for cell in pareto(found)} == {"augmented", "plain", "pid"}
     both = cells(fixture_runs("env=car_button1"), at_step=200)
-    # plain costs less (22 against 30.5) for a return of 6.5, as much as augmented's.
+    # plain costs less (22 instead of 30.5) at the return of augmented, 6.5.
     assert [cell.column[1] for cell in pareto(both)] == ["plain"]

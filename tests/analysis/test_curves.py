@@ -1,4 +1,4 @@
-"""Learning curves: what is drawn is what the folders hold."""
+"""Learning curves show what run folders contain."""
 
 import dataclasses
 from pathlib import Path
@@ -29,18 +29,18 @@ def paper_cells(*conditions: str) -> list[Cell]:
 
 
 def lines(figure: Figure, panel: int, colour: str) -> list[tuple[list[float], list[float]]]:
-    """Steps and values of the lines of a colour that are drawn in full."""
+    """Return steps and values of the fully opaque lines of a colour."""
     return [(list(line.get_xdata()), list(line.get_ydata())) for line in figure.axes[panel].lines
             if line.get_color() == colour and line.get_alpha() is None]
 
 
 def test_a_curve_uses_the_seeds_that_are_there() -> None:
-    """Four seeds of different lengths: nothing is padded, and fewer than three have no interval."""
+    """For four seeds of different lengths nothing is padded, and fewer than three seeds have no interval."""
     one = curve([Series(np.array([0.0, 10, 20]), np.array([1.0, 2, 3])),
                  Series(np.array([0.0, 10]), np.array([3.0, 4])),
                  Series(np.array([0.0, 10]), np.array([5.0, np.nan])), Series(np.array([0.0]), np.array([100.0]))])
     assert one.steps.tolist() == [0, 10, 20] and one.count.tolist() == [4, 2, 1]
-    assert one.centre.tolist() == [4, 3, 3]  # of 1 3 5 100 the middle two
+    assert one.centre.tolist() == [4, 3, 3]  # mean of the middle two of 1 3 5 100
     assert np.isnan(one.low[1:]).all() and np.isnan(one.high[1:]).all() and one.low[0] < 4 < one.high[0]
 
 
@@ -60,7 +60,7 @@ def test_series_come_from_the_files() -> None:
 
 
 def test_what_is_drawn_is_the_table() -> None:
-    """The line's last point is the table's number; the limit is drawn on top; a band only from three seeds on."""
+    """A line ends at the table's number, the limit is drawn on top, and bands need three seeds."""
     found = paper_cells()
     figure = draw(found, KEYS, "return")
     car, point = figure.axes[:2]
@@ -73,7 +73,7 @@ def test_what_is_drawn_is_the_table() -> None:
     assert limit.get_zorder() > max(line.get_zorder() for line in costs.axes[1].lines if line is not limit)
     ((_, values),) = lines(costs, 1, "#0072B2")
     assert augmented.mean_cost is not None and values[-1] == augmented.mean_cost.value
-    # Two seeds of car_button1's plain: an empty band.
+    # Two seeds of plain on car_button1: an empty band.
     bands = [band for band in car.collections if isinstance(band, PolyCollection)]
     filled = [any(len(path.vertices) for path in band.get_paths()) for band in bands]
     assert sorted(filled) == [False, True]
@@ -88,15 +88,15 @@ def test_what_is_drawn_is_the_table() -> None:
 
 
 def test_lines_that_coincide_can_be_told_apart() -> None:
-    """Both algorithms of the stock task are equal at every step: what lies below is wider, and its markers larger."""
+    """Of two equal curves, as on the stock task, the lower one has a wider line and larger markers."""
     found = cells(fixture_runs("env.family=stock"))
     below, above = draw(found, KEYS, "return").axes[0].lines
     assert np.array_equal(below.get_ydata(), above.get_ydata())
     assert below.get_linewidth() > above.get_linewidth() and below.get_markersize() > above.get_markersize()
     assert below.get_zorder() < above.get_zorder() and below.get_marker() != above.get_marker()
-    # A marker at each evaluation.
+    # One marker per evaluation.
     assert above.get_markevery() == 1 and len(above.get_xdata()) == 2
-    # In grey: every algorithm has its own pair of marker and dashes.
+    # For greyscale, every algorithm has its own pair of marker and dashes.
     every = [look((agent, guidance), KEYS, []) for agent in ("vesde", "ddpm", "gaussian")
              for guidance in ("augmented", "plain", "pid", "none")]
     assert len({(one["marker"], repr(one["linestyle"])) for one in every}) == 12
@@ -111,15 +111,15 @@ def test_a_multiplier_that_falls_by_decades_can_be_seen(tmp_path: Path, lams: st
 
 
 def test_cumulative_training_cost() -> None:
-    """By each evaluation, what the training episodes up to it had cost."""
+    """The value at an evaluation is the total cost of the training episodes up to it."""
     (run,) = fixture_runs("env=point_button1", "guidance=augmented", "seed=1")
     found = series_of(run, "training_cost")
     assert found.values[-1] == 50 and found.steps[-1] == 300 and (np.diff(found.values) >= 0).all()
 
 
 def test_the_cost_critics_error(tmp_path: Path) -> None:
-    """Qc at the start minus the discounted cost, by hand. Rows of another sampler and of mode=eval do not count, nor an
-    evaluation that lacks an episode; critics of a worst violation have no such error."""
+    """The error is Qc at the start minus the discounted cost, here computed by hand. Other samplers, mode=eval and
+    incomplete evaluations do not count; with agent.cost_backup=reach there is no such error."""
     rows = ["0,deterministic,train,0,7,1,9,5,16,3", "0,deterministic,train,1,8,1,9,2,16,4",
             "0,stochastic,train,0,7,1,9,5,16,9", "0,stochastic,train,1,8,1,9,5,16,8",
             "100,deterministic,train,0,7,1,9,1,16,1.5", "100,deterministic,train,1,8,1,9,1,16,1",
@@ -134,17 +134,17 @@ def test_the_cost_critics_error(tmp_path: Path) -> None:
     assert (found.steps.tolist(), found.values.tolist()) == ([0, 100], [0, 0.25])
     assert series_of(read_run(tmp_path / "sum"), "critic_error", "stochastic").values.tolist() == [3.5]
     assert len(series_of(read_run(tmp_path / "reach"), "critic_error").steps) == 0
-    # Runs from before the column.
+    # Runs of versions before this column.
     (run,) = fixture_runs("env=point_button1", "guidance=augmented", "seed=1")
     assert len(series_of(run, "critic_error").steps) == 0
 
 
 def test_the_trade_off_is_drawn_with_its_seeds() -> None:
-    """Seeds as points, cells as large ones, the front, cost over limit beside it; the way there on request."""
+    """Seeds are small points, cells large ones, with the front, and cost over limit beside it; paths are optional."""
     found = cells(fixture_runs("env=point_button1"), columns=("agent", "guidance", "env.limit"))
     absolute, relative = draw_tradeoff(found, ("agent", "guidance", "env.limit")).axes
     drawn = sorted(x for line in absolute.lines for x in line.get_xdata())
-    assert {6.0, 8.0, 10.0, 14.0, 7.0, 9.0, 15.4} <= set(drawn)  # seeds of augmented, means of augmented and plain
+    assert {6.0, 8.0, 10.0, 14.0, 7.0, 9.0, 15.4} <= set(drawn)  # augmented's seeds; means of augmented and plain
     assert any(np.allclose(line.get_xdata(), [0.6, 0.8, 1.0, 1.4, 0.7]) for line in relative.lines)
     way = draw_tradeoff(found, ("agent", "guidance", "env.limit"), training=True).axes[0]
     assert any(len(line.get_xdata()) == 3 and line.get_linestyle() != "None" for line in way.lines)
@@ -152,7 +152,7 @@ def test_the_trade_off_is_drawn_with_its_seeds() -> None:
 
 
 def test_where_seeds_stop_the_line_goes_on_faintly_and_without_a_gap() -> None:
-    """Two seeds reach step 200, one of them 300: in full to 200, faint from there, where the full line ends."""
+    """Of two seeds that end at 200 and 300 the mean is opaque up to 200 and faint beyond, without a gap."""
     runs = [dataclasses.replace(run, evaluations=run.evaluations[:length])
             for run, length in zip(fixture_runs("env=point_button1", "guidance=augmented", "seed=0,1"), (3, 4),
                                    strict=True)]
@@ -183,7 +183,7 @@ def test_an_algorithm_looks_the_same_in_every_figure() -> None:
 
 def test_curvature_and_what_is_missing() -> None:
     figure = draw_curvature(paper_cells("env=point_button1", "guidance=augmented"), "s1")
-    # Over seeds λ ends at 1.4 … 1.8; the fixture's medians are −λ for L and −λ/2 for L_A.
+    # λ of the seeds ends at 1.4 … 1.8; the fixture's medians are −λ for L and −λ/2 for L_A.
     ends = {line.get_color(): line.get_ydata()[-1] for line in figure.axes[0].lines if len(line.get_ydata()) == 3}
     assert ends == {"#D55E00": pytest.approx(-1.6), "#0072B2": pytest.approx(-0.8)}
     with pytest.raises(UsageError, match=r"curvature\.states"):
@@ -193,7 +193,7 @@ def test_curvature_and_what_is_missing() -> None:
 
 
 def test_the_command_writes_vectors_and_pixels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A figure for each family and quantity, one column wide; the same runs make the same bytes."""
+    """One figure for each family and quantity, in PNG and PDF, one column wide, reproducible to the byte."""
     arguments = ["curves", str(FIXTURE), "--quantities", "return,lam", "--where", "env=point_button1"]
     assert main([*arguments, "--out", str(tmp_path / "a")]) == 0
     assert capsys.readouterr().out.split() == [

@@ -1,4 +1,4 @@
-"""What is published of runs: the tables that analysis reads, and nothing of the machine."""
+"""Exports of runs: the tables that the analysis reads, without anything about the machine."""
 
 import shutil
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_a_copy_reads_as_its_run_and_tells_nothing_of_the_machine(tmp_path: Path
     run.write_meta(meta)
     run.write_config(run.config() | {"runs_dir": "/home/somebody/runs"})
     with (source / "evals.csv").open("a") as file:
-        file.write("120,deterministic,tr")  # a row that is being written
+        file.write("120,deterministic,tr")  # an incomplete row
     assert main(["export", str(source), "--out", str(out)]) == 0
     (copy,) = [Path(line) for line in capsys.readouterr().out.splitlines()]
     assert copy == out / "toy" / "vesde-augmented" / source.name
@@ -47,7 +47,7 @@ def test_a_copy_reads_as_its_run_and_tells_nothing_of_the_machine(tmp_path: Path
 
 
 def test_a_published_policy_acts_as_its_run_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Loaded from the copy alone; what needs critics says that there are none."""
+    """A policy loaded from the exported copy acts as the run's; functions that need critics raise an error."""
     train_here(*TINY, "env=toy", "initial_steps=20", "total_steps=40", "eval.episodes=1", "snapshots=2",
                "normalise.observation=true", f"runs_dir={tmp_path / 'runs'}")
     run = only_run(tmp_path / "runs")

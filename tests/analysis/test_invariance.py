@@ -1,4 +1,4 @@
-"""The invariance study against closed forms, hand-computed numbers and second implementations."""
+"""The invariance study against closed forms, numbers computed by hand and second implementations."""
 
 import csv
 import inspect
@@ -40,7 +40,7 @@ PANELS = {1: 80, 2: 16}
 
 def solved(name: str, rho: float, kind: multipliers.Kind,
            beta: float = BETA) -> tuple[policies.Policy, policies.Policy]:
-    """The policy of reading B and π*, on one rule."""
+    """Return the policy of reading B, and π* on the same quadrature rule."""
     problem = PROBLEMS[name]
     panels = PANELS[problem.dimension]
     policy = multipliers.solve(problem, beta, rho, kind, panels)
@@ -49,12 +49,12 @@ def solved(name: str, rho: float, kind: multipliers.Kind,
 
 
 def flat(slope: float, threshold: float) -> Problem:
-    """Q = slope·a and Qc = a on [−1, 1]."""
+    """Return the problem Q = slope·a and Qc = a on [−1, 1]."""
     return Problem("flat", 1, Sum((Linear((slope,)),)), Sum((Linear((1.0,)),)), threshold, "", "")
 
 
 def truncated_gaussian(variance: float) -> tuple[float, float, float]:
-    """∫ exp(−a²/(2·variance)) over [−1, 1], and under that density E[a²] and E|a|."""
+    """Return ∫ exp(−a²/(2·variance)) over [−1, 1], and E[a²] and E|a| under that density."""
     s = math.sqrt(variance)
     inside = erf(1 / (s * math.sqrt(2)))
     edge = math.exp(-0.5 / variance)
@@ -78,7 +78,7 @@ def test_the_energies_equal_the_training_codes(name: str) -> None:
 
 
 def test_the_augmented_energy_by_hand() -> None:
-    # λ = 1, ρ = 2: at excess 0.5 the bracket is 2, so (4 − 1)/4; at excess −0.5 it is 0, so −1/4 from there on.
+    # For λ = 1, ρ = 2 the bracket is 2 at excess 0.5, giving (4 − 1)/4, and 0 at excess −0.5 and below, giving −1/4.
     np.testing.assert_allclose(energies.penalty(np.array([0.5, 0.0, -0.5, -3.0]), 1.0, 2.0), [0.75, 0, -0.25, -0.25])
     np.testing.assert_allclose(energies.weight(np.array([0.5, 0.0, -0.5, -3.0]), 1.0, 2.0), [2, 1, 0, 0])
 
@@ -88,7 +88,7 @@ def test_gradients_and_hessians_are_those_of_the_values(name: str) -> None:
     problem = PROBLEMS[name]
     energy = Energy(problem, 0.4, 3.0)
     a = np.random.default_rng(1).uniform(-0.9, 0.9, (50, problem.dimension))
-    a = a[np.abs(energy.excess(a) + energy.lam / energy.rho) > 1e-3]  # the Hessian jumps on the kink
+    a = a[np.abs(energy.excess(a) + energy.lam / energy.rho) > 1e-3]  # the Hessian jumps at the kink
     step = 1e-5
     for i, e in enumerate(step * np.eye(problem.dimension)):
         slope = (energy.value(a + e) - energy.value(a - e)) / (2 * step)
@@ -104,7 +104,7 @@ def test_integrals_over_a_disc_are_exact() -> None:
     rule = quadrature.build(PROBLEMS["disc"], (0.25,), 16)
     r2 = (rule.points**2).sum(1)
     assert rule.weights @ (r2 > 0.25) == pytest.approx(4 - math.pi / 4, abs=1e-9)
-    # ∫ [r² − h]₊ over the box = 8/3 − 4h + πh²/2
+    # ∫ [r² − h]₊ over the box is 8/3 − 4h + πh²/2
     assert rule.weights @ np.maximum(r2 - 0.25, 0) == pytest.approx(8 / 3 - 1 + math.pi / 32, abs=1e-9)
 
 
@@ -130,7 +130,7 @@ def test_integrals_on_a_line_to_ten_digits(name: str) -> None:
         return np.exp(-energy.value(a) / BETA)
 
     total = integral(weight)
-    # The cuts here are within 1e-5 of the kinks, which is what is left of the difference where Qc jumps.
+    # The cuts are within 1e-5 of the kinks, which explains the remaining difference where Qc jumps.
     tolerance = 1e-10 if problem.cost.differentiable else 1e-5
     cost = integral(lambda a: weight(a) * problem.cost.value(a)) / total
     reward = integral(lambda a: weight(a) * problem.reward.value(a)) / total
@@ -142,7 +142,7 @@ def test_integrals_on_a_line_to_ten_digits(name: str) -> None:
 def test_integrals_in_the_plane_to_six_digits(name: str) -> None:
     problem, energy = PROBLEMS[name], Energy(PROBLEMS[name], 0.3, 10.0)
     coarse = policies.boltzmann(energy, BETA, quadrature.build(problem, energy.kinks(), 16))
-    side = -1 + (np.arange(1500) + 0.5) * 2 / 1500  # a second implementation: the midpoint rule
+    side = -1 + (np.arange(1500) + 0.5) * 2 / 1500  # second implementation: midpoint rule
     points = np.stack(np.meshgrid(side, side, indexing="ij"), -1)
     exponent = -energy.value(points) / BETA
     mass = np.exp(exponent - exponent.max())
@@ -159,15 +159,15 @@ def test_integrals_in_the_plane_to_six_digits(name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["optimal", "code", "saddle"])
 def test_linear_reward_and_cost_in_closed_form(kind: multipliers.Kind) -> None:
-    """Q = Qc = a, h = 0: λ* = 1, π* is uniform, and for ρ ≤ λ* all three B policies are N(0, β/ρ) cut to the box."""
+    """For Q = Qc = a, h = 0: λ* = 1, π* is uniform, and for ρ ≤ λ* each B policy is N(0, β/ρ) cut to the box."""
     policy, star = solved("linear", 1.0, kind)
     assert star.energy.lam == pytest.approx(1, abs=1e-12)
     assert policy.energy.lam == pytest.approx(1, abs=1e-10)
     total, square, modulus = truncated_gaussian(0.1)
     assert policies.kl(policy, star) == pytest.approx(math.log(2 / total) - 5 * square, abs=1e-10)
-    assert policies.kl(policy, star) == pytest.approx(0.435581, abs=1e-6)  # worked out with a table of erf
+    assert policies.kl(policy, star) == pytest.approx(0.435581, abs=1e-6)  # by hand, with a table of erf
     assert policies.kl(star, policy) == pytest.approx(math.log(total / 2) + 5 / 3, abs=1e-10)
-    # Both are symmetric and B is the narrower one, so W₁ is the difference of E|a|.
+    # Both densities are symmetric and B's is narrower, so W₁ is the difference of E|a|.
     assert policies.wasserstein_line(policy, star) == pytest.approx(0.5 - modulus, abs=1e-10)
     crossing = math.sqrt(0.2 * math.log(2 / total))
     inside = math.sqrt(0.2 * math.pi) * erf(crossing / math.sqrt(0.2)) / total
@@ -175,7 +175,7 @@ def test_linear_reward_and_cost_in_closed_form(kind: multipliers.Kind) -> None:
 
 
 def test_augmenting_shifts_the_policy_although_the_constraint_is_slack() -> None:
-    """Q = 0, Qc = a, h = 0.2: π* is uniform and λ* = 0. At λ = 0, KL(π*‖B) = ρ·0.8³/(12β) + log(Z/2)."""
+    """For Q = 0, Qc = a, h = 0.2: π* is uniform, λ* = 0, and at λ = 0 KL(π*‖B) = ρ·0.8³/(12β) + log(Z/2)."""
     problem = flat(0.0, 0.2)
     star = multipliers.solve(problem, 1.0, 0.0, "optimal", 80)
     policy = multipliers.solve(problem, 1.0, 3.0, "code", 80)
@@ -197,7 +197,7 @@ def test_a_cost_with_two_values_is_the_exception() -> None:
     policy, star = solved("binary", 1.0, "code")
     assert abs(policies.kl(policy, star)) < 1e-11
     assert policy.energy.lam < star.energy.lam / 2  # equal policies, different multipliers
-    # Beyond ρ̄ = 2λ*/(1 − h)² the multiplier is 0. As ρ grows, B becomes π* given Qc = 0: KL = −log(1 − h).
+    # For ρ above ρ̄ = 2λ*/(1 − h)² the multiplier is 0. As ρ → ∞, B becomes π* given Qc = 0, with KL = −log(1 − h).
     assert multipliers.release(PROBLEMS["binary"], BETA, 80) == pytest.approx(2 * star.energy.lam / 0.64, rel=1e-8)
     odds = (math.exp(4) - math.exp(0.8)) / (math.exp(0.8) - math.exp(-4))
     assert star.energy.lam == pytest.approx(BETA * math.log(odds * 4), rel=1e-8)
@@ -219,7 +219,7 @@ def test_the_shift_grows_as_the_square_of_a_small_penalty(name: str, kind: multi
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_the_price_of_any_policy_is_its_divergence_plus_its_slack(name: str) -> None:
-    """F(π*) − F(π) = β KL(π‖π*) + λ*(h − E_π[Qc]), here for random densities that are no Boltzmann densities."""
+    """F(π*) − F(π) = β KL(π‖π*) + λ*(h − E_π[Qc]), here for random densities that are not Boltzmann densities."""
     problem = PROBLEMS[name]
     star = multipliers.solve(problem, BETA, 0.0, "optimal", PANELS[problem.dimension])
     rng = np.random.default_rng(2)
@@ -241,7 +241,7 @@ def test_the_equations_of_the_multipliers_fall_as_they_grow(name: str) -> None:
     for rho, kind in ((0.0, "optimal"), (2.0, "code"), (2.0, "saddle")):
         panels = PANELS[problem.dimension]
         values = [multipliers.residual(multipliers.at(problem, BETA, rho, lam, panels), kind) for lam in lams]
-        # Without an action above the budget the augmented energy does not depend on λ while λ ≤ ρ(h − max Qc).
+        # If no action exceeds the budget, the augmented energy does not depend on λ as long as λ ≤ ρ(h − max Qc).
         assert np.all(np.diff(values) < (1e-14 if name == "never" and rho > 0 else 0))
         assert values[-1] < values[0]
 
@@ -252,7 +252,7 @@ def test_multipliers_solve_their_equations(name: str, rho: float) -> None:
     problem, beta, grid = PROBLEMS[name], BETA, np.linspace(-1, 1, 400_001)
     excess, q = problem.cost.value(grid[:, None]) - problem.threshold, problem.reward.value(grid[:, None])
 
-    def mean(f: np.ndarray, lam: float, bracket: np.ndarray) -> float:  # a second implementation, on a plain grid
+    def mean(f: np.ndarray, lam: float, bracket: np.ndarray) -> float:  # second implementation, on a plain grid
         exponent = (q - (bracket**2 - lam**2) / (2 * rho)) / beta
         mass = np.exp(exponent - exponent.max())
         return float(mass @ f / mass.sum())
@@ -272,20 +272,20 @@ def test_multipliers_solve_their_equations(name: str, rho: float) -> None:
 
 @pytest.mark.parametrize("name", ACTIVE)
 def test_the_codes_multiplier_narrows_the_cost_at_equal_mean(name: str) -> None:
-    """B is π* times a log-concave factor of Qc; with equal means it is smaller in convex order."""
+    """B is π* times a log-concave factor of Qc, so at equal mean cost it is smaller in convex order."""
     policy, star = solved(name, 0.5, "code")
     assert policy.cost == pytest.approx(star.cost, abs=1e-9)
     assert policy.cost_deviation <= star.cost_deviation + 1e-12
     for level in (-0.1, 0.1, 0.5):
         excess = np.maximum(policy.energy.excess(policy.rule.points) - level, 0)
-        assert policy.mean(excess) <= star.mean(excess) + 1e-5  # the corner of this function is not a panel's end
+        assert policy.mean(excess) <= star.mean(excess) + 1e-5  # the kink is not at the end of a panel
     if name != "binary":
         assert star.objective - policy.objective == pytest.approx(BETA * policies.kl(policy, star), abs=1e-10)
         assert star.objective - policy.objective > 1e-7
 
 
 def test_augmenting_at_the_optimal_multiplier_can_break_the_constraint() -> None:
-    """Where Qc is skewed to the left under π*, the quadratic term punishes low costs more often than high ones."""
+    """At λ* the mean cost is above the budget, since Qc is skewed to the left under π*."""
     policy, star = solved("saturated", 1.0, "optimal")
     assert policy.cost - PROBLEMS["saturated"].threshold == pytest.approx(0.0951, abs=1e-3)
     skew = star.mean((PROBLEMS["saturated"].cost.value(star.rule.points) - star.cost) ** 3)
@@ -307,7 +307,7 @@ def test_total_variation_against_a_fine_grid(name: str) -> None:
 
 
 def test_sliced_distance_of_ordered_densities() -> None:
-    """Two tilts by a₁ are ordered along every direction, so W₁ of a projection is the difference of means."""
+    """Densities tilted along a₁ are ordered in every direction, so W₁ of a projection is the difference of means."""
     line = Sum((Linear((1.0, 0.0)),))
     problem = Problem("tilts", 2, line, line, 0.0, "", "")
     rule = quadrature.build(problem, (0.0,), 16)
@@ -335,7 +335,7 @@ def test_the_policy_level_augmentation_has_the_same_optimum_for_every_penalty(na
 
 
 def test_the_direct_optimisation_finds_other_optima_at_other_multipliers() -> None:
-    """At λ = 0 the optimum is no longer π*, and it is a minimum: nothing near it on the simplex is lower."""
+    """At λ = 0 the optimum differs from π* and is a minimum: no nearby point of the simplex has a lower objective."""
     grid = policy_level.cells(PROBLEMS["gap"], 60)
     lam = grid.optimal_multiplier(BETA)
     p = policy_level.by_convex_optimisation(grid, BETA, 1.0, 0.0)
@@ -351,7 +351,7 @@ def test_the_method_of_multipliers_needs_fewer_steps_with_a_larger_penalty() -> 
     grid = policy_level.cells(PROBLEMS["hazard"], 200)
     steps = [policy_level.multiplier_steps(grid, BETA, rho) for rho in (0.5, 5.0, 50.0)]
     assert steps[0] > steps[1] > steps[2]
-    lam, count = 0.0, 0  # the same by direct optimisation of each step's J
+    lam, count = 0.0, 0  # the same, by direct optimisation of each step's J
     while True:
         p = policy_level.by_convex_optimisation(grid, BETA, 5.0, lam)
         following, count = max(0.0, lam + 5.0 * (p @ grid.cost - grid.threshold)), count + 1
@@ -377,7 +377,7 @@ def test_without_a_gap_the_actions_agree_but_the_divergence_does_not_vanish(name
 
 
 def test_the_limit_of_the_divergence_by_hand() -> None:
-    # Q = −2(a − 0.7)², Qc = a², h = 0.15: a* = √0.15, λ = 2·(0.7 − a*)/a*, H = 4 + 2λ, c = 2a*, s = ρc²/H.
+    # Q = −2(a − 0.7)², Qc = a², h = 0.15 give a* = √0.15, λ = 2·(0.7 − a*)/a*, H = 4 + 2λ, c = 2a*, s = ρc²/H.
     a = math.sqrt(0.15)
     lam = 2 * (0.7 - a) / a
     zero = zero_temperature.limit(PROBLEMS["quadratic"])
@@ -390,7 +390,7 @@ def test_the_limit_of_the_divergence_by_hand() -> None:
 
 def test_with_a_gap_a_large_penalty_gives_up_the_coin() -> None:
     zero = zero_temperature.limit(PROBLEMS["gap"])
-    # Hill tops 0.6 (Qc ≈ 0.007) and 1 (Qc ≈ 0.993); the coin that spends 0.4 shows the second with probability 0.399.
+    # The maxima are at 0.6 (Qc ≈ 0.007) and 1 (Qc ≈ 0.993); to spend 0.4 a mixture takes the second with 0.399.
     assert zero.pure == pytest.approx(0.6, abs=1e-3)
     assert zero.mixed == pytest.approx(0.6 + 0.4 * (0.4 - 0.0067) / (0.9933 - 0.0067), abs=1e-3)
     policy, star = solved("gap", 10.0, "code", beta=0.01)
@@ -434,7 +434,7 @@ def test_a_little_noise_leaves_the_raw_curvature() -> None:
 
 
 def test_the_reverse_process_on_a_gaussian() -> None:
-    """The score is (0.2 − x)/(0.01 + σ²) there, so that every step follows by hand, with noise in all but the last."""
+    """The score is (0.2 − x)/(0.01 + σ²), so each step has a closed form; all but the last add noise."""
     bowl = Sum((Quadratic((0.2,), (-25.0,)),))
     smooth = denoising.smoother(Energy(Problem("bowl", 1, bowl, bowl, 1.0, "", ""), 0.0, 0.0), 0.5)
     sigmas = denoising.noise_levels(0.01, 0.15, 5)
@@ -460,7 +460,7 @@ def test_descent_goes_to_the_near_minimum_and_not_over_a_barrier() -> None:
     np.testing.assert_allclose(found, [left, left, right, right], atol=1e-4)
     assert (energy.excess(np.array([[left]])) < 0).all()
     assert (energy.excess(np.array([[right]])) > 0).all()
-    # A rising slope ends at the wall.
+    # With a rising slope paths end at the boundary.
     assert basins.descend(Energy(flat(1.0, 0.0), 0.0, 0.0), np.array([[-0.5]]))[0, 0] == 1
 
 
@@ -468,7 +468,7 @@ def test_descent_goes_to_the_near_minimum_and_not_over_a_barrier() -> None:
 
 
 def arguments() -> dict[str, Any]:
-    """What conf/experiment/invariance.yaml passes to the study."""
+    """Return the arguments that conf/experiment/invariance.yaml passes to the study."""
     config = OmegaConf.load(Path(__file__).parents[2] / "conf" / "experiment" / "invariance.yaml")
     return {key: value for key, value in OmegaConf.to_container(config.study).items() if key != "_target_"}
 

@@ -1,4 +1,4 @@
-"""Landscapes: the numbers drawn are the agent's own, and the command draws real runs."""
+"""Landscapes: the plotted numbers are the agent's own, and the command draws real runs."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ SMALL = [*TINY, "env=toy", "initial_steps=30", "total_steps=90", "eval.every=90"
 
 
 def untrained(*arguments: str) -> LoadedAgent:
-    """An agent as `load` gives it, but with its first weights."""
+    """Return an agent as `load` does, but with its initial weights."""
     config = compose(*TINY, *arguments)
     task = build_task(config)
     torch.manual_seed(1)
@@ -37,7 +37,7 @@ def untrained(*arguments: str) -> LoadedAgent:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A trained run of each guidance."""
+    """Return the folder of a trained run for each guidance."""
     folder = tmp_path_factory.mktemp("landscape")
     for guidance in ("augmented", "plain"):
         train_here(*SMALL, f"guidance={guidance}", f"runs_dir={folder / guidance}")
@@ -46,7 +46,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize(("guidance", "guide"), [("plain", "plain"), ("augmented", "augmented"), ("pid", "plain")])
 def test_energies_are_the_agents_at_every_grid_point(guidance: str, guide: str) -> None:
-    """Indexed [first dimension, second]; the one that guides is the agent's own energy, gradient included."""
+    """At grid points, indexed [first dimension, second], the guiding energy and its gradient equal the agent's."""
     loaded = untrained("env=toy", f"guidance={guidance}")
     observation = episode(loaded)[3]
     one = survey(loaded, observation, 3)
@@ -79,7 +79,7 @@ def test_neither_energy_guides_where_the_agent_descends_another() -> None:
 
 @pytest.mark.parametrize("agent", ["vesde", "ddpm", "gaussian"])
 def test_paths_are_the_policys_own(agent: str) -> None:
-    """They end where the policy's samples do with the same noise, and the orange one at the deterministic action."""
+    """Paths end at the policy's samples for the same noise, and the orange one at the deterministic action."""
     loaded = untrained("env=toy", f"agent={agent}")
     observation = episode(loaded)[2]
     one = survey(loaded, observation, 2, paths=5)
@@ -95,7 +95,7 @@ def test_paths_are_the_policys_own(agent: str) -> None:
 
 
 def test_other_dimensions_stay_at_the_deterministic_action() -> None:
-    """Hopper has three: dimensions 2 and 0 on the axes leave 1 where the policy has it; one dimension is a line."""
+    """With dimensions 2 and 0 of Hopper on the axes, dimension 1 is that of the policy; one dimension gives a line."""
     loaded = untrained("env=hopper_velocity")
     observation = loaded.task.reset(seed=0)[0]
     one = survey(loaded, observation, dimensions=(2, 0))
@@ -136,7 +136,7 @@ def test_spacing() -> None:
 
 
 def test_both_panels_have_one_scale_of_heights() -> None:
-    """Each panel starts at its own lowest energy; the common scale ends at four times the shallower one's range."""
+    """Heights start at each panel's lowest energy; the common scale ends at four times the smaller range."""
     loaded = untrained("env=toy", "guidance.rho=1e5", "env.limit=0")
     one = survey(loaded, episode(loaded)[8])
     ranges = {name: np.ptp(values) for name, values in one.energies.items()}
@@ -151,7 +151,7 @@ def test_both_panels_have_one_scale_of_heights() -> None:
 
 
 def test_command_draws_real_runs(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """PNG and PDF for each figure, pictures that are not blank, the same bytes when drawn again."""
+    """Each figure is written as PNG and PDF, is not blank, and is reproducible to the byte."""
     run, other = runs["augmented"], runs["plain"]
     stem = f"landscape_toy_vesde-augmented_{run.name}"
     out = tmp_path / "new" / "folder"

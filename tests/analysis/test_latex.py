@@ -1,4 +1,4 @@
-"""The LaTeX table compiles as it is pasted, with a real pdflatex."""
+"""The LaTeX table compiles with pdflatex without changes."""
 
 import subprocess
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.analysis.run_folders import config, simple, text_of
 
 @pytest.mark.needs("latex")
 def test_the_table_compiles_as_pasted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Names with every special character, cells over the limit, an interval, a single seed."""
+    """It compiles with names of special characters, cells over the limit, an interval and a single seed."""
     runs = tmp_path / "runs"
     for number, name in enumerate(["a&b_c", "50%#{}", r"~^\$", "ρ≤λ"]):
         simple(runs / f"one-{number}", config(0, name, "toy_1"), number, number * 3)

@@ -1,4 +1,4 @@
-"""Runs of OmniSafe beside the project's own."""
+"""Runs of OmniSafe in tables together with the project's own."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.analysis.run_folders import as_json, config, refused, simple, text_of
 
 def progress(folder: Path, seed: int, epochs: list[tuple[int, float, float]], algo: str = "SACLag", test: bool = False,
              torn: str = "", **algo_cfgs: Any) -> Path:
-    """A folder as OmniSafe writes it, with the given (steps, return, cost) of each epoch."""
+    """Write a folder as OmniSafe does, with these (steps, return, cost) of each epoch."""
     folder.mkdir(parents=True)
     lagrange = {"lagrange_cfgs": {"cost_limit": 25.0}} if algo.endswith("Lag") else {}
     (folder / "config.json").write_text(json.dumps({
@@ -64,7 +64,7 @@ def test_a_run_by_hand(tmp_path: Path) -> None:
 
 
 def test_in_one_table_with_the_projects_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Marked as imported, with what it lacks said below; other settings than its own are not held against it."""
+    """Imported cells are marked, with what they lack in the notes, and may have other settings than the project's."""
     for seed in range(3):
         progress(tmp_path / "omnisafe" / f"SACLag-{seed}", seed, [(2000, 10.0 + seed, 20)])
         progress(tmp_path / "omnisafe" / f"SAC-{seed}", seed, [(2000, 30.0, 60)], algo="SAC", tau=0.005)

@@ -1,4 +1,4 @@
-"""Scores over tasks and sample efficiency, on folders whose numbers were worked out by hand."""
+"""Scores over tasks and sample efficiency, on runs with results computed by hand."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from tests.analysis.run_folders import EPISODES, config, evaluation, lines_of, m
 
 
 def two_tasks(folder: Path) -> list[Cell]:
-    """Returns in units of 1 on toy and of 1000 on ring, between a zero-cost one of 2 and an unconstrained one of 12."""
+    """Write runs with returns in units of 1 (toy) and 1000 (ring); zero-cost runs have 2, unconstrained ones 12."""
     for env, unit in (("toy", 1.0), ("ring", 1000.0)):
         for seed in range(3):
             for name, gain, cost in (("none", 12, 40), ("augmented", 6 + seed, 2), ("plain", 9 + seed, 3 + seed),
@@ -28,7 +28,7 @@ def two_tasks(folder: Path) -> list[Cell]:
 
 
 def test_scores_by_hand(tmp_path: Path) -> None:
-    """augmented: 0.4, 0.5, 0.6 on each task. plain: 0.7, 0.8, 0.9 at costs of 3, 4, 5: one of three is not safe."""
+    """Scores are 0.4, 0.5, 0.6 (augmented) and 0.7, 0.8, 0.9 at costs of 3, 4, 5 (plain, one of three unsafe)."""
     found = two_tasks(tmp_path)
     reference = references(found, "guidance=none", "guidance=pid")
     assert (reference["ring"].unconstrained, reference["ring"].zero_cost) == (12000, 2000)
@@ -36,7 +36,7 @@ def test_scores_by_hand(tmp_path: Path) -> None:
     augmented, plain = over["augmented"], over["plain"]
     assert [values.tolist() for values in augmented.scores] == [pytest.approx([0.4, 0.5, 0.6])] * 2
     assert augmented.mean.value == pytest.approx(0.5) and augmented.gap.value == pytest.approx(0.5)
-    # Of 0.7 0.7 0.8 0.8 0.9 0.9 one falls off at each end.
+    # The smallest and the largest of 0.7 0.7 0.8 0.8 0.9 0.9 are trimmed.
     assert plain.iqm.value == pytest.approx((0.7 + 0.8 + 0.8 + 0.9) / 4)
     assert (plain.safe, len(plain.runs)) == (4, 6) and plain.safe_score == pytest.approx(2 * (0.7 + 0.8) / 6)
     assert over["none"].mean.value == 1 and (over["none"].safe_score, over["none"].safe) == (0, 0)
@@ -46,7 +46,7 @@ def test_scores_by_hand(tmp_path: Path) -> None:
 
 
 def test_what_failed_is_in_no_score_but_in_the_profile(tmp_path: Path) -> None:
-    """Of three runs one failed: two thirds of the runs are above a score of −∞, and one third above any cost."""
+    """A failed run has no score but counts in profiles: as below every score, and above every cost."""
     found = two_tasks(tmp_path)
     make_run(tmp_path / "toy" / "lost", config(3, "augmented"), state="failed")
     found = cells(runs_in(tmp_path))
@@ -94,11 +94,11 @@ def a_run(folder: Path, seed: int, points: list[tuple[int, float, float]], state
 
 
 def test_efficiency_by_hand(tmp_path: Path) -> None:
-    """A return of 10 at step 100 is over the limit; step 0 has one within it, of the untrained policy."""
+    """Efficiency counts only feasible evaluations, and not step 0, which evaluates the untrained policy."""
     run = a_run(tmp_path, 0, [(0, 11, 0), (100, 10, 9), (200, 10, 4), (400, 20, 1)])
     (run,) = judged([run])
     assert reached(run, 10) == StayTime(200, False) and reached(run, 21) == StayTime(400, True)
-    # Trapezia of 1050, 1000 and 3000 over 400 steps.
+    # Areas by the trapezoidal rule, over 400 steps.
     assert average_return(run) == pytest.approx((1050 + 1000 + 3000) / 400)
     assert feasible_share(run) == pytest.approx(2 / 3)
     (early,) = judged([run], at_step=100)
@@ -111,7 +111,7 @@ def test_efficiency_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str
     a_run(tmp_path, 3, [(0, 0, 0), (100, 10, 1)], state="failed")
     assert main(["efficiency", str(tmp_path), "--return", "10"]) == 0
     (line,) = lines_of(capsys.readouterr().out, "toy", "vesde", "augmented")
-    # At 100, 100, 200 and 400: half have it from 100, more than half from 200.
+    # Reached at 100, 100, 200 and 400: half of the runs from 100 on, more than half from 200.
     assert line[3:8] == ["3 of 4", "400", "10.00", "150", "4/4"]
     assert line[-1] == "15 (15 … 15)"
     assert main(["efficiency", str(tmp_path), "--return", "toy=x"]) == 2

@@ -1,4 +1,4 @@
-"""The report: one file, safe whatever the runs contain, and as a real browser shows it."""
+"""The report: a single file, safe whatever runs contain, tested in a browser."""
 
 import base64
 import html
@@ -31,7 +31,7 @@ HOSTILE = ("</script><script>document.title='taken over'</script><img src=http:/
 
 
 def written(out: Path, *arguments: str | Path) -> str:
-    """The page that the command writes."""
+    """Return the page that the command writes."""
     assert main(["report", *map(str, arguments), "--out", str(out)]) == 0
     return out.read_text()
 
@@ -44,7 +44,7 @@ def changed(folder: Path, **more: object) -> None:
 
 @pytest.fixture(scope="module")
 def fixture_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The fixture's page, where one run failed for a hostile reason and another has a hostile configuration."""
+    """Write the fixture's report, with one failure reason, one warning and one configuration that contain HTML."""
     folder = tmp_path_factory.mktemp("report")
     shutil.copytree(FIXTURE, folder / "runs")
     changed(folder / "runs" / "point_button1" / "vesde-pid" / "seed=1-cccc0001", reason=HOSTILE)
@@ -72,7 +72,7 @@ def test_everything_is_in_the_file_and_nothing_is_fetched(fixture_page: Path) ->
                                 for one in page.sources)
     pictures = [Image.open(io.BytesIO(base64.b64decode(one.split(",")[1])))
                 for one in page.sources if one.startswith("data:image")]
-    # Two families of return, cost and training cost; λ, the constraint and one level of curvature in one.
+    # Return, cost and training cost of two families; λ, the constraint and one level of curvature of one.
     assert len(pictures) == 9 and all(np.asarray(one.convert("L")).std() > 5 for one in pictures)
     (video,) = [one for one in page.sources if one.startswith("data:video")]
     assert base64.b64decode(video.split(",")[1]) == b"not really a video"
@@ -95,25 +95,25 @@ def test_only_the_pages_own_scripts_may_run(fixture_page: Path) -> None:
     assert [attributes for attributes, _ in page.scripts] == [{"type": "application/json", "id": "data"}, {}, {}]
     assert page.scripts[1][1] == plotly()
     assert "taken over" not in page.scripts[2][1]
-    # The hostile name is in the data, as text that cannot end its element.
+    # The name with HTML is in the data, as text that cannot end its element.
     assert "taken over" in json.dumps(page.data) and "<" not in page.scripts[0][1]
 
 
 def test_the_figures_are_what_the_library_takes(fixture_page: Path) -> None:
     figures = {figure["key"]: figure for figure in Page(fixture_page.read_text()).data["figures"]}
-    # Return, cost, training cost and the trade-off; on point_button1 λ and the constraint too.
+    # Return, cost, training cost and trade-off; for point_button1 also λ and the constraint.
     assert len(figures) == 4 + 6 + 4
     for figure in figures.values():
-        go.Figure(data=figure["data"], layout=figure["layout"])  # raises where a trace has what plotly does not know
+        go.Figure(data=figure["data"], layout=figure["layout"])  # raises if a trace has unknown properties
     traces = figures["paper/point_button1/return"]["data"]
     kinds = [trace["meta"]["kind"] for trace in traces]
     assert kinds == sorted(kinds, key=["band", "seed", "line"].index)
     lines = {trace["name"]: trace for trace in traces if trace["meta"]["kind"] == "line"}
-    assert lines["vesde, augmented"]["y"][-1] == 22.333  # as the table has it
+    assert lines["vesde, augmented"]["y"][-1] == 22.333  # as in the table
     assert lines["vesde, augmented"]["customdata"] == [5] * 4
     seeds = [trace for trace in traces if trace["meta"]["kind"] == "seed" and trace["name"].startswith("vesde, plain")]
     assert [trace["meta"]["seed"] for trace in seeds] == [0, 1, 2, 3, 4]
-    # In grey, by dashes and markers.
+    # For greyscale, by dashes and markers.
     looks = {(trace["line"]["dash"], trace["marker"]["symbol"]) for trace in lines.values()}
     assert len(looks) == len(lines)
     assert "vesde, augmented 22.33 (5 of 5 runs)" in figures["paper/point_button1/return"]["alternative"]
@@ -128,13 +128,13 @@ def test_what_the_page_says(fixture_page: Path) -> None:
                  "torch 2.13.0, numpy 2.3.5", "guidance.rho", "Interquartile mean",
                  "agent=vesde guidance=augmented against agent=vesde guidance=plain", "p after Holm", HOSTILE):
         assert said in text, said
-    # The reason of the failure and the warnings, whole, in their own section.
+    # Failure reason and warnings, complete, in a section of their own.
     trouble = text[text.index("What failed"):text.index("Runs", text.index("What failed"))]
     assert trouble.count(HOSTILE) == 2 and "warning: Qc diverges" in trouble
 
 
 def test_what_a_slurm_task_said_before_its_run_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where SLURM cannot be asked; but not the content of a file that is linked to."""
+    """What the tasks printed is shown also if SLURM cannot be asked, but not the target of a link."""
     shutil.copytree(FIXTURE, runs := tmp_path / "runs")
     stalled = sorted((runs / "point_button1" / "vesde-pid").glob("seed=*"))[:2]
     for folder in stalled:
@@ -156,12 +156,12 @@ def test_what_a_slurm_task_said_before_its_run_began(tmp_path: Path, monkeypatch
 
 
 def test_how_long_until_the_constraint_is_heard(tmp_path: Path) -> None:
-    """For each configuration with a constraint, whether its runs are long enough, by hand."""
+    """For each configuration with a constraint the page says whether its runs are long enough, checked by hand."""
     for arguments in (["guidance=none"], ["guidance=plain", "agent.cost_discount=0.9", "agent.target_interval=1"]):
         train_here(*TINY, *arguments, "env=toy", "initial_steps=20", "total_steps=20", "updates_per_step=2",
                    "eval.episodes=1", f"runs_dir={tmp_path / 'runs'}")
     text = re.sub(r"\s+", " ", Page(written(tmp_path / "page.html", tmp_path / "runs")).text)
-    # 40 updates; 1 / 0.005 · 10 of the critics; 1 / 3e-4 of λ; 2.5 times the slower.
+    # 40 updates; 1 / 0.005 · 10 for the critics; 1 / 3e-4 for λ; 2.5 times the slower one.
     assert "toy vesde-plain 1 40 2,000 3,333 0 8,333 no" in text and "toy vesde-none 1 40" not in text
 
 
@@ -176,14 +176,14 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 @pytest.fixture
 def opened(browser: Chrome, fixture_page: Path) -> Chrome:
-    """The page, opened anew."""
+    """Return a browser with the page, freshly loaded."""
     browser.get(fixture_page.as_uri())
     assert browser.title == "fixture"
     return browser
 
 
 def plot(driver: Chrome, key: str) -> str:
-    """JavaScript for a figure's element, which is drawn by now."""
+    """Return JavaScript for a figure's element, after the figure was drawn."""
     element = f"document.querySelector('[data-figure=\"{key}\"]')"
     driver.execute_script(f"{element}.scrollIntoView({{block: 'center'}})")
     until(driver, f"{element}._fullLayout !== undefined && {element}.querySelector('.main-svg') !== null")
@@ -191,7 +191,7 @@ def plot(driver: Chrome, key: str) -> str:
 
 
 def column(driver: Chrome, name: str) -> list[str]:
-    """The shown entries of a column of the table of runs."""
+    """Return the visible entries of a column of the table of runs."""
     return driver.execute_script("""
         const table = document.querySelector("#runs table");
         const place = [...table.tHead.rows[0].cells].findIndex((head) => head.textContent === arguments[0]);
@@ -207,7 +207,7 @@ def test_nothing_hostile_runs(opened: Chrome) -> None:
         until(opened, f"{element}.querySelector('.main-svg') !== null")
     assert opened.title == "fixture"
     assert not opened.find_elements(By.CSS_SELECTOR, "a[href*='127.0.0.1'], img[src^=http]")
-    # SVG has links of its own, which the library would make of tags in a text.
+    # SVG contains links of its own, which the library would create from tags in a text.
     assert opened.execute_script("return document.querySelectorAll('svg a').length") == 0
     assert complaints(opened) == []
 
@@ -239,7 +239,7 @@ def test_filtering(opened: Chrome) -> None:
 
 @pytest.mark.needs("browser")
 def test_zooming(opened: Chrome) -> None:
-    """A drag over one figure zooms the task's other ones too, and a double click leads back."""
+    """Dragging in one figure zooms all figures of the task, and a double click undoes it."""
     other, first = (plot(opened, f"paper/point_button1/{name}") for name in ("cost", "return"))
     whole = opened.execute_script(f"return {first}._fullLayout.xaxis.range")
     area = opened.execute_script(f"return {first}.querySelector('.nsewdrag')")
@@ -279,7 +279,7 @@ def test_switching_cells_and_seeds(opened: Chrome) -> None:
     switch("column", "0")
     assert [one for one in shown() if one[0] == "line"] == [one for one in lines if one[1] != 0]
     assert not [one for one in shown() if one[1] == 0]
-    # The mean is that of all seeds, whichever of them are shown.
+    # The mean is that of all seeds, whichever are shown.
     assert opened.execute_script(f"return {figure}._fullData.filter((one) => one.name === 'vesde, plain' && "
                                  "one.meta.kind === 'line').map((one) => one.customdata[0])") == [5]
 
@@ -335,7 +335,7 @@ def test_a_phone_need_not_scroll_sideways(browser: Chrome, fixture_page: Path) -
 
 
 def test_landscapes_of_a_real_run(tmp_path: Path) -> None:
-    """A run that was really trained: its landscape is drawn, unless it is not wanted."""
+    """The landscape of a trained run is in the report, unless it is switched off."""
     train_here(*TINY, "env=toy", "initial_steps=30", "total_steps=60", "eval.every=60", "eval.episodes=1",
                "snapshots=1", f"runs_dir={tmp_path / 'runs'}")
     name = only_run(tmp_path / "runs").name

@@ -1,4 +1,4 @@
-"""A search's part of the report: its trials, its history and which keys mattered."""
+"""The report's section on a search: trials, history and the importance of keys."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ RECORD = SearchRecord(name="found", objectives="return", judged_by="deterministi
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
-    """The file of a search's sweep, beside its runs."""
+    """Return the file of a search's sweep, beside its runs."""
     shutil.copytree(FIXTURE, tmp_path / "runs")
     file = tmp_path / "runs" / "sweeps" / "found.json"
     file.write_text(json.dumps({"name": "found", "runs": RUNS, "time": "2026-01-01T00:00:00+00:00"}))
@@ -78,7 +78,7 @@ def test_two_objectives_have_return_against_cost(sweep: Path) -> None:
 
 
 def test_runs_that_stand_in_no_table_leave_a_sentence(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The runs of a search differ in what is searched; those of another sweep that do so are refused."""
+    """A search's runs, which differ in the searched keys, get a report without tables; another sweep's are refused."""
     config = sweep.parents[1] / RUNS[0] / "config.yaml"
     config.write_text(config.read_text().replace("rho: 1.0", "rho: 2.0"))
     (sweep.parents[1] / RUNS[0] / "meta.json").unlink()

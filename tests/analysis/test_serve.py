@@ -1,4 +1,4 @@
-"""The live report: it follows runs as they continue, writes nothing, and gives an attacker nothing to hold on to."""
+"""The live report: it follows running runs, writes nothing, and resists attacks."""
 
 import fcntl
 import http.client
@@ -32,13 +32,13 @@ TRAINING = Path("car_button1") / "vesde-augmented" / "seed=0-dddd0000"
 
 @pytest.fixture(autouse=True)
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A watch looks again at once, however long it took the last time."""
+    """Let a watch read again at once, however long the last reading took."""
     monkeypatch.setattr("analysis.serve.watch.SHARE_OF_TIME", 1.0)
 
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """Runs of one task, three of which train."""
+    """Copy the runs of one task, three of which are in training."""
     shutil.copytree(FIXTURE / "car_button1", tmp_path / "runs" / "car_button1")
     shutil.copytree(FIXTURE / "sweeps", tmp_path / "runs" / "sweeps")
     return tmp_path / "runs"
@@ -46,7 +46,7 @@ def runs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(runs: Path) -> Iterator[Server]:
-    """A server over them that looks at the folders whenever it is asked."""
+    """Serve the runs, with the folders read at every request."""
     with Server(Watch([str(runs)], runs, [], False, Options(), "runs", seconds=0.0)) as one:
         thread = threading.Thread(target=one.serve_forever, args=(0.05,))
         thread.start()
@@ -56,7 +56,7 @@ def server(runs: Path) -> Iterator[Server]:
 
 
 class Answer:
-    """What a request came to."""
+    """The response to a request."""
 
     def __init__(self, server: Server, path: str, method: str = "GET", **headers: str):
         connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=120)
@@ -78,20 +78,20 @@ def data(server: Server) -> dict:
 
 
 def state_of(server: Server, run: Path) -> str:
-    """A run's state in the table of runs."""
+    """Return a run's state in the table of runs."""
     table = data(server)["parts"]["runs"]
     (state,) = re.findall(rf">{re.escape(str(run))}</a></td><td class=\"state \w+\"[^>]*>(\w+)<", table)
     return state
 
 
 def tree(top: Path) -> dict[str, tuple[int, int, bytes | None]]:
-    """Everything below a folder, with times and contents."""
+    """Return times and contents of everything below a folder."""
     return {str(path): (path.stat().st_mtime_ns, path.stat().st_ctime_ns, path.read_bytes() if path.is_file() else None)
             for path in [top, *top.rglob("*")]}
 
 
 def evaluate(folder: Path, step: int, value: float) -> None:
-    """Put a whole evaluation at the end of a run's tables, where the fixture's are torn."""
+    """Append a complete evaluation to a run's table, in place of an incomplete last row."""
     file = folder / "evals.csv"
     header, *rows = file.read_text().rpartition("\n")[0].splitlines()
     last = [row.split(",") for row in rows if row.startswith("200,deterministic,train,")]
@@ -116,7 +116,7 @@ def test_it_follows_the_runs_and_never_writes(server: Server, runs: Path) -> Non
     drawn = {figure["key"].removeprefix("paper/car_button1/") for figure in shown["figures"]}
     assert drawn == {"return", "cost", "training_cost", "trade-off"}
     assert "no task in common on which both were evaluated at one step" in shown["parts"]["comparisons"]
-    # Nothing new: nothing is sent again.
+    # Without changes nothing is sent again.
     tag = first.headers["ETag"]
     assert (again := Answer(server, root(server) + "data", If_None_Match=tag)).code == 304 and again.content == b""
     evaluate(runs / TRAINING, 250, 77.0)
@@ -157,7 +157,7 @@ def test_an_empty_folder_is_waited_in(tmp_path: Path) -> None:
 
 @pytest.mark.needs("browser")
 def test_the_page_refreshes_itself_and_keeps_what_was_set(runs: Path, tmp_path: Path) -> None:
-    """In a browser: fresh rows come by themselves, while the filter, the zoom and a switched-off cell stay."""
+    """In a browser new rows appear by themselves, and filter, zoom and hidden cells are kept."""
     with Server(Watch([str(runs)], runs, [], False, Options(), "runs", seconds=0.2)) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
@@ -179,7 +179,7 @@ def test_the_page_refreshes_itself_and_keeps_what_was_set(runs: Path, tmp_path: 
                 until(driver, "document.querySelector('#runs').textContent.includes('77.00')")
                 assert words.get_attribute("value") == "car_button1/vesde-augmented"
                 assert driver.find_element(By.CSS_SELECTOR, "#runs output").text == "4 of 26"
-                # The figures are new ones, since there is another seed to switch; they are drawn when they are seen.
+                # The figures are new, since there is one more seed to switch; they are drawn when scrolled into view.
                 until(driver, f"({figure}.scrollIntoView({{block: 'center'}}),"
                               f" ({figure}.data ?? []).some((one) => one.meta.seed === 7))")
                 assert driver.execute_script(f"return {figure}._fullLayout.xaxis.range") == [50, 150]
@@ -214,11 +214,11 @@ def test_only_get(server: Server, method: str) -> None:
 
 
 def test_foreign_names_are_refused(server: Server) -> None:
-    """A page elsewhere whose name was made to resolve to this machine gets nothing, whatever it knows."""
+    """Requests with another host name, as after DNS rebinding, are refused even with the secret address."""
     for host in ("attacker.example", f"attacker.example:{server.server_port}", "127.0.0.1.attacker.example", "",
                  "[::2]", "localhost.attacker.example", "10.0.0.1", "127.0.0.1@attacker.example"):
         assert Answer(server, root(server), Host=host).code == 421, host
-    # Through a tunnel the port is another, and the name is still loopback's.
+    # A tunnel uses another port, but a loopback name.
     for host in ("127.0.0.1:9000", "localhost:9000", "LOCALHOST", "[::1]:9000"):
         assert Answer(server, root(server) + "data", Host=host).code == 200, host
     with socket.create_connection(("127.0.0.1", server.server_port)) as client:
@@ -257,7 +257,7 @@ def test_the_files_of_runs_and_nothing_else(server: Server, runs: Path, tmp_path
                  "..\\secret", str(secret)):
         found = Answer(server, mine + name)
         assert found.code == 404 and b"secret" not in found.content, name
-    # What is put in a file's place after it was listed: a link out, a pipe, a folder.
+    # Replacements of a file after it was listed: a link out of the folder, a pipe, a folder.
     for place in (lambda file: file.symlink_to(secret), os.mkfifo, Path.mkdir):
         (runs / TRAINING / "log.txt").unlink(missing_ok=True)
         place(runs / TRAINING / "log.txt")
@@ -276,7 +276,7 @@ def test_nonsense_does_not_stop_it(server: Server) -> None:
             client.shutdown(socket.SHUT_WR)
             answer = client.recv(1000)
             assert b"200" not in answer[:20] and b"<" not in answer
-    # Those who connect and say nothing keep their places for a while, and no others.
+    # Idle connections block only a limited number of places, and only for a while.
     silent = [socket.create_connection(("127.0.0.1", server.server_port)) for _ in range(20)]
     assert Answer(server, root(server)).code == 200
     for client in silent:
@@ -287,7 +287,7 @@ def test_nonsense_does_not_stop_it(server: Server) -> None:
 
 
 def test_the_command(runs: Path) -> None:
-    """The address is all of standard output, and an interrupt ends it without a trace."""
+    """Standard output is the address alone, and SIGINT ends the command without a traceback."""
     process = subprocess.Popen([sys.executable, "-m", "analysis", "serve", str(runs)], cwd=ROOT, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None

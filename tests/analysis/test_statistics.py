@@ -1,4 +1,4 @@
-"""Every estimator against hand-computed numbers, a second implementation, or what it promises in simulation."""
+"""Estimators against numbers computed by hand, second implementations, or their stated properties in simulations."""
 
 from itertools import pairwise
 
@@ -41,10 +41,10 @@ def test_interquartile_mean_is_the_fields(count: int) -> None:
 
 @pytest.mark.parametrize(("values", "share", "expected"), [
     (range(1, 21), 0.1, 19.5),            # the worst 2 of 20
-    (range(1, 31), 0.1, 29.0),            # the worst 3 of 30, though 0.1 · 30 is not quite 3 in floats
+    (range(1, 31), 0.1, 29.0),            # the worst 3 of 30, though 0.1 · 30 is not exactly 3 in floating point
     ([5, 4, 3, 2, 1], 0.3, (5 + 4 / 2) / 1.5),  # one whole and half of the next
-    ([7, 1, 1, 1], 0.1, 7.0),             # fewer than ten: the worst alone
-    ([3, 3, 1], 2 / 3, 3.0),              # a tie on the edge
+    ([7, 1, 1, 1], 0.1, 7.0),             # with fewer than ten values, the worst one
+    ([3, 3, 1], 2 / 3, 3.0),              # a tie at the boundary
     ([1, 2, 3], 1.0, 2.0),
     ([4], 0.1, 4.0),
 ])
@@ -54,7 +54,7 @@ def test_cvar_by_hand(values: list[float], share: float, expected: float) -> Non
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30), st.floats(0.01, 1))
 def test_cvar_solves_rockafellar_and_uryasevs_problem(values: list[float], share: float) -> None:
-    """CVaR = min over c of c + E[(x − c)₊]/α, and a minimum is at one of the values."""
+    """CVaR = min over c of c + E[(x − c)₊]/α, where the minimum is attained at one of the values."""
     x = np.array(values)
     assert cvar(x, share) == pytest.approx(min(c + np.maximum(x - c, 0).mean() / share for c in x), abs=1e-2, rel=1e-5)
 
@@ -76,15 +76,15 @@ def test_median_time_by_hand() -> None:
         return [StayTime(int(one.rstrip("+")), one.endswith("+")) for one in spelled]
 
     assert median_time(times("10", "20", "30")) == (20, False)
-    # S falls to 2/3 at 10; the one censored at 15 leaves one at risk, whose event takes S to 0.
+    # S falls to 2/3 at 10; the value censored at 15 leaves one at risk, whose event takes S to 0.
     assert median_time(times("10", "15+", "30")) == (30, False)
-    # S = 3/4 at 10 and stays: more than half are censored.
+    # S stays at 3/4 from 10 on: more than half are censored.
     assert median_time(times("10", "40+", "40+", "40+")) == (40, True)
-    # Censored at the time of an event is still at risk there: S = 1/2 exactly at 20, and no event takes it further.
+    # A value censored at the time of an event is still at risk: S = 1/2 exactly at 20, and no later event lowers it.
     assert median_time(times("20", "20+")) == (20, True)
-    # Half of them are feasible for good, the other half never were: not "from 10".
+    # Half of them are always feasible, the other half never: not "from 10".
     assert median_time(times("10", "10", "40+", "40+")) == (40, True)
-    # S = 1/2 from 10 to 20: the middle, as of any two numbers.
+    # S = 1/2 from 10 to 20, so the median is the midpoint.
     assert median_time(times("10", "20")) == (15, False)
     assert median_time(times("10", "20", "30", "40")) == (25, False)
     assert median_time(times("40+")) == (40, True)
@@ -98,7 +98,7 @@ def test_stratified_resamples_stay_in_their_stratum() -> None:
 
 
 def test_intervals_for_three_seeds_are_students() -> None:
-    """Nothing is trimmed from three: the t interval of a mean, up to the resampling's own noise."""
+    """With three seeds nothing is trimmed: the interval is the t interval of a mean, up to resampling noise."""
     values = np.array([1.0, 2.0, 6.0])
     one = iqm_interval([values], seed=1, resamples=40_000)
     low, high = scipy.stats.t.interval(0.95, 2, loc=3.0, scale=scipy.stats.sem(values))
@@ -129,18 +129,18 @@ def test_intervals_are_seeded_and_need_three() -> None:
 @pytest.mark.parametrize("shape", ["normal", "skewed"])
 @pytest.mark.parametrize("count", [3, 5, 10])
 def test_coverage_stays_in_the_stated_band(shape: str, count: int) -> None:
-    """The band that docs/analysis.md states; 500 repetitions are good to about 2%."""
+    """Coverage is in the band of docs/analysis.md; 500 repetitions have an error of about 2%."""
     assert 0.85 < coverage(RETURNS[shape], count, 500, seed=1, resamples=200) < 0.995
 
 
 def test_percentile_intervals_do_not_cover_at_three_seeds() -> None:
-    """Why they are not the default."""
+    """Percentile intervals cover too little with three seeds, which is why they are not the default."""
     assert coverage(RETURNS["normal"], 3, 500, seed=1, method="percentile", resamples=200) < 0.85
 
 
 def test_probability_of_improvement_by_hand_and_by_scipy() -> None:
     x, y = np.array([1.0, 2, 3]), np.array([2.0, 0, 5, 2])
-    # Of 12 pairs: 1 beats 0; 2 beats 0 and ties two; 3 beats three. So 5 wins and 2 ties.
+    # Of 12 pairs 1 wins against 0; 2 wins against 0 and ties twice; 3 wins three times: 5 wins and 2 ties.
     one = probability_of_improvement([x], [y])
     assert one.value == pytest.approx(6 / 12)
     assert one.value == pytest.approx(scipy.stats.mannwhitneyu(x, y).statistic / 12)
@@ -152,7 +152,7 @@ def test_probability_of_improvement_by_hand_and_by_scipy() -> None:
 
 
 def test_probability_of_improvement_of_separated_seeds_has_a_width() -> None:
-    """θ̂ = 1: the ends solve the score equation, here (1 − θ)² m n = t² θ (1 − θ) [...]; more seeds say more."""
+    """For θ̂ = 1 the ends solve (1 − θ)² m n = t² θ (1 − θ) [...], and the interval narrows with more seeds."""
     lows = []
     for count in (3, 5, 10):
         x = np.arange(count, dtype=float)
@@ -168,13 +168,13 @@ def test_probability_of_improvement_of_separated_seeds_has_a_width() -> None:
 
 @pytest.mark.parametrize(("shift", "count"), [(0.0, 3), (0.0, 5), (1.0, 5)])
 def test_coverage_of_the_probability_of_improvement(shift: float, count: int) -> None:
-    """Also of equal algorithms with three seeds, where the normal quantile excludes 1/2 in a tenth of cases."""
+    """Coverage holds also for equal algorithms with three seeds, where a normal quantile misses 1/2 in 10% of cases."""
     assert improvement_coverage(shift, count, 400, seed=2) > 0.95
     assert improvement_coverage(0.0, 3, 100, seed=3, tasks=6) > 0.9
 
 
 def test_no_interval_holds_for_costs_of_few_seeds() -> None:
-    """Why tables print the seeds: with rare dangerous seeds even the most that any interval can hold is too little."""
+    """With rare dangerous seeds even the highest possible coverage is too low, which is why tables list the seeds."""
     for shape, ceiling in CEILINGS.items():
         assert ceiling(5) < 0.9
         for method in ("t", "percentile", "IQM, t"):
@@ -184,9 +184,9 @@ def test_no_interval_holds_for_costs_of_few_seeds() -> None:
 
 
 def test_coverage_of_wilsons_interval_by_hand() -> None:
-    """Of one seed in two: with three seeds [0, 0.56] and [0.44, 1] hold 1/2, all of them do."""
+    """With three seeds and a true share of 1/2 all possible intervals contain it."""
     assert share_coverage(0.5, 3) == pytest.approx(1)
-    # Of 0.99 with three seeds all but 3/3 and 2/3 miss: [0.44, 1] and [0.21, 0.94]; 0.99³ is left.
+    # With a true share of 0.99 only the interval of 3/3 contains it, not those of 2/3 and fewer: 0.99³.
     assert share_coverage(0.99, 3) == pytest.approx(0.99**3)
     interval = proportion_interval(2, 3)
     centre, half = (2 / 3 + 1.96**2 / 6) / (1 + 1.96**2 / 3), 1.96 / (1 + 1.96**2 / 3) * (2 / 27 + 1.96**2 / 36) ** 0.5
@@ -194,7 +194,7 @@ def test_coverage_of_wilsons_interval_by_hand() -> None:
 
 
 def test_holm_by_hand_and_false_finds() -> None:
-    """0.01 · 3, max(0.03, 0.02 · 2), max(0.04, 0.5 · 1): a missing test counts for nothing."""
+    """0.01 · 3, max(0.03, 0.02 · 2), max(0.04, 0.5 · 1): missing tests are not counted."""
     assert holm([0.5, None, 0.01, 0.02]) == pytest.approx([0.5, None, 0.03, 0.04])
     assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([None]) == [None]
     without, with_holm = false_finds(12, 8, 100, seed=0)
@@ -202,10 +202,10 @@ def test_holm_by_hand_and_false_finds() -> None:
 
 
 def test_signs_over_tasks() -> None:
-    """Tasks count alike whatever their units; of one task it is the test of the mean; zeros say nothing."""
+    """Tasks have equal weight whatever their units; a single task gives the test of the mean; zeros change nothing."""
     small, large = np.array([1.0, 2, 3]), np.array([1e6, 2e6, 3e6])
     assert sign_flip([small]) == 2 / 8 and sign_flip([small, large]) == 2 / 64
-    # Opposite in the two tasks, and of one size in each one's units.
+    # Opposite signs in two tasks, with equal sizes in each one's units.
     assert sign_flip([small, -large]) == 1
     assert sign_flip([np.zeros(3), np.zeros(2)]) == 1 and sign_flip([small[:2]]) is None
     assert sign_flip([np.zeros(3), small]) == sign_flip([small])
@@ -224,7 +224,7 @@ def test_paired_by_hand() -> None:
     assert (one.seeds, one.unpaired) == ([0, 1, 2], [3, 7])
     assert one.difference.value == pytest.approx(4 / 3)
     assert (one.wins, one.ties, one.losses) == (2, 1, 0)
-    assert one.p_value == 0.5  # ±1 and ±3 with the same sign: 4 of the 8
+    assert one.p_value == 0.5  # 4 of the 8: ±1 and ±3 with equal signs
     assert paired_by_seed({0: 1.0, 1: 1.0}, {0: 0.0, 1: 0.0}).p_value is None
     with pytest.raises(ValueError, match="common seed"):
         paired_by_seed({0: 1.0}, {1: 1.0})
@@ -246,18 +246,18 @@ def test_sign_flips_are_scipys() -> None:
 
 
 def test_performance_profile_by_hand() -> None:
-    """Strictly above, averaged over tasks, whatever their number of runs."""
+    """The share is strictly above each score, and averaged over tasks whatever their numbers of runs."""
     strata = [np.array([1.0, 2, 3, 4] * 2), np.array([2.0, 2, 9])]
     one = performance_profile(strata, np.array([0.0, 2.0, 8.5]))
     assert one.share == pytest.approx([1, (2 / 4 + 1 / 3) / 2, (0 + 1 / 3) / 2])
     assert one.low is not None and one.high is not None
     assert (one.low <= one.share).all() and (one.share <= one.high).all() and one.low[0] == 1
-    # With fewer than ten runs a band would fill the square.
+    # Fewer than ten runs have no band, since it would cover everything.
     assert performance_profile([np.arange(9.0)], np.array([0.0])).low is None
 
 
 def test_pareto_front_by_hand() -> None:
-    """A costs less for less; B is beaten by C at the same cost; D equals A and stays; E costs more than C for less."""
+    """B is dominated by C at the same cost, E by C at a lower cost and higher return; D equals A, and both stay."""
     costs, returns = [1, 5, 5, 1, 9], [10, 12, 20, 10, 19]
     assert pareto_front(costs, returns) == [0, 3, 2]
     assert pareto_front([], []) == []

@@ -1,4 +1,4 @@
-"""Tables of runs, on folders written by hand whose answers were worked out by hand."""
+"""Tables of runs, on folders written by hand with results computed by hand."""
 
 import csv
 import io
@@ -39,7 +39,7 @@ from tests.support.command import ROOT
 
 
 def test_a_run_by_hand(tmp_path: Path) -> None:
-    """Only the last evaluation, in training, by the sampler asked for; a cost on the limit is within it."""
+    """The result is the last evaluation during training with the chosen sampler; a cost at the limit is feasible."""
     folder = make_run(
         tmp_path / "a", config(),
         evaluation(100, [(1, 50, 1), (1, 60, 1)]), evaluation(200, [(20, 4, 30), (22, 4.0, 31)]),
@@ -68,7 +68,7 @@ def test_the_limits_own_kind_of_cost(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_identical_episodes_count_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Three of four are the same: all count in means, and how many differ is a note, to the last digit."""
+    """Identical episodes all count in means; a note says how many differ, compared to the last digit."""
     settings = config()
     settings["eval"]["episodes"] = 4
     same = (20.0, 2.0, 1.0)
@@ -101,7 +101,7 @@ def test_unfinished_evaluations_and_torn_lines_do_not_count(tmp_path: Path,
 
 
 def test_training_costs_by_hand() -> None:
-    """Initial steps do not count; the cost rate is per step; over is in the limit's own kind."""
+    """Initial steps do not count, the cost rate is per step, and `over` uses the limit's own kind of cost."""
     def episode(step: int, cost: float, discounted: float, length: int) -> dict[str, str]:
         return {"step": str(step), "cost": str(cost), "discounted_cost": str(discounted), "length": str(length)}
 
@@ -120,7 +120,7 @@ def test_training_costs_by_hand() -> None:
 
 
 def test_a_cell_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Five seeds: the return is the mean of the middle three, the cost that of all. Two seeds: both values."""
+    """With five seeds the return is the mean of the middle three, the cost that of all; with two seeds both use both."""
     for seed, (gain, cost) in enumerate([(0, 0), (10, 1), (20, 2), (30, 9), (100, 50)]):
         simple(tmp_path / f"a{seed}", config(seed), gain, cost, updates_per_second=10.0 + seed, seconds=3600)
     for seed, (gain, cost) in enumerate([(5, 0), (10, 1)]):
@@ -153,7 +153,7 @@ def test_the_interval_of_three_seeds_is_students(tmp_path: Path, capsys: pytest.
 
 
 def test_bold_and_daggers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Infeasible cells are marked and never bold; returns that print alike share it; a row may have no bold cell."""
+    """Infeasible cells are marked and never bold; returns that print alike are both bold; a row may have none."""
     for name, env, gain, cost in (("augmented", "toy", 5, 4), ("plain", "toy", 5.001, 1), ("pid", "toy", 9, 4.01),
                                   ("none", "toy", 3, 0), ("augmented", "ring", 8, 30), ("plain", "ring", 9, 20)):
         simple(tmp_path / f"{env}-{name}", config(0, name, env), gain, cost)
@@ -168,7 +168,7 @@ def test_bold_and_daggers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_bold_compares_equal_limits_only(tmp_path: Path) -> None:
-    """In a budget sweep a looser budget does not beat a tighter one; numbers are sorted as numbers."""
+    """Cells with different limits do not compete for bold, and numeric columns are sorted as numbers."""
     for limit, gain in ((4.0, 5), (10.0, 9), (2.0, 1)):
         simple(tmp_path / str(limit), config(0, limit=limit), gain, 0)
     found = cells(runs_in(tmp_path), ["env"], ["env.limit"])
@@ -183,7 +183,7 @@ def test_uneven_steps_and_times_to_stay_feasible(tmp_path: Path, capsys: pytest.
     text = text_of(capsys, tmp_path)
     (line,) = lines_of(text, "toy", "vesde", "augmented")
     assert line[3:7] == ["2 of 3 (1 unfinished)", "200", "4.00", "1/3"]
-    # One became feasible at 200, the other is not: the curve falls to 1/2 and stays.
+    # One becomes feasible at 200, the other does not: the curve falls to 1/2 and stays.
     assert line[10] == "> 200"
     assert "1 of 3 runs have no complete evaluation at step 200 (1 interrupted)" in text and "(--at-step 100)" in text
     (line,) = lines_of(text_of(capsys, tmp_path, "--at-step", "100"), "toy", "vesde", "augmented")
@@ -191,7 +191,7 @@ def test_uneven_steps_and_times_to_stay_feasible(tmp_path: Path, capsys: pytest.
 
 
 def test_the_fixture_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
-    """Three tasks of two families with failed, running and not started runs, ties, a torn line, a missing seed."""
+    """Three tasks of two families, with failed, running and missing runs, ties and an incomplete row."""
     paper, stock = as_json(capsys, "fixture", "--runs-dir", FIXTURE)
     at = {(cell["env"], cell["guidance"]): cell for cell in paper["cells"] + stock["cells"]}
     one = at["point_button1", "augmented"]
@@ -210,7 +210,7 @@ def test_the_fixture_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
     assert (pid["safe"], pid["failed"], pid["without_result"], pid["best_feasible"]) == (1, 1, 1, False)
     assert [run["state"] for run in pid["each_run"]] == ["finished", "failed", "starting"]
     assert pid["each_run"][1]["reason"].startswith("FloatingPointError")
-    # Running, and evaluated at step 200 only: three identical episodes and one other. Nothing here is feasible.
+    # Running, evaluated at step 200 only, with three identical episodes and one other; nothing is feasible.
     assert at["car_button1", "augmented"]["return"] is None
     early, _ = as_json(capsys, "fixture", "--runs-dir", FIXTURE, "--where", "env=car_button1,safety_point_goal1",
                        "--at-step", "200")
@@ -231,11 +231,11 @@ def test_the_fixture_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_differs_is_refused_unless_pooled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The keys are named with their values; paths, logging and the seed may differ."""
+    """Runs of a cell that differ are refused with keys and values; paths, logging and the seed may differ."""
     simple(tmp_path / "a", config(0) | {"logger": {"name": "none"}}, 1, 0)
     simple(tmp_path / "b", config(1) | {"logger": {"name": "wandb"}, "device": "cpu"}, 3, 0)
     assert as_json(capsys, tmp_path)[0]["cells"][0]["evaluated"] == 2
-    simple(tmp_path / "c", config(0, rho=2.0) | {"total_steps": 900}, 5, 0)  # evaluated at 200 all the same
+    simple(tmp_path / "c", config(0, rho=2.0) | {"total_steps": 900}, 5, 0)  # evaluated at 200 as well
     message = refused(capsys, tmp_path)
     assert "env=toy, agent=vesde, guidance=augmented" in message and "--pool" in message
     assert "differ in guidance.rho (1.0, 2.0), total_steps (200, 900)" in message
@@ -248,7 +248,7 @@ def test_what_differs_is_refused_unless_pooled(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_columns_must_be_comparable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """guidance may bring its own keys along, but not another batch size; tasks may differ from each other."""
+    """Columns may differ in guidance and its keys, not in the batch size; tasks may differ from each other."""
     simple(tmp_path / "a", config(0, "plain") | {"batch_size": 8}, 1, 0)
     simple(tmp_path / "b", config(0, "augmented", rho=3.0) | {"batch_size": 8}, 1, 0)
     simple(tmp_path / "c", config(0, env="ring") | {"batch_size": 9}, 1, 0)
@@ -288,7 +288,7 @@ def test_differing_keys() -> None:
 
 
 def test_where_runs_are_found(tmp_path: Path) -> None:
-    """At any depth and by patterns, each once; not inside runs, and not those that were moved aside."""
+    """Runs are found at any depth and by patterns, once each, but not inside runs or if they were moved aside."""
     run = make_run(tmp_path / "runs" / "toy" / "vesde-plain" / "seed=0-1a", config())
     other = make_run(tmp_path / "runs" / "toy" / "vesde-plain" / "seed=1-1b", config(1))
     make_run(run / "wandb" / "inner", config(2))
@@ -306,7 +306,7 @@ def test_where_runs_are_found(tmp_path: Path) -> None:
 
 
 def test_sweeps_by_file_name_and_experiment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Members that have not started are counted; a name that two sweeps of an experiment share is refused."""
+    """A sweep is found by name, experiment or file; members not started are counted; an ambiguous name is refused."""
     top = tmp_path / "runs"
     simple(top / "toy" / "a", config(0), 1, 0)
     simple(top / "toy" / "b", config(1), 2, 0)
@@ -354,7 +354,7 @@ def test_a_folder_that_cannot_be_read_is_one_sentence(tmp_path: Path, capsys: py
 
 
 def test_own_data_as_the_documentation_has_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The least that docs/analysis.md says a folder must hold, copied from there."""
+    """The minimal files that docs/analysis.md asks for, copied from the page, make a table."""
     section = (ROOT / "docs" / "analysis.md").read_text().split("## Your own data")[1].split("\n## ")[0]
     settings, evals = ["".join(f"{line.removeprefix('    ')}\n" for line in block.splitlines())
                        for block in section.split("\n\n") if block.startswith("    ")]
@@ -393,7 +393,7 @@ def test_a_run_that_diverged_is_shown_and_json_stays_valid(tmp_path: Path,
 
 
 def test_latex_is_well_formed_whatever_the_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    r"""Every row has the tabular's number of columns, braces and dollars are balanced, special characters escaped."""
+    r"""Rows have the tabular's number of columns, braces and dollars are balanced, special characters escaped."""
     for seed, name in enumerate(["a&b_c", "50%#{}", r"~^\$", "ρ≤λ"]):
         simple(tmp_path / str(seed), config(0, name, "toy_1"), seed, seed * 3)
     text = text_of(capsys, tmp_path, "--format", "latex")

@@ -1,4 +1,4 @@
-"""The study of throttle: its formulas against the Lagrangians themselves, its loop, and what it writes of runs."""
+"""The throttle study: its formulas against the Lagrangians, its simulated loop, and its measures of runs."""
 
 import csv
 from dataclasses import replace
@@ -23,7 +23,7 @@ SPEEDS = torch.linspace(0, 1, 2001, dtype=torch.float64)
 @pytest.mark.parametrize("lam", [0.0, 0.3, 0.59, 0.61, 1.0, 5.0])
 @pytest.mark.parametrize("rho", [0.0, 1.0, 5.0, 20.0])
 def test_the_minimiser_minimises(lam: float, rho: float) -> None:
-    """By search over speeds, on the Lagrangians that agents descend."""
+    """The formula equals the minimum over a grid of speeds of the Lagrangians that agents use."""
     q, lam_ = GAIN * SPEEDS, torch.tensor(lam, dtype=torch.float64)
     energy = lagrangian.augmented(q, SPEEDS, lam_, 0.4, rho) if rho else lagrangian.plain(q, SPEEDS, lam_, 0.4)
     assert float(minimiser(lam, 0.4, rho)) == pytest.approx(float(SPEEDS[energy.argmin()]), abs=5e-4)
@@ -39,13 +39,13 @@ def test_an_error_of_the_multiplier_is_one_of_the_cost_over_rho() -> None:
 def test_without_noise_the_noisy_minimiser_is_the_minimiser(rho: float) -> None:
     for lam in (0.3, 0.6, 0.8):
         found = noisy_minimiser(lam, 0.4, rho, 1e-4)
-        assert found == pytest.approx((float(minimiser(lam, 0.4, rho)),) * 2, abs=0.006)  # the latents' grid
+        assert found == pytest.approx((float(minimiser(lam, 0.4, rho)),) * 2, abs=0.006)  # grid of the latents
 
 
 @pytest.mark.parametrize(("lam", "rho", "spread"), [(0.3, 1.0, 1.0), (0.02, 5.0, 0.9), (0.3, 5.0, 0.5)])
 def test_the_noisy_minimiser_feels_the_shadow_price(lam: float, rho: float, spread: float) -> None:
-    """Where it stands, the constraint's weight is λ* on average over its actions, by how much each moves; and its mean
-    speed is that of draws."""
+    """At the minimiser the constraint's weight, averaged over actions by how much each moves, is λ*; the mean speed is
+    that of samples."""
     deterministic, mean = noisy_minimiser(lam, 0.4, rho, spread)
     normals = torch.randn(200_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     tanh = torch.tanh(np.arctanh(2 * deterministic - 1) + spread * normals)
@@ -56,20 +56,20 @@ def test_the_noisy_minimiser_feels_the_shadow_price(lam: float, rho: float, spre
 
 
 def test_noise_holds_the_loop_where_the_penalty_alone_does() -> None:
-    """With the noise that VE-SDE has, ρ = 5 keeps the speed below the limit at a λ that sinks, and nothing swings."""
+    """With VE-SDE's noise and ρ = 5 the speed stays below the limit while λ falls, without oscillation."""
     speeds, lams = closed_loop(0.4, 5.0, 1500, 300, 0.6931, 1e-2, spread=0.92)
     assert swing(speeds) < 0.1 and speeds[-1] < 0.4 and lams[-1] < 0.2
 
 
 def test_a_lag_makes_plain_guidance_swing_and_not_augmented() -> None:
-    """Where λ hears the policy itself: a policy that follows at once is held, one that is late swings over and over."""
+    """With signal=policy plain guidance is stable without a lag and oscillates with one; augmented does not."""
     for rho, lag, expected in ((0.0, 0, 0.0), (0.0, LAG, 1.0), (5.0, LAG, 0.0)):
         speeds, _ = closed_loop(0.4, rho, 1500, 300, 0.6931, 1e-2, "policy", 0.9, lag)
         assert swing(speeds) == pytest.approx(expected, abs=0.05)
 
 
 def test_the_loop_swings_less_with_a_larger_rho() -> None:
-    """From end to end without augmentation, and the less the larger ρ is."""
+    """Without augmentation the speed oscillates over the whole range, and less the larger ρ is."""
     swings = [swing(closed_loop(0.4, rho, 1500, 300, 0.6931, 1e-2)[0]) for rho in (0.0, 1.0, 5.0)]
     assert swings[0] == 1 and swings == sorted(swings, reverse=True) and swings[-1] < 0.5
 
@@ -100,7 +100,7 @@ def test_tables_and_figures_of_runs(tmp_path: Path) -> None:
 
 
 def fixed_run(lam: float, cost: float) -> MeasuredRun:
-    """A run with ρ = 5 that held λ and settled at this cost."""
+    """Return a run with ρ = 5, constant λ and this final cost."""
     config = {"agent.name": "gaussian", "env.limit": 0.4, "guidance.rho": 5.0}
     evaluations = [Evaluation(step, 0.0, cost, 0.0, None, None, 1, 1) for step in (0, 100)]
     record = Run(Path("run"), config, "finished", None, 100, evaluations, {}, None, None, None)
@@ -108,7 +108,7 @@ def fixed_run(lam: float, cost: float) -> MeasuredRun:
 
 
 def test_the_slope_of_a_held_multiplier_by_hand() -> None:
-    """On v(λ) the slope is −1/ρ and nothing is away from the line; 0.03 above at one λ is found as the distance."""
+    """On v(λ) the slope is −1/ρ and the distance 0; a point 0.03 above it is found as the distance."""
     (on_the_line,) = slopes([fixed_run(lam, 0.4 + (GAIN - lam) / 5) for lam in (0.3, 0.5, 0.7)])
     assert on_the_line["slope"] == pytest.approx(-0.2) == on_the_line["predicted"]
     assert on_the_line["greatest_distance"] == pytest.approx(0, abs=1e-12)
@@ -118,7 +118,7 @@ def test_the_slope_of_a_held_multiplier_by_hand() -> None:
 
 
 def test_the_lag_of_a_policy_by_hand(tmp_path: Path) -> None:
-    """λ rises through λ* at step 1,050 and falls through it at 1,550; the speed follows 40 and 70 steps later."""
+    """λ crosses λ* upwards at step 1,050 and downwards at 1,550; the speed follows 40 and 70 steps later."""
     (tmp_path / "episodes.csv").write_text("step,cost\n" + "".join(
         f"{step},{0.0 if 1090 <= step < 1620 else 1.0}\n" for step in range(1, 2001)))
     lam_steps = np.arange(0.0, 2001, 100)

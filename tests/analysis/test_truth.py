@@ -1,4 +1,4 @@
-"""Folders whose truth is known, and what is said of them: a table must not flatter."""
+"""Tables must not flatter: runs whose true quality is known, and what tables say of them."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.analysis.run_folders import (
 
 
 def seeds_of(folder: Path, name: str, costs: list[float], gain: float = 1, **status: str) -> None:
-    """Finished runs of an algorithm with these mean costs, seed by seed."""
+    """Write finished runs of an algorithm, one per seed, with these mean costs."""
     for seed, cost in enumerate(costs):
         simple(folder / f"{name}{seed}", config(seed, name), gain, cost, **status)
 
@@ -37,7 +37,7 @@ def safe_of(text: str) -> list[str]:
 
 
 def test_every_episode_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """19 successes of 20 are 0.95, and a cost of 25 in one of 20 is 1.25 of 4, though only two episodes differ."""
+    """19 successes of 20 are a return of 0.95, a cost of 25 in one of 20 is 1.25, though only two episodes differ."""
     settings = config()
     settings["eval"]["episodes"] = 20
     make_run(tmp_path / "a", settings, evaluation(200, [(1, 0, 0)] * 19 + [(0, 25, 0)]))
@@ -46,12 +46,12 @@ def test_every_episode_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert cost_of(text) == ["1.25"] and safe_of(text) == ["1/1 [0.21, 1.00]"]
     assert "(at worst 2 different of 20); all of them count" in text
     (cell,) = as_json(capsys, tmp_path)[0]["cells"]
-    # The worst tenth are two episodes, one of 25 and one of 0.
+    # The worst tenth are two episodes, with costs 25 and 0.
     assert (cell["episodes_over"], cell["cvar"]) == (0.05, 12.5)
 
 
 def test_an_incomplete_evaluation_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """19 of 20 rows at the end: the run has no result there, and the table says why."""
+    """With 19 of 20 rows at the end a run has no result, and the table says why."""
     settings = config()
     settings["eval"]["episodes"] = 20
     make_run(tmp_path / "a", settings, evaluation(100, [(1, 0, 0)] * 20), evaluation(200, [(9, 0, 0)] * 19))
@@ -69,7 +69,7 @@ def test_a_folder_with_nothing_but_a_configuration_is_counted(tmp_path: Path,
     make_run(tmp_path / "b", config(1), state=None)
     (tmp_path / "b" / "evals.csv").unlink()
     (tmp_path / "conf").mkdir()
-    (tmp_path / "conf" / "config.yaml").write_text("seed: 0\ndefaults: [env]\n")  # none of a run
+    (tmp_path / "conf" / "config.yaml").write_text("seed: 0\ndefaults: [env]\n")  # not a run's
     text = text_of(capsys, tmp_path)
     assert safe_of(text) == ["1/2 [0.09, 0.91]; 1 without a result"] and "(1 unknown), hence no result" in text
 
@@ -78,7 +78,7 @@ def test_a_folder_with_nothing_but_a_configuration_is_counted(tmp_path: Path,
 
 
 def test_one_dangerous_seed_is_not_trimmed_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Costs of 1, 1, 1, 1 and 400 are 80.80 on average and not feasible, and the seed is in the cell."""
+    """Costs of 1, 1, 1, 1 and 400 average to 80.80 and are infeasible, and the seed is shown in the cell."""
     seeds_of(tmp_path, "augmented", [1, 1, 400, 1, 1], gain=9)
     seeds_of(tmp_path, "plain", [1] * 5, gain=2)
     text = text_of(capsys, tmp_path)
@@ -88,7 +88,7 @@ def test_one_dangerous_seed_is_not_trimmed_away(tmp_path: Path, capsys: pytest.C
 
 
 def test_a_low_mean_with_unsafe_seeds_is_not_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Mean cost 3 of 4, but two of five seeds are safe: feasible only if two in five are asked for, which is stated."""
+    """With mean cost 3 and two of five seeds safe a cell is feasible only with --safe-share 0.4, which is stated."""
     seeds_of(tmp_path, "augmented", [0, 0, 5, 5, 5], gain=9)
     text = text_of(capsys, tmp_path)
     assert cost_of(text)[0].startswith("3.00 (") and safe_of(text) == ["2/5 [0.12, 0.77]"] and "**" not in text
@@ -98,7 +98,7 @@ def test_a_low_mean_with_unsafe_seeds_is_not_best(tmp_path: Path, capsys: pytest
 
 
 def test_no_interval_of_a_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither [0.00, 0.00] of zeros nor one that reaches below zero: the seeds themselves."""
+    """Costs have no interval, which would be [0.00, 0.00] for zeros or reach below zero; seeds are listed instead."""
     seeds_of(tmp_path, "augmented", [0, 0, 0])
     seeds_of(tmp_path, "plain", [0, 0, 9])
     text = text_of(capsys, tmp_path)
@@ -136,13 +136,13 @@ def test_bold_is_within_a_limit_and_the_note_says_so(tmp_path: Path, capsys: pyt
 
 
 def stopped(folder: Path, name: str, state: str, steps: list[tuple[int, float]], seed: int = 0) -> None:
-    """A run with evaluations of these returns, at a cost of 1."""
+    """Write a run with these returns at these steps, and a cost of 1."""
     make_run(folder / f"{name}{seed}", config(seed, name), *(evaluation(step, [(gain, 1, 0)] * 2)
                                                              for step, gain in steps), state=state)
 
 
 def test_a_run_that_was_stopped_has_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Stopped at step 322 with an evaluation at step 0: neither its 99 nor its safety count with three that ended."""
+    """A run stopped before the final step counts neither with its earlier return nor as safe."""
     for seed in range(3):
         stopped(tmp_path, "augmented", "finished", [(0, 0), (1000, 10)], seed)
     stopped(tmp_path, "augmented", "interrupted", [(0, 99)], 3)
@@ -162,7 +162,7 @@ def test_step_0_is_never_a_result(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_a_run_that_failed_is_not_safe_and_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A single one that crashed is neither safe 1/1 nor bold; among others it stays in the denominator."""
+    """A failed run counts as not safe, stays in the denominator, and is named."""
     stopped(tmp_path, "plain", "failed", [(0, 1), (1000, 50)])
     for seed in range(3):
         stopped(tmp_path, "augmented", "finished", [(1000, 10)], seed)
@@ -174,7 +174,7 @@ def test_a_run_that_failed_is_not_safe_and_is_named(tmp_path: Path, capsys: pyte
 
 
 def test_cells_are_compared_at_one_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """While nothing is finished: the last step that all have; --at-step chooses another; an unknown one is refused."""
+    """While no run is finished, the last common step is used; --at-step chooses another; an unknown one is refused."""
     stopped(tmp_path, "augmented", "running", [(0, 0), (100, 5), (200, 20)])
     stopped(tmp_path, "plain", "running", [(0, 0), (100, 6)])
     stopped(tmp_path, "pid", "starting", [])
@@ -200,7 +200,7 @@ def test_finished_and_states_choose_runs(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_half_that_never_stay_feasible_is_not_a_median(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Two of four stay feasible from step 100, the others never do."""
+    """Two of four are feasible from step 100 on, the others never, so the median is unknown."""
     for seed in range(4):
         cost = 1 if seed < 2 else 9
         make_run(tmp_path / str(seed), config(seed), evaluation(100, [(1, cost, 0)] * 2),
@@ -213,7 +213,7 @@ def test_half_that_never_stay_feasible_is_not_a_median(tmp_path: Path, capsys: p
 
 
 def test_training_cost_has_a_spread_and_ends_at_the_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By step 100 ten and thirty, by step 200 twice that: means, and in brackets the seeds' ends."""
+    """Means over seeds, with the range of the seeds, of the cost up to the step of the comparison."""
     for seed, cost in enumerate((10, 30)):
         folder = make_run(tmp_path / str(seed), config(seed), evaluation(100, [(1, 1, 0)] * 2),
                           evaluation(200, [(1, cost, 0)] * 2))
@@ -238,7 +238,7 @@ def test_one_unreadable_run_is_named_and_the_others_are_tabled(tmp_path: Path,
 
 
 def test_latex_says_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """IQM, interval, n and step are in the caption; minus signs are signs, hyphens in names are hyphens."""
+    """The caption states IQM, interval, n and step; minus signs are typeset as such, hyphens in names are kept."""
     for seed, gain in enumerate((-1.5, -2.5, -3.5)):
         simple(tmp_path / str(seed), config(seed, "a-b-1"), gain, 0)
     text = text_of(capsys, tmp_path, "--format", "latex")

@@ -1,4 +1,4 @@
-"""W&B as a source: runs go out through the real mirror and client, and come back through the real API."""
+"""Reading runs from W&B that the mirror sent there, with the real client and API."""
 
 import json
 import os
@@ -22,14 +22,14 @@ from tests.analysis.run_folders import FIXTURE
 from tests.support.command import ROOT
 from tests.support.wandb_server import WandbServer
 
-PAGE = 2  # runs in an answer, fewer than there are
+PAGE = 2  # runs per response, fewer than there are
 
 
 class ReadableServer(WandbServer):
-    """The loopback server, which also answers what the client's API asks to list runs and scan their history."""
+    """The loopback server, which also answers the client's queries that list runs and scan their history."""
 
     def answer(self, operation: str, given: dict[str, Any]) -> dict[str, Any]:
-        """The data that answers a GraphQL operation."""
+        """Return the data that answer a GraphQL operation."""
         if operation == "GetDefaultEntity":
             return {"viewer": {"id": "v", "entity": "tester"}}
         if operation == "Runs":
@@ -70,7 +70,7 @@ class ReadableServer(WandbServer):
 
 @pytest.fixture(scope="module")
 def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ReadableServer, list[Path]]]:
-    """Three runs of the fixture, sent by the mirror, and a run of somebody else's; with the address in place."""
+    """Send three runs of the fixture with the mirror, add another project's run, and set the server's address."""
     top = tmp_path_factory.mktemp("wandb")
     names = ["point_button1/vesde-augmented/seed=0-aaaa0000", "point_button1/vesde-augmented/seed=3-aaaa0003",
              "point_button1/vesde-pid/seed=1-cccc0001"]
@@ -124,7 +124,7 @@ def test_lines_held_twice_count_once(mirrored: tuple[ReadableServer, list[Path]]
 
 
 def test_unfinished_evaluations_do_not_count(mirrored: tuple[ReadableServer, list[Path]]) -> None:
-    """A later evaluation with one of four episodes, as an interrupted run may leave: the one before it stands."""
+    """A later evaluation with one of four episodes, as of an interrupted run, does not replace the one before."""
     server, _ = mirrored
     (stored,) = [run for name, run in server.runs.items() if "seed-3" in name]
     before = next(run for run in read_project("tester/algd")[0] if run.seed == 3)
@@ -137,7 +137,7 @@ def test_unfinished_evaluations_do_not_count(mirrored: tuple[ReadableServer, lis
 
 def test_tables_and_curves_from_wandb(mirrored: tuple[ReadableServer, list[Path]], tmp_path: Path,
                                       capsys: pytest.CaptureFixture[str]) -> None:
-    """Alone, and beside folders of the same study; a run that is there twice is refused."""
+    """Tables are made from W&B alone or together with folders; a run that occurs in both is refused."""
     _, folders = mirrored
     assert main(["table", "--wandb", "tester/algd", "--format", "json"]) == 0
     captured = capsys.readouterr()
@@ -149,7 +149,7 @@ def test_tables_and_curves_from_wandb(mirrored: tuple[ReadableServer, list[Path]
     shutil.copytree(folders[0], other)
     config = yaml.safe_load((other / "config.yaml").read_text())
     (other / "config.yaml").write_text(yaml.safe_dump(config | {"seed": 9}))
-    (other / "meta.json").unlink()  # which says that it is the run of another seed
+    (other / "meta.json").unlink()  # says that it is the run of another seed
     assert main(["table", str(other), "--wandb", "tester/algd"]) == 0
     assert "Imported from W&B (tester/algd)" in capsys.readouterr().out
     assert main(["table", str(folders[0]), "--wandb", "tester/algd"]) == 2
