@@ -1,4 +1,4 @@
-"""The mark `needs`: a test that this machine has not everything for is skipped, or fails where it must not be."""
+"""The mark `needs`: tests whose requirements this machine lacks are skipped, or fail if nothing may be skipped."""
 
 import functools
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.support import needs
 
 lacking = functools.cache(needs.lacking)
 
-# `make test` hands files to its processes in this order and then as they come, so that no long one is left at the end.
+# `make test` distributes files to its processes in this order, so that no long file is left for the end.
 LONGEST = ("launchers/test_slurm.py", "launchers/test_local.py", "run/test_resume.py", "launchers/test_nodes.py",
            "execution/test_execution.py", "run/test_matrix.py", "run/test_learning.py")
 
@@ -19,13 +19,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest first."""
+    """Run the files that take longest first."""
     ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Before any fixture is set up. The nearest mark counts: a test's own replaces its module's."""
+    """Skip or fail a test before its fixtures are set up. A test's own mark takes precedence over its module's."""
     mark = item.get_closest_marker("needs")
     if sentences := [sentence for name in (mark.args if mark else ()) if (sentence := lacking(name))]:
         (pytest.fail if needs.everything_is_needed() else pytest.skip)("; ".join(sentences))

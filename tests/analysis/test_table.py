@@ -120,7 +120,7 @@ def test_training_costs_by_hand() -> None:
 
 
 def test_a_cell_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With five seeds the return is the mean of the middle three, the cost that of all; with two seeds both use both."""
+    """With five seeds the return is the mean of the middle three, the cost that of all; two seeds have no interval."""
     for seed, (gain, cost) in enumerate([(0, 0), (10, 1), (20, 2), (30, 9), (100, 50)]):
         simple(tmp_path / f"a{seed}", config(seed), gain, cost, updates_per_second=10.0 + seed, seconds=3600)
     for seed, (gain, cost) in enumerate([(5, 0), (10, 1)]):

@@ -1,4 +1,4 @@
-"""What the benchmark compares with computes the same: a second implementation of the whole update."""
+"""The implementations that the benchmarks compare with give the same results as the project's own."""
 
 import csv
 import subprocess
@@ -35,7 +35,7 @@ class GlobalNoise:
 
 @pytest.fixture
 def float64() -> Iterator[None]:
-    """Torch's default precision: what is one mathematics is told apart from what rounding does in a few updates."""
+    """Make float64 the default precision, so that two implementations agree closely over several updates."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -69,7 +69,7 @@ def test_the_plain_update_is_the_same_update(agent_name: str, float64: None) -> 
 
 
 def test_a_plain_run_begins_as_the_projects_own(tmp_path: Path) -> None:
-    """Before any update both have the same weights, and are evaluated on the same episodes; then it trains."""
+    """Both start from the same weights and evaluate on the same episodes; the plain run then trains."""
     config = configuration("agent=ddpm", "env=toy", "seed=3", "initial_steps=260", "total_steps=4", "eval.every=2",
                            "updates_per_step=1", "eval.episodes=2")
     plain_run.train(config, tmp_path)
@@ -83,7 +83,7 @@ def test_a_plain_run_begins_as_the_projects_own(tmp_path: Path) -> None:
     for row, expected in zip(rows[:2], own[:2], strict=True):
         assert list(row) == list(expected) and row["seed"] == str(expected["seed"])
         assert float(row["return"]) == pytest.approx(expected["return"], abs=1e-4)
-    # The initial steps are not counted, and the deterministic policy has moved after two updates.
+    # Initial steps are not counted, and the deterministic policy has changed after two updates.
     with (tmp_path / "episodes.csv").open(newline="") as file:
         first = next(csv.DictReader(file))
     assert int(first["step"]) == int(first["length"]) - 260
@@ -107,7 +107,7 @@ def test_the_variants_take_turns_in_processes_of_their_own() -> None:
     workers = take_turns("benchmarks.replay", ["sample/20000", "add/20000"], rounds=3, count=2, burn_in=1)
     for worker in workers.values():
         assert len(worker.seconds) == 3 and 0 < min(worker.seconds) <= worker.median <= max(worker.seconds)
-        # Small beside what a process needs anyway, so not much under 110% as with a million.
+        # Small beside the process's own memory, so not much less than the 110% of a million.
         assert 0.9 < float(worker.said) < 1.3
 
 

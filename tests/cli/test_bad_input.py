@@ -1,6 +1,6 @@
-"""Bad input: one sentence that names place, value and what is allowed, exit code 2, and nothing made.
+"""Invalid input: a one-sentence error with place, value and what is allowed, exit code 2, and no file written.
 
-Most of it in this process; the command line itself, in processes of its own, is in test_command_line.py and below.
+Most cases run in this process; test_command_line.py and the end of this file start the command itself.
 """
 
 import copy
@@ -39,7 +39,7 @@ def assert_refused(code: object, output: str, errors: str, says: tuple[str, ...]
 
 
 def with_defaults(typed: tuple[str, ...]) -> list[str]:
-    """The arguments on a run that would be over at once, should they not be refused."""
+    """Return the arguments, completed to a run that would end quickly if they were not refused."""
     quick = ["env=toy", *TINY, "total_steps=20", "initial_steps=0", "eval.episodes=1"]
     keys = {argument.lstrip("+~").partition("=")[0].partition("@")[0] for argument in typed}
     return [*(argument for argument in quick if argument.partition("=")[0] not in keys), *typed]
@@ -57,7 +57,7 @@ def test_command_lines(entry: Bad, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A runs_dir with one short run in it."""
+    """Return a runs_dir with one short run."""
     runs = tmp_path_factory.mktemp("bad") / "runs"
     train_here(*TINY, "env=toy", "initial_steps=20", "total_steps=40", "eval.episodes=2", "snapshots=1",
                f"runs_dir={runs}")
@@ -101,7 +101,7 @@ BASES = {
 
 
 def annotations(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every key of a configuration, dotted, with its annotation."""
+    """Yield every key of a configuration, dotted, with its type annotation."""
     def of_model(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any]]:
         for name, field in model.model_fields.items():
             if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
@@ -128,14 +128,14 @@ def _annotated(field: FieldInfo) -> Any:
 
 
 def wrong_values(annotation: Any) -> list[Any]:
-    """Values that an annotation surely does not allow: of other types, and just out of range."""
+    """Return values that an annotation does not allow: of other types, and just out of range."""
     bounds = [*get_args(annotation)[1:]] if get_origin(annotation) is Annotated else []
     bounds = [part for bound in bounds for part in (bound.metadata if isinstance(bound, FieldInfo) else [bound])]
     kind = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
     if get_origin(kind) in (Union, UnionType):
         parts = [wrong_values(part) for part in get_args(kind) if part is not NoneType]
         none = [] if NoneType in get_args(kind) else [None]
-        # Wrong for the union is what is wrong for each of its parts.
+        # A union refuses what each of its parts refuses.
         return [value for value in parts[0] if value is not None
                 and all(any(value is one or repr(value) == repr(one) for one in part) for part in parts)] + none
     if get_origin(kind) is Annotated:
@@ -168,7 +168,7 @@ def wrong_values(annotation: Any) -> list[Any]:
 
 @pytest.mark.parametrize("base", BASES)
 def test_every_key_of_every_kind(base: str) -> None:
-    """For each key: other types and values just out of range, each told with its key, and its value where short."""
+    """For every key, other types and values just out of range are refused; the error names the key and short values."""
     config = compose(*BASES[base])
     tried = 0
     for key, annotation in annotations(config):
@@ -192,7 +192,7 @@ def test_every_key_of_every_kind(base: str) -> None:
 
 
 def test_nothing_can_be_left_out() -> None:
-    """A configuration without one of its top-level keys or groups is refused, with the key."""
+    """A configuration without one of its required top-level keys is refused, and the error names the key."""
     config = compose("env=toy", "logger=none")
     for key in (key for key in config if Settings.model_fields[key].is_required()):
         with pytest.raises(UsageError, match=f"^{key} is missing"):

@@ -1,4 +1,4 @@
-"""python -m algd check: each line fails for the fault that it is for, and for no other."""
+"""python -m algd check: each check fails for the error that it is meant to find, and only for that."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The command line as a user types it: one sentence and exit code 2 for what is wrong, before anything is made."""
+"""The command line as users type it: one-sentence errors with exit code 2, before any file is written."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def test_a_folder_of_a_different_configuration(tmp_path: Path) -> None:
 
 
 def test_a_failing_run_is_marked_failed_and_tried_again(tmp_path: Path) -> None:
-    """A temperature so low that the score target overflows: the scalars stop being finite."""
+    """With a very low temperature the score target overflows; the run is marked failed, and is tried again."""
     arguments = [*TINY, "env=toy", "initial_steps=20", "total_steps=300", "eval.episodes=1", "log_every=50",
                  "agent.policy.beta=1e-38",
                  f"runs_dir={tmp_path}"]
@@ -80,7 +80,7 @@ def test_paths_need_no_quotes() -> None:
 
 
 def test_evaluate_again(tmp_path: Path) -> None:
-    """mode=eval: fresh episodes for the end of a run and for a snapshot, marked by their source, and kept."""
+    """mode=eval evaluates the end of a run or a snapshot on new episodes, whose rows have their source and are kept."""
     arguments = [*TINY, "env=toy", "initial_steps=30", "total_steps=100", "eval.episodes=1",
                  f"runs_dir={tmp_path / 'odd = name'}"]
     train_here(*arguments)
@@ -96,7 +96,7 @@ def test_evaluate_again(tmp_path: Path) -> None:
     assert [(row[0], row[2]) for row in rows] == [("100", "eval-1")] * 6 + [("50", "eval-2")] * 4
     seeds = {row[4] for row in rows}
     assert len(seeds) == 5 and not seeds & {row[4] for row in train}
-    # Going on with the run keeps them.
+    # Continuing the run keeps them.
     train_here(*arguments, "total_steps=120")
     kept = [line.split(",") for line in (folder / "evals.csv").read_text().splitlines()[1:]]
     assert [row for row in kept if row[2] != "train"] == rows

@@ -1,4 +1,4 @@
-"""Configurations of one's own beside the project's: --config-dir, in the words that Hydra's users know."""
+"""A user's configurations beside the project's, with Hydra's --config-dir."""
 
 import sys
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Call = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """The command in this process, in a folder with `mine`, a configuration folder. Returns code, stdout, stderr."""
+    """Return a function that runs the command in a folder with configurations in `mine`: code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
     for group in ("env", "experiment"):
         (tmp_path / "mine" / group).mkdir(parents=True)
@@ -42,7 +42,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 @pytest.mark.parametrize(("typed", "key"), [([], "partition=day"), (["hydra/launcher=local"], "jobs=2")])
 def test_an_experiment_chooses_its_launcher_unless_one_is_typed(call: Call, typed: list[str], key: str) -> None:
-    """Each key is one of the launcher that must have been chosen, and of no other."""
+    """Each case sets a key that only the expected launcher has."""
     code, output, errors = call("-m", "--config-dir", "mine", "experiment=quick", "seed=0", *typed,
                                 f"hydra.launcher.{key}", "hydra.launcher.dry_run=true")
     assert code == 0, errors
@@ -50,7 +50,7 @@ def test_an_experiment_chooses_its_launcher_unless_one_is_typed(call: Call, type
 
 
 def test_a_launcher_without_a_sweep_is_told(call: Call, tmp_path: Path) -> None:
-    """The run would train on the machine where it is typed, perhaps a cluster's login node."""
+    """A run whose experiment names SLURM is refused without -m, since it would train on the local machine."""
     code, output, errors = call("--config-dir", "mine", "experiment=quick")
     assert (code, output) == (2, "") and errors.count("\n") == 1
     assert "hydra/launcher=slurm, which experiment=quick" in errors and "needs -m" in errors
@@ -86,7 +86,7 @@ def test_a_file_that_asks_for_one_that_is_not_there(call: Call, tmp_path: Path) 
 
 
 def test_info_with_an_override_behind_it() -> None:
-    """In a process of its own: Hydra's --info changes the logging of its process for good."""
+    """In a process of its own, since Hydra's --info changes the logging of its process permanently."""
     process = start("--info", "env=toy")
     output, errors = process.communicate()
     assert process.returncode == 0 and "Installed Hydra Plugins" in output, errors

@@ -1,4 +1,4 @@
-"""Configurations: every one there is composes and builds, what is wrong is said, and runs are told apart."""
+"""Configurations: all compose and build, errors are reported, and runs have different identities."""
 
 import itertools
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_every_cell_builds(agent: str, guidance: str) -> None:
     config = compose(f"agent={agent}", f"guidance={guidance}", "env=toy", "logger=none")
     task = build_task(config)
     built = build_agent(config, task)
-    # A reachability critic's bound does not depend on the budget: 0, between the safe and the unsafe.
+    # The threshold of a reachability critic is 0, between safe and unsafe, whatever the budget.
     threshold = 0.0 if guidance == "reachability" else task.budget.threshold(config["agent"]["cost_discount"])
     assert built.guidance.threshold == threshold
     assert (config["agent"]["name"], config["guidance"]["name"]) == (agent, guidance)
@@ -55,7 +55,7 @@ def test_seed_presets(seeds: str) -> None:
 
 
 def test_defaults_are_the_authors() -> None:
-    """The facts of the algorithm, as the command line's defaults."""
+    """The command line's defaults are the authors' hyper-parameters."""
     config = compose()
     agent, policy = config["agent"], config["agent"]["policy"]
     assert (config["initial_steps"], config["updates_per_step"], config["batch_size"]) == (5000, 10, 256)
@@ -135,7 +135,7 @@ def test_numbers_are_normalised() -> None:
 
 
 def test_identity() -> None:
-    """What does not determine a run's result does not name it; everything else does."""
+    """Keys that cannot change a run's result do not change its identity; all others do."""
     base = compose("env=toy")
     same = ["total_steps=999", "logger=none", "checkpoint.every=7", "runs_dir=elsewhere", "device=cpu", "threads=2",
             "experiment=invariance", "fresh=true", "snapshots=3", "log_every=9", "eval.video=true"]

@@ -1,4 +1,4 @@
-"""A run's identity is the same for ever: runs and studies that are under way are found under their names."""
+"""A run's identity never changes, so that existing runs and studies are found under their names."""
 
 import json
 import shutil
@@ -26,9 +26,9 @@ def test_identities_are_those_of_the_first_version(overrides: str) -> None:
     assert identity(compose(*overrides.split())) == PINNED[overrides]
 
 
-# Since budgets are converted by how the cost's return ends, the default of these tasks is a run with another threshold,
-# and so another run. env.cost_return=authors is what they were before, under the names that are pinned above; the
-# paper's tasks have it as their default, and folders that were written without the key mean it.
+# Budgets are converted by how the cost's return ends, so that the defaults of these tasks now give other thresholds and
+# thus other runs. env.cost_return=authors gives the earlier ones, with the identities above; it is the default of the
+# paper's tasks, and of run folders written without the key.
 CONVERTED = {
     "env=toy": "env.horizon=16 env.cost_return=authors", "env=safety_point_goal1": "env.cost_return=authors",
     "env=safety_ant_velocity": "env.cost_return=authors",
@@ -81,7 +81,7 @@ def test_folders_of_the_first_version_are_found_and_loaded(folder: Path) -> None
     config = RunFolder(folder).config()
     assert run_path(config | {"runs_dir": str(FIRST_VERSION)}) == folder
     loaded = algd.load(folder)
-    # The toy's budget as the first version converted it: 4 of 16 steps, as if the cost's return ended with them.
+    # The budget as the first version converted it: 4 over 16 steps, as if the cost's return ended with them.
     assert loaded.agent.guidance.threshold == pytest.approx(4 * (1 - 0.99**16) / 0.01 / 16)
     observation, _ = loaded.task.reset(seed=0)
     assert loaded.task.action_space.contains(loaded.act(observation))

@@ -1,4 +1,4 @@
-"""Imports run one way: what each folder may import, function-level imports included, and no circle among modules."""
+"""Imports have one direction: what each folder may import, also inside functions, and no cycles of modules."""
 
 import ast
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ CORE = ["algd", "algd.algorithm"]
 PARTS = ["algd.execution", "algd.envs", "algd.config", "algd.logging"]
 ALGD = [*CORE, *PARTS, "algd.storage", "algd.run", "algd.cli"]
 
-# The map: a folder, and the folders that it may import beside itself. Every package stands on what is above it.
+# Each folder with the folders that it may import besides itself. Packages only import from those above them.
 MAY_IMPORT = {
     "algd": [],  # errors, seeding, secrets, budget
     "algd.algorithm": ["algd"],
@@ -30,7 +30,7 @@ MAY_IMPORT = {
                         "launchers"],
     "analysis.serve": [*ALGD[:-1], "analysis.runs", "analysis.report", "launchers"],
 }
-# Doors, which stand above their folder: what is imported when somebody uses it, and what a command starts with.
+# Entry points, which may import across folders: public functions and commands.
 DOORS = {"algd", "algd.__main__", "analysis.__main__", "analysis.arguments"}
 
 FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -38,7 +38,7 @@ FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("._
 
 
 def imported(module: str) -> Iterator[str]:
-    """The project's modules that a module's statements import, wherever they stand; not the packages it is in."""
+    """Yield the project's modules that a module imports, at any place in it, without its own packages."""
     for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -51,7 +51,7 @@ def imported(module: str) -> Iterator[str]:
 
 
 def folder_of(module: str) -> str:
-    """The innermost folder of the map that a module is in."""
+    """Return the innermost folder of MAY_IMPORT that contains a module."""
     return max((folder for folder in MAY_IMPORT if f"{module}.".startswith(f"{folder}.")), key=len)
 
 
@@ -72,7 +72,7 @@ def test_every_folder_is_on_the_map() -> None:
 
 
 def circles(imports: dict[str, set[str]]) -> list[list[str]]:
-    """The groups of modules that reach each other, sorted; of Kosaraju's two passes."""
+    """Return the cycles of modules, sorted, by Kosaraju's algorithm."""
     order: list[str] = []
     seen: set[str] = set()
 

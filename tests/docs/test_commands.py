@@ -1,4 +1,4 @@
-"""Every command on every page is composed, parsed or found: what the pages tell people to type is what there is."""
+"""Every command on every page is composed, parsed or found to exist."""
 
 import importlib.util
 import re
@@ -16,17 +16,16 @@ from tests.support.command import ROOT, compose
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-# Programs of others, and the shell's own words. Whether a command of theirs works is not looked at here.
+# Other projects' programs and shell commands, which are not checked.
 OTHERS = {"pip", "git", "cd", ".", "wandb", "tensorboard", "export", "pytest"}
 OURS = {"python", "algd", "make"}
 OWN = ("my_lab", "my_study", "slow_pendulum")
 
 
 def commands(page: Path) -> list[str]:
-    """The page's commands, of its code blocks and of its text, without prompts, comments and loops.
+    """Return the commands in a page's code blocks and text, without prompts, comments and loops.
 
-    Not those that are shown with the error that they give, nor those of code of one's own, which tests of their pages
-    run.
+    Commands shown with an error and commands that use the reader's own code are left out; other tests run them.
     """
     text = re.sub(r" \\\n +", " ", page.read_text(encoding="utf-8"))
     text = re.sub(r"^    \$ .*\n    error:.*\n", "", text, flags=re.MULTILINE)
@@ -46,7 +45,7 @@ def commands(page: Path) -> list[str]:
 
 
 def first_of_each(arguments: list[str]) -> list[str]:
-    """The overrides of the first run of a sweep."""
+    """Return the overrides of a sweep's first run."""
     overrides = []
     for override in OverridesParser.create().parse_overrides([a for a in arguments if not a.startswith("-")]):
         if override.is_interval_sweep():
@@ -59,19 +58,19 @@ def first_of_each(arguments: list[str]) -> list[str]:
 
 
 def check_run(arguments: list[str]) -> None:
-    """Compose the configuration of a command that trains; of a sweep, its first run's."""
+    """Compose the configuration of a training command, or of a sweep's first run."""
     arguments = [argument for argument in arguments if argument not in ("check", "--help", "FOLDER", "...")]
     quoted = [re.sub(r"^run=(.*)$", r"run='\1'", argument) for argument in arguments]
     compose(*(override for override in first_of_each(quoted) if not override.startswith("hydra")))
 
 
 def check_module(module: str, arguments: list[str]) -> None:
-    """Parse a module's arguments by its own parser, or look for their options in its text."""
+    """Parse a module's arguments with its own parser, or look up its options in the source."""
     if module == "algd":
         check_run(arguments)
     elif module in ("analysis", "launchers"):
         parser = {"analysis": analysis_parser, "launchers": launchers_parser}[module]()
-        if len(arguments) == 1:  # a command that is only named
+        if len(arguments) == 1:  # the bare command
             arguments = [*arguments, "--help"]
         try:
             parser.parse_args(arguments or ["--help"])
@@ -118,7 +117,7 @@ def test_a_planted_mistake_is_found() -> None:
 
 
 def test_commands_of_every_kind_are_found() -> None:
-    """An expression that finds nothing would hold nothing."""
+    """The patterns find commands of each kind; otherwise the tests above would check nothing."""
     found = [command for _, command in COMMANDS]
     for start, least in (("python run.py", 25), ("python -m analysis", 10), ("python -m launchers", 3), ("make ", 8),
                          ("python -m benchmarks", 5)):

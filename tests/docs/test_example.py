@@ -1,4 +1,4 @@
-"""docs/extending.md's package, examples/, as a user has it: a folder of one's own, and a checkout that nobody edits."""
+"""The package of docs/extending.md, examples/, used as by a reader: in a folder outside an unchanged checkout."""
 
 import json
 import os
@@ -25,14 +25,14 @@ STUDY = ["--config-dir", "conf", "experiment=my_study", *SMALL, "seed=3"]
 
 
 def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """python -m ... in this folder, running."""
+    """Start python -m ... in this folder."""
     return subprocess.Popen([sys.executable, "-m", *arguments], cwd=folder, text=True, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
                             env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
 
 
 def said(folder: Path, *arguments: str, code: int = 0) -> tuple[str, str]:
-    """What a command writes to standard output and error."""
+    """Run a command and return its standard output and error."""
     process = started(folder, *arguments)
     output, errors = process.communicate()
     assert process.returncode == code, output + errors
@@ -41,7 +41,7 @@ def said(folder: Path, *arguments: str, code: int = 0) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of examples/ with the study's sweep, at one seed, behind it."""
+    """Copy examples/ and run the study's sweep there with one seed."""
     folder = tmp_path_factory.mktemp("lab") / "examples"
     shutil.copytree(ROOT / "examples", folder, ignore=shutil.ignore_patterns("__pycache__", "runs"))
     output, _ = said(folder, "algd", *STUDY, "hydra.launcher.jobs=2")
@@ -62,7 +62,7 @@ def test_it_is_trained_by_the_sweep_from_a_copy_of_both(lab: Path) -> None:
 
 
 def test_it_resumes_to_the_same_bytes_and_says_which_code_it_was(lab: Path) -> None:
-    """Killed in the middle, and finished after the package has been edited: meta.json tells the two codes apart."""
+    """A run that is killed, and continued after the package was edited, ends equal; meta.json records both versions."""
     single = ["algd", *STUDY, "hydra.mode=RUN", "guidance=softplus", "runs_dir=killed"]
     process = started(lab, *single)
     until = time.monotonic() + 300
@@ -81,11 +81,11 @@ def test_it_resumes_to_the_same_bytes_and_says_which_code_it_was(lab: Path) -> N
     assert set(first["trusted"]) == set(second["trusted"]) == {"my_lab"} and first["trusted"] != second["trusted"]
     assert f"the code of my_lab was {first['trusted']['my_lab']} at the last start" in errors
     swept = json.loads((run_of(lab, "softplus") / "meta.json").read_text())["starts"][0]
-    assert swept["trusted"] == first["trusted"]  # the copy that the sweep runs is the same code
+    assert swept["trusted"] == first["trusted"]  # the sweep's copy is the same code
 
 
 def test_it_is_analysed(lab: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Tables, curves and the report need no trust; landscapes do, and without it the report says so and is made."""
+    """Tables, curves and reports work without trusting the package; landscapes are left out with a note."""
     monkeypatch.chdir(lab)
     assert analysis_main(["table", "runs", "--format", "csv"]) == 0
     table = capsys.readouterr().out
@@ -108,7 +108,7 @@ def test_it_is_checked_by_one_command(lab: Path) -> None:
 
 
 def test_the_callback_of_its_page_watches(lab: Path) -> None:
-    """docs/callbacks.md: the class as it is there, and the keys that name it."""
+    """The class and the keys shown in docs/callbacks.md work."""
     page = (ROOT / "docs" / "callbacks.md").read_text()
     code = textwrap.dedent(page[page.index("    # my_lab/watch.py"):page.index("    python run.py")])
     (lab / "my_lab" / "watch.py").write_text(code)
@@ -133,7 +133,7 @@ def test_it_is_loaded(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = algd.load(run_of(lab, "softplus"), trusted=["my_lab"])
     states = np.array([[-0.5], [0.0], [0.6]])
     assert agent.act(states).shape == (3, 1)
-    # E = −Q + (2λ/ρ)(log(1 + exp(ρ(Qc − h))) − log 2), as the package's page says it.
+    # E = −Q + (2λ/ρ)(log(1 + exp(ρ(Qc − h))) − log 2), as in docs/extending.md.
     q, qc, excess = agent.q(states, [0.1]), agent.qc(states, [0.1]), 2.0 * (agent.qc(states, [0.1]) -
                                                                             agent.agent.guidance.threshold)
     assert qc.shape == (3,)

@@ -1,4 +1,4 @@
-"""The page of promises names tests that exist, and commands and files that are there."""
+"""The page of promises names only tests, commands and files that exist."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""What the README says is so: its choices, numbers, snippets and errors, and that it is short."""
+"""The README is correct: choices, numbers, code and errors; and it is short."""
 
 import json
 import math
@@ -24,7 +24,7 @@ LINES = 150
 
 
 def snippet(page: str, start: str) -> str:
-    """The indented code block of a page that starts with this line; blocks apart by one empty line are one."""
+    """Return the page's indented code block that starts with this line; a single empty line does not end it."""
     (block,) = re.findall(rf"^    {re.escape(start)}.*\n(?:(?:    .*)?\n)*(?=\S|\Z)", page, re.MULTILINE)
     return textwrap.dedent(block)
 
@@ -48,7 +48,7 @@ def test_every_task_is_counted() -> None:
 
 
 def test_every_cell_of_the_grid_composes() -> None:
-    """Agent by guidance, with the keys that a cell names."""
+    """Every pair of agent and guidance composes, with the keys that its cell names."""
     (grid,) = re.findall(r"^\| \| `guidance=none` .*\n\|.*\n((?:\| `agent=.*\n)+)", README, re.MULTILINE)
     guidances = ["none", "plain", "augmented", "pid", "reachability"]
     for row in grid.splitlines():
@@ -79,14 +79,14 @@ def test_numbers_of_the_real_task_are_those_of_its_runs() -> None:
 
 
 def test_example_errors_are_what_is_said() -> None:
-    """The first example of wrong input; the messages themselves are held by tests/cli."""
+    """The first example of invalid input gives the error shown; tests/cli covers the others."""
     with pytest.raises(UsageError) as caught:
         compose("guidance.rho=0")
     assert f"error: {caught.value}" in RUNNING
 
 
 def test_the_environment_trains(tmp_path: Path) -> None:
-    """The file as it stands in the README, and its command, with fewer steps."""
+    """The file and the command of the README train, with fewer steps."""
     file, _, command = snippet(README, "import gymnasium").partition("\nalgd ")
     (tmp_path / "slow_pendulum.py").write_text(file)
     typed = [argument for argument in shlex.split(command) if "steps" not in argument and argument.strip()]
@@ -107,7 +107,7 @@ def test_the_lagrangian_has_the_slope_that_it_says() -> None:
 
 
 def test_the_lines_of_python_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of docs/running.md, on a run of its own."""
+    """The Python code of docs/running.md runs, on a run made here."""
     monkeypatch.chdir(tmp_path)
     train_here("env=toy", "total_steps=20", "initial_steps=20", "eval.episodes=1", *TINY)
     code = snippet(RUNNING, "import algd")

@@ -1,4 +1,4 @@
-"""The page of the last soak test and its data say the same, and so do those that the command writes."""
+"""docs/soak.md agrees with its data, as do the pages that the command writes."""
 
 import csv
 import re
@@ -16,7 +16,7 @@ def rows(file: Path) -> list[dict[str, str]]:
 
 
 def table(page: str, heading: str) -> list[list[str]]:
-    """The cells of the table below a heading, without its header."""
+    """Return the cells of the table below a heading, without its header."""
     (section,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
     return [re.split(r" \| ", line.strip("| ")) for line in section.splitlines() if line.startswith("| ")][2:]
 

@@ -1,4 +1,4 @@
-"""What docs/throttle.md says of the runs whose numbers are kept is what they hold."""
+"""docs/throttle.md agrees with the kept data of its runs."""
 
 import csv
 from typing import Any
@@ -12,7 +12,7 @@ TEXT = ("agent", "rule")
 
 
 def kept_runs(study: str = "throttle") -> list[dict[str, Any]]:
-    """The rows of a study's table of runs, as `cells` takes them."""
+    """Return the rows of a study's table of runs, in the form that `cells` takes."""
     with (ROOT / "docs" / "results" / "throttle" / f"{study}_runs.csv").open(newline="") as file:
         return [{key: value if key in TEXT or not value else value == "True" if value in ("True", "False")
                  else float(value) if "." in value or "e" in value else int(value) for key, value in row.items()}
@@ -27,7 +27,7 @@ def test_rows_follow_from_the_runs(study: str) -> None:
 
 
 def test_the_last_round_passed_on_fresh_seeds() -> None:
-    """The claim itself: every fresh seed inside the limit, with 80% of the best feasible return on average."""
+    """All five fresh seeds are within the limit, with 80% of the best feasible return on average."""
     runs = [row for row in kept_runs() if (row["agent"], row["rule"], row["rho"]) == ("ddpm", "policy", 20)]
     fresh = [row for row in runs if row["seed"] >= 20]
     assert len(fresh) == 5 and all(row["feasible"] for row in runs)

@@ -1,4 +1,4 @@
-"""Budgets: h is what the cost critic should predict for a policy that spends the limit, as rollouts have it."""
+"""Budgets: h is the value that the cost critic should predict for a policy that spends the limit, by rollouts."""
 
 import math
 from typing import Any
@@ -17,7 +17,7 @@ DISCOUNT = 0.99
 
 
 class Spender(gymnasium.Env):
-    """A step costs what the action says; an episode ends after `horizon` steps, by truncation or termination."""
+    """A step costs its action; episodes end after `horizon` steps, by truncation or termination."""
 
     observation_space = gymnasium.spaces.Box(-1, 1, (1,))
     action_space = gymnasium.spaces.Box(0, 1, (1,))
@@ -41,10 +41,10 @@ def spender(horizon: int, terminates: bool, cost_return: CostReturn, limit: floa
 
 
 def value_at_start(task: Task, episodes: int = 3) -> tuple[float, float]:
-    """Of a policy that spends 0.3 or 0.1 in turn: an episode's mean cost, and the cost value of its first state.
+    """Return an episode's mean cost and its first state's cost value, for a policy that spends 0.3 and 0.1 in turn.
 
-    The value is what temporal differences converge to on the rollouts' own transitions, where each time step is a
-    state, and the state behind a truncation is an episode's first again.
+    The value is the limit of temporal differences on the rollouts' transitions, where each time step is a state and the
+    state after a truncation is an episode's first.
     """
     costs, done = np.zeros((episodes, task.budget.horizon)), np.zeros(task.budget.horizon)
     for episode in range(episodes):
@@ -64,12 +64,12 @@ def value_at_start(task: Task, episodes: int = 3) -> tuple[float, float]:
 def test_h_is_the_value_of_a_policy_that_spends_the_limit(horizon: int, cost_return: CostReturn) -> None:
     spent, value = value_at_start(spender(horizon, cost_return == "ends", cost_return), episodes=4)
     limited = Budget(spent, "episode", horizon, cost_return)
-    # Costs alternate within an episode: where a step falls moves its discounted sum by less than 1%.
+    # Costs alternate within an episode, which changes the discounted sum by less than 1%.
     assert limited.threshold(DISCOUNT) == pytest.approx(value, rel=0.01)
 
 
 def test_what_the_conversion_was_worth() -> None:
-    """The authors' formula against the value of a policy that spends the limit: 2% at T = 400, 6.7 at 16."""
+    """The exact threshold is the authors' times 1.02 at T = 400, and times 6.7 at T = 16."""
     for horizon, factor in ((16, 6.732), (100, 1.577), (400, 1.0183), (1000, 1.00004)):
         exact, authors = (Budget(10, "episode", horizon, how).threshold(DISCOUNT) for how in ("bootstraps", "authors"))
         assert exact / authors == pytest.approx(factor, rel=1e-3)

@@ -1,6 +1,6 @@
-"""The paper's navigation tasks, seen through the simulator: layouts, goals, costs and where returns end.
+"""The paper's navigation tasks, tested in the simulator: layouts, goals, costs and the ends of returns.
 
-The numbers are those of the original layouts, written here a second time on purpose.
+Numbers are repeated here from the original layouts, independently of the configurations.
 """
 
 from typing import Any
@@ -45,14 +45,14 @@ STILL = np.zeros(2)
 
 
 def inner(env: gymnasium.Env) -> Any:
-    """The simulator's task."""
+    """Return the simulator's task."""
     return env.unwrapped.task
 
 
 def place(env: gymnasium.Env, x: float, y: float, joint: str | None = None, velocity: float = 0.0) -> None:
-    """Move the Point robot, at a velocity along x, or the body of a free joint."""
+    """Move the Point robot, with a velocity along x, or the body of a free joint."""
     model, data = inner(env).model, inner(env).data
-    if joint is None:  # the robot's slide joints lie along the axes of its body, which the start has turned
+    if joint is None:  # the robot's slide joints are along the axes of its body, which is rotated at the start
         start, (w, *_, z) = model.body("agent").pos, model.body("agent").quat
         angle = 2 * np.arctan2(z, w)
         turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
@@ -65,16 +65,16 @@ def place(env: gymnasium.Env, x: float, y: float, joint: str | None = None, velo
 
 
 def push_against(env: gymnasium.Env, x: float, y: float, radius: float = 0.1, side: int = 1) -> tuple[Any, ...]:
-    """A step at whose end the back of the Point robot touches the thing of this radius at this place.
+    """Take a step at the end of which the back of the Point robot touches an object of this radius at this place.
 
-    It comes along x, from the side of larger (1) or smaller (-1) x.
+    The robot moves along x, from larger (side 1) or smaller (-1) x.
     """
     place(env, x + side * (radius + 0.13), y, velocity=-2.0 * side)
     return env.step(STILL)
 
 
 def positions(env: gymnasium.Env, name: str) -> list[tuple[float, float]]:
-    """Where the simulator has bodies name0, name1, ... until there are no more."""
+    """Return the positions of the bodies name0, name1, ... in the simulator."""
     model, data, found = inner(env).model, inner(env).data, []
     while mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, name.format(len(found))) >= 0:
         found.append(tuple(data.body(name.format(len(found))).xpos[:2]))
@@ -166,7 +166,7 @@ def test_after_a_goal_buttons_are_invisible_and_free_for_ten_steps() -> None:
     spaces = env.unwrapped.obs_space_dict
     start = sum(int(np.prod(space.shape)) for key, space in list(spaces.items())[:list(spaces).index("buttons_lidar")])
     assert push_against(env, -1.4, 0.6, side=-1)[4]["goal_met"]
-    inner(env).buttons.goal_button = 3  # so that button 2 is a wrong one
+    inner(env).buttons.goal_button = 3  # so that button 2 is wrong
     costs, seen = [], []
     for _ in range(12):
         observation, *_, info = push_against(env, -1.4, 0.6, side=-1)
@@ -243,7 +243,7 @@ def test_under_original_goals_episodes_without_noise_are_one_and_the_same() -> N
     original, ours = task("point_button1", original_goals=True), task("point_button1")
     first = episode(original, 0)
     assert np.array_equal(first, episode(original, 1))
-    # Two seeds may draw the same goals, as far as the robot gets.
+    # Two seeds may draw equal goals as far as the robot gets.
     assert not all(np.array_equal(episode(ours, 0), episode(ours, seed)) for seed in (1, 2, 3))
 
 

@@ -1,4 +1,4 @@
-"""The fast navigation environments return what the package's own return, bit for bit."""
+"""The fast navigation environments return exactly what the package's own do."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ SEEDS = [3, 11]
 
 
 def steps(name: str) -> list[int]:
-    """A full episode, and the beginning of another."""
+    """Return the lengths of a full episode and of the beginning of another."""
     return [400 if name in PAPER else 1000, 30]
 
 

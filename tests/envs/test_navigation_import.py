@@ -1,4 +1,4 @@
-"""Importing safety-gymnasium: what is repaired, what is left as it was, and what a user is told."""
+"""Importing safety-gymnasium: what is repaired, what stays unchanged, and the error if it is missing."""
 
 import ctypes.util
 import os
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The code in a fresh process, without a display and without a choice of OpenGL unless given."""
+    """Run code in a new process, without a display and without a choice of OpenGL unless given."""
     inherited = {key: value for key, value in os.environ.items()
                  if key not in ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL", "PYOPENGL_PLATFORM")}
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
@@ -67,7 +67,7 @@ for _ in range(2):
 
 
 def test_without_the_package_a_user_is_told_what_to_run(tmp_path: Path) -> None:
-    """All installed packages but this one, as links in a folder."""
+    """With links to all installed packages except this one, the error says what to run."""
     import numpy
 
     for installed in Path(numpy.__file__).parents[1].iterdir():

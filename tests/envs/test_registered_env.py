@@ -1,4 +1,4 @@
-"""env=gymnasium: registered environments as tasks, and what is said of those that cannot be."""
+"""env=gymnasium: registered environments as tasks, and the errors for unsuitable ones."""
 
 import sys
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ Box = gymnasium.spaces.Box
 
 
 class Corridor(gymnasium.Env):
-    """Reports the cost 0.5 a step and terminates after `ends_after` steps; the spaces and the cost are arguments."""
+    """Costs 0.5 per step and terminates after `ends_after` steps; spaces and the reporting of costs are arguments."""
 
     def __init__(self, ends_after: int = 10**9, observations: gymnasium.Space | None = None,
                  actions: gymnasium.Space | None = None, reports_cost: bool = True, render_mode: str | None = None):
@@ -70,7 +70,7 @@ def task_of(id: str, *arguments: str) -> Task:
 
 
 def length(task: Task) -> tuple[int, bool, bool]:
-    """Of an episode with the action 0: its length, and whether it was terminated and truncated."""
+    """Run an episode with action 0 and return its length, and whether it was terminated and truncated."""
     task.reset(seed=0)
     for step in range(1, 10_000):
         *_, terminated, truncated, info = task.step(np.zeros(task.action_space.shape, task.action_space.dtype))

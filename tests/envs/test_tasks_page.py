@@ -1,4 +1,4 @@
-"""docs/tasks.md says of every task what the task says of itself."""
+"""docs/tasks.md agrees with the tasks."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ OWN = names("toy", "toy") + names("toy", "throttle")
 
 
 def rows(columns: int) -> dict[str, list[str]]:
-    """The rows of the page's tables of tasks that have so many columns, by their first cell."""
+    """Return the rows of the page's tables of tasks with this number of columns, by their first cell."""
     tables = re.findall(r"(?:^\|.*\n)+", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     cells = [[cell.strip() for cell in line.strip("|").split("|")]
              for table in tables if table.startswith("| task ") for line in table.splitlines()[2:]]

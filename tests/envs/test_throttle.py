@@ -1,4 +1,4 @@
-"""Throttle: one step by hand, independent steps, and an optimum that policies reach and do not exceed."""
+"""Throttle: one step by hand, independent steps, and an optimum that policies reach but do not exceed."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_episodes_follow_from_seed_and_actions(horizon: int) -> None:
 
 @pytest.mark.parametrize(("limit", "horizon"), [(0.4, 1), (2.0, 5), (3.0, 2)])
 def test_the_optimum_is_reached_and_not_exceeded(limit: float, horizon: int) -> None:
-    """By the best second action and a speed that spends the limit, constant or at random; no other mix does better."""
+    """The optimum is the return at speeds that spend the limit, constant or random, with the best second action."""
     task, rng = make(f"env.horizon={horizon}"), np.random.default_rng(0)
     share = min(limit / horizon, 1.0)
 

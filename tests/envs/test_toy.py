@@ -1,4 +1,4 @@
-"""The toy: its two implementations agree, episodes follow from seed and actions, and its optimum is what it says."""
+"""The toy task: its two implementations agree, seed and actions determine episodes, and its optimum is correct."""
 
 import math
 
@@ -26,8 +26,7 @@ def optimum(task: Task) -> toy.Optimum:
 
 
 def steer_to(lane: float, along: tuple[float, float] = (-math.inf, math.inf)) -> Act:
-    """Full speed ahead, at offset `lane` between these places along the road and as near to the middle as can be
-    elsewhere."""
+    """Return a policy at full speed, at offset `lane` between these places along the road, in the middle elsewhere."""
     def act(observation: np.ndarray) -> np.ndarray:
         place = math.atan2(observation[1], observation[0]) * toy.ROAD / (2 * math.pi)
         target = lane if along[0] < place < along[1] else 0.0
@@ -45,7 +44,7 @@ def test_one_step_by_hand(task: Task) -> None:
     task.reset(seed=0)
     road._path = [(-0.25, -0.15)]
     observation, reward, terminated, truncated, info = task.step(np.array([1.0, 0.5]))
-    # It reaches (0, −0.025), 0.125 from the hazard's centre: depth 1 − (0.125 / 0.5)² = 0.9375.
+    # It reaches (0, −0.025), 0.125 from the hazard's centre, so the depth is 1 − (0.125 / 0.5)² = 0.9375.
     assert np.allclose(observation, [1, 0, -0.025])
     assert reward == pytest.approx(1.5 * math.exp(-((0.025 / 2.5) ** 2)) * (1 + 1.5 * 0.9375))
     assert info == {"cost": pytest.approx(15 * 0.9375), "reward_done": False, "cost_done": False}
@@ -144,7 +143,7 @@ def test_the_picture_shows_the_driver_and_the_hazard() -> None:
     assert ((after.astype(int) >= 250).all(-1)).sum() > 20  # the driver is white
     red = (after[..., 0] > 150) & (after[..., 1] < 100)
     rows, columns = np.nonzero(red)
-    assert columns.mean() > 200 and abs(rows.mean() - 127.5) < 5  # the hazard is at the right, in the middle
+    assert columns.mean() > 200 and abs(rows.mean() - 127.5) < 5  # the hazard is on the right, half way up
 
 
 def test_it_can_be_trained_and_draws_nothing_unasked(task: Task) -> None:

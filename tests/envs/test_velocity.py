@@ -1,4 +1,4 @@
-"""The velocity tasks: the paper's costs and observations, the stock tasks against the package, and fresh processes."""
+"""Velocity tasks: the paper's costs and observations, the stock tasks against the package, and new processes."""
 
 import re
 import subprocess
@@ -44,7 +44,7 @@ def test_stock_episodes_equal_the_package(name: str, references: FreshProcess) -
 
 @pytest.mark.parametrize("name", [*PAPER, *STOCK, *NAVIGATION])
 def test_an_episode_follows_from_seed_and_actions_alone(name: str, fresh: FreshProcess) -> None:
-    """The same in a fresh process as after other episodes and half of one: exact resumption rests on this."""
+    """Episodes are equal in a new process and after other, also unfinished ones, as exact resumption requires."""
     env = task(name)
     record(env, [8, 9], [70, 13])
     here, there = record(env, [5], [60]), fresh.episodes(name)
@@ -121,7 +121,7 @@ def test_limits_can_be_set_and_ids_are_checked() -> None:
 
 @pytest.mark.needs("opengl")
 def test_making_and_drawing_robots_leaves_no_trace_in_the_working_directory(tmp_path: Path) -> None:
-    """MuJoCo writes warnings about old model files to MUJOCO_LOG.TXT wherever the user is."""
+    """MuJoCo writes warnings about old model files to MUJOCO_LOG.TXT in the working directory unless prevented."""
     code = ("from tests.support.episodes import task\n"
             "for name in ('halfcheetah_velocity', 'safety_halfcheetah_velocity', 'safety_point_goal1'):\n"
             "    env = task(name, render_mode='rgb_array')\n"
