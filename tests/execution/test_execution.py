@@ -34,7 +34,7 @@ EXACT = {"rtol": 0, "atol": 1e-10, "equal_nan": True}
 
 
 def assert_same_updates(step: Step, agent: Agent, twin: Agent, count: int, **tolerances: Any) -> None:
-    """So many updates by this step of `agent`, and the twin's own, end in the same state and say the same."""
+    """Check that `count` updates of agent by this step, and of its twin, give the same scalars and the same state."""
     draws: Any = Draws64(1)
     twins: Any = Draws64(1)
     for number in range(count):
@@ -45,7 +45,7 @@ def assert_same_updates(step: Step, agent: Agent, twin: Agent, count: int, **tol
 
 
 def few_levels(agent: str) -> list[str]:
-    """The compiler's time goes with the number of operations."""
+    """Return overrides for small networks, since compiling time grows with the number of operations."""
     if agent == "gaussian":
         return [f"agent={agent}"]
     return [f"agent={agent}", "agent.policy.process.steps=2", "agent.policy.hidden_sizes=[4]",
@@ -55,7 +55,7 @@ def few_levels(agent: str) -> list[str]:
 @pytest.mark.parametrize(("name", "guidance", "level"), [
     ("vesde", "augmented", "pointwise"), ("ddpm", "plain", "pointwise"), ("gaussian", "augmented", "batch")])
 def test_compiling_loses_nothing(name: str, guidance: str, level: str) -> None:
-    """λ, the batch's risk and all parameters, through everything of the compiler but its code generator."""
+    """Everything of the compiler except its code generator leaves λ, the batch's risk and all parameters unchanged."""
     overrides = [*few_levels(name), f"guidance={guidance}", f"guidance.level={level}"]
     torch.compiler.reset()
     agent = small_agent(*overrides)
@@ -65,7 +65,7 @@ def test_compiling_loses_nothing(name: str, guidance: str, level: str) -> None:
 @pytest.mark.parametrize("guidance", GUIDANCES)
 @pytest.mark.parametrize("name", AGENTS)
 def test_a_step_reads_no_value_and_touches_one_device(name: str, guidance: str) -> None:
-    """On the meta device there are no values: a branch on one, a transfer or a draw from elsewhere raises."""
+    """On the meta device, which has no values, a branch on a value, a transfer or a draw from elsewhere raises."""
     agent = small_agent(f"agent={name}", f"guidance={guidance}").to("meta")
     batch = Batch(*(part.to("meta") for part in batch_of(0)))
     draws: Any = Draws64(0)
@@ -83,7 +83,7 @@ def test_a_step_reads_no_value_and_touches_one_device(name: str, guidance: str) 
 # --- an update as a graph ---------------------------------------------------------------------------------------------
 
 class Repeater:
-    """A recorder that only repeats: everything of a captured step but CUDA's own capture."""
+    """A recorder that only repeats: a captured step except for CUDA's capture."""
 
     def __init__(self) -> None:
         self.recorded: list[Run] = []
@@ -107,7 +107,7 @@ class Repeater:
 
 @pytest.mark.parametrize("interval", [1, 2, 3, 7])
 def test_a_captured_step_is_the_step(interval: int) -> None:
-    """And both of its variants, with and without the targets' update, are run on the fixed inputs before a capture."""
+    """Both variants, with and without an update of the targets, run on the fixed inputs before they are captured."""
     overrides = ["agent=ddpm", "guidance=augmented", f"agent.target_interval={interval}"]
     agent, recorder = small_agent(*overrides), Repeater()
     ran: dict[bool, list[Any]] = {True: [], False: []}
@@ -127,7 +127,7 @@ def test_a_captured_step_is_the_step(interval: int) -> None:
 
 
 def test_a_compiled_step_is_compiled_before_it_is_captured() -> None:
-    """With batches as the replay hands them out, which are views of one tensor: nothing is compiled in a capture."""
+    """With batches from the replay, which are views of one tensor, nothing is compiled during a capture."""
     recorder = Repeater()
     graphs: list[bool] = []
 
@@ -146,7 +146,7 @@ def test_a_compiled_step_is_compiled_before_it_is_captured() -> None:
 
 
 class Kernels(TorchDispatchMode):
-    """Counts the operations that would each be a kernel on a GPU: not views, and not those of the captured step."""
+    """Counts the operations that are kernels on a GPU: not views, and not those of the captured step."""
 
     VIEWS = ("view", "split", "squeeze", "unsqueeze", "unbind", "select", "slice", "detach", "expand", "alias",
              "lift_fresh", "t.", "empty", "as_strided")
@@ -178,7 +178,7 @@ def test_little_is_launched_outside_of_the_graph() -> None:
 
 
 def test_graphs_are_warmed_up_and_captured_on_one_stream_of_their_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By torch's functions as fakes that write down in which order they were called, and on what."""
+    """Fakes of torch's functions record the order of their calls, and the stream and device of each."""
     calls: list[str] = []
     current = ["cuda:0"]
 
@@ -244,7 +244,7 @@ def test_graphs_are_warmed_up_and_captured_on_one_stream_of_their_device(monkeyp
 
 
 def test_a_step_that_cannot_be_captured_is_said_in_one_sentence() -> None:
-    """The sentence has what went wrong first, which torch's end of a capture hides behind an error of its own."""
+    """The error names the first cause, which torch hides behind an error at the end of the capture."""
     class Refusing(Repeater):
         def capture(self, run: Run) -> Run:
             try:
@@ -270,7 +270,7 @@ def test_what_compile_means(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution, "worthwhile", lambda: True)
     assert [resolve_execution(how, cpu, 10**8, 10**4) for how in ("auto", False, True)] == ["native", "eager", "native"]
     assert [resolve_execution(how, gpu, 1, 1) for how in ("auto", False, True)] == ["graph", "eager", "compiled graph"]
-    # A run that is too short for a compiler to pay, and networks that are too small for C to pay.
+    # A run too short for compiling to pay off, and networks too small for C.
     assert resolve_execution("auto", cpu, 10**8, 900) == "eager"
     assert resolve_execution("auto", cpu, 10**6, 10**7) == "eager"
     assert resolve_execution(True, cpu, 1, 1) == "native"
@@ -279,7 +279,7 @@ def test_what_compile_means(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_work_of_an_update_is_rows_times_weights() -> None:
-    """Of small_agent: 7 inputs, two hidden layers of 16, two reward and four cost critics."""
+    """7 inputs, two hidden layers of 16, two reward and four cost critics."""
     assert products_of(small_agent(), 16) == 16 * 6 * (7 * 16 + 16 * 16 + 16)
 
 
@@ -294,10 +294,10 @@ def test_the_first_starts_choice_is_recorded_and_kept(tmp_path: Path, monkeypatc
     start, notes = record_start(folder, config | {"compile": True}, cpu, "native")
     assert start["execution"] == "native" and not start["exact"]
     assert any("execution was eager and is native now" in note for note in notes)
-    # auto is what it was at the first start, however long the run has become.
+    # auto keeps the first start's choice, even when the run is longer now.
     start, notes = record_start(folder, config, cpu, "native")
     assert start["execution"] == "eager"
-    # Where what it was cannot be had, the run continues and says so.
+    # If that choice is not available, the run continues with a note.
     meta["starts"][0]["execution"] = "native"
     folder.write_meta(meta)
     assert record_start(folder, config, cpu, "eager")[0]["execution"] == "native"
@@ -308,7 +308,7 @@ def test_the_first_starts_choice_is_recorded_and_kept(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("moments", [False, True])
 def test_a_copy_acts_as_its_agent_does(moments: bool) -> None:
-    """Before and after updates, and while the observations' moments move, whatever device the agent is on."""
+    """The copy acts equally before and after updates, and while the moments of observations change."""
     normalise = f"normalise.observation={str(moments).lower()}"
     agent = build_agent(compose(*TINY, "env=toy", normalise), build_task(compose(*TINY, "env=toy")))
     acting, observation = ActingCopy(agent, apart=True), torch.tensor([[0.3, -1.0, 0.5]])
@@ -325,7 +325,7 @@ def test_a_copy_acts_as_its_agent_does(moments: bool) -> None:
             torch.testing.assert_close(acting(observation, None), agent.act(observation, None), rtol=0, atol=0)
         agent.update(replay.sample(16, RandomGenerator(number)), RandomGenerator(number))
     assert not torch.equal(actions[1], actions[-1])
-    # While nothing moves, as in an evaluation, nothing is copied.
+    # While nothing changes, as during an evaluation, nothing is copied.
     acting(observation, None)
     for parameter in acting.policy.parameters():
         parameter.data.fill_(float("nan"))
@@ -335,7 +335,7 @@ def test_a_copy_acts_as_its_agent_does(moments: bool) -> None:
 
 
 def test_a_gpus_memory_is_looked_at_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It holds the replay too: what fits into the host's may not fit there."""
+    """The replay is in the GPU's memory, so a replay that fits on the host may not fit there."""
     config = compose(*TINY, "env=toy", "buffer_size=1000")
     empty, asked = torch.empty, []
 
@@ -354,7 +354,7 @@ def test_a_gpus_memory_is_looked_at_before_a_run(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP")
 def test_threads_that_wait_sleep_unless_somebody_wants_them_to_spin() -> None:
-    """As every OpenMP runtime in the process, torch's and that of networks in C, says that it understood."""
+    """Every OpenMP runtime of the process, torch's and that of networks in C, reports the setting."""
     code = "import algd, torch; from algd.execution.native.library import worthwhile; worthwhile()"
 
     def policies(**more: str) -> set[str]:
@@ -385,8 +385,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 def test_freed_memory_is_kept() -> None:
-    """Eight layers of a megabyte, freed and asked for again, cost 2,048 page faults otherwise."""
-    # glibc raises its thresholds as it goes, or not, as the heap happens to lie; a set one stays.
+    """Eight layers of a megabyte, freed and allocated again, otherwise cost 2,048 page faults each time."""
+    # glibc may raise its thresholds by itself, depending on the heap; a fixed threshold stays.
     small = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 
     def faults(how: str) -> int:

@@ -1,8 +1,8 @@
-"""An update with networks in C is the exact one to rounding, of which the spread of torch's float32 is the yardstick.
+"""Updates with networks in C equal exact ones to rounding, measured by the spread of torch's float32.
 
-In a long run two ways of adding up drift apart without limit (DDPM's φ/‖φ‖ divides by what can be small), so that one
-run is no yardstick for another. Here every update starts from one and the same state, that of an exact run, and is
-compared with the exact update from it: once in C, and in torch with its products added up in several random orders.
+Over a long run two orders of summation diverge without limit (DDPM's φ/‖φ‖ divides by a small number), so whole runs
+cannot be compared. Here every update starts from the state of an exact run and is compared with the exact update from
+it: once in C, and in torch with the sums of matrix products in several random orders.
 """
 
 import copy
@@ -30,14 +30,14 @@ ULPS = 4 * torch.finfo(torch.float32).eps
 
 
 class Draws32(Draws64):
-    """Random numbers in float32, the same as those in float64."""
+    """The random numbers of Draws64, in float32."""
 
     def normal(self, *shape: int) -> Tensor:
         return super().normal(*shape).float()
 
 
 def in_float32(agent: Agent) -> Agent:
-    """The agent as training has it: all in float32 but the multiplier."""
+    """Convert an agent to float32 except for the multiplier, as in training."""
     agent.float()
     agent.guidance.dual.double()  # type: ignore[attr-defined]
     process = getattr(agent.policy, "process", None)
@@ -47,7 +47,7 @@ def in_float32(agent: Agent) -> Agent:
 
 
 def rounded(state: Any) -> Any:
-    """A checkpoint with its vectors and matrices as float32 can tell them."""
+    """Return a checkpoint with vectors and matrices rounded to float32."""
     if isinstance(state, dict):
         return {key: rounded(value) for key, value in state.items()}
     if isinstance(state, Tensor) and state.is_floating_point() and state.dim():
@@ -56,7 +56,7 @@ def rounded(state: Any) -> Any:
 
 
 def after_an_update(agent: Agent, state: Any, batch: Batch, draws: Any, step: Step) -> dict[str, Tensor]:
-    """Everything that one update from this state changes: what it logs, gradients, parameters, buffers."""
+    """Return all that an update from this state changes: logged scalars, gradients, parameters, buffers."""
     agent.restore(copy.deepcopy(state))
     found = {f"{name} (logged)": value for name, value in agent.update(batch, draws, step).items()}
     found |= {f"∂/∂ {name}": p.grad for name, p in agent.named_parameters() if p.grad is not None}
@@ -65,7 +65,7 @@ def after_an_update(agent: Agent, state: Any, batch: Batch, draws: Any, step: St
 
 
 def excesses(overrides: list[str], updates: int, every: int) -> Iterator[tuple[float, str]]:
-    """How many times as much as rounding allows networks in C are off, for every tensor of every compared update."""
+    """Yield the error of networks in C in units of what rounding allows, for every tensor of every compared update."""
     exact, torchs, native = small_agent(*overrides), *(in_float32(small_agent(*overrides)) for _ in range(2))
     in_c = prepare_agent(native, "native")
     for number in range(updates):
@@ -95,7 +95,7 @@ def excesses(overrides: list[str], updates: int, every: int) -> Iterator[tuple[f
 @pytest.mark.parametrize("guidance", GUIDANCES)
 @pytest.mark.parametrize("agent", AGENTS)
 def test_an_update_in_c_is_the_exact_one_to_rounding(agent: str, guidance: str) -> None:
-    """From states all along 40 updates, with one agent in C whose parameters change under it."""
+    """From states along 40 updates, with one agent in C whose parameters change in place."""
     worst, where = max(excesses([f"agent={agent}", f"guidance={guidance}"], 40, 8))
     assert worst <= 1, f"{where}: {worst:.1f} times what rounding allows"
 

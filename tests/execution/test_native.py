@@ -1,4 +1,4 @@
-"""Networks in C are the networks in torch's operations, and there is a way on where they cannot be had."""
+"""Networks in C equal the networks in torch's operations, and torch is used where C is not available."""
 
 import ctypes
 import os
@@ -28,7 +28,7 @@ CLOSE = {"rtol": 2e-5, "atol": 2e-5}
 
 
 def built_for(flags: list[str], folder: Path) -> ctypes.CDLL:
-    """mlp.c for these instructions, whatever this processor is taken for."""
+    """Build mlp.c for an instruction set, independently of this processor."""
     path = folder / "other.so"
     library._build(path, library.FLAGS + flags)
     return library._load(path)
@@ -36,7 +36,7 @@ def built_for(flags: list[str], folder: Path) -> ctypes.CDLL:
 
 @pytest.fixture(scope="session")
 def instruction_sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The library for every instruction set that this processor has."""
+    """Return the library for every instruction set of this processor."""
     capability = torch.backends.cpu.get_cpu_capability()
     names = {"AVX512": ["AVX512", "AVX2", "none"], "AVX2": ["AVX2", "none"]}.get(capability, ["none"])
     return {name: built_for(library.INSTRUCTIONS.get(name, []), tmp_path_factory.mktemp(name)) for name in names}
@@ -45,7 +45,7 @@ def instruction_sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
 @pytest.fixture(params=["AVX512", "AVX2", "none"])
 def instructions(request: pytest.FixtureRequest, instruction_sets: dict[str, Any],
                  monkeypatch: pytest.MonkeyPatch) -> str:
-    """NativeMLP computes with these instructions; with the best that there are, where this processor has not these."""
+    """Let NativeMLP use this instruction set, or the best one if this processor lacks it."""
     name: str = request.param if request.param in instruction_sets else next(iter(instruction_sets))
     monkeypatch.setattr(library, "library", lambda: instruction_sets[name])
     return name
@@ -60,7 +60,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def layers_of(widths: list[int], members: int | None, first_bias: bool = True) -> list[Layer]:
-    """Layers with random parameters."""
+    """Return layers with random parameters."""
     lead = () if members is None else (members,)
     return [Layer(torch.randn(*lead, n, k) / k**0.5, torch.randn(*lead, n) if i or first_bias else None)
             for i, (k, n) in enumerate(pairwise(widths))]
@@ -70,7 +70,7 @@ def doubled(layers: list[Layer]) -> list[Layer]:
     return [Layer(layer.weight.double(), None if layer.bias is None else layer.bias.double()) for layer in layers]
 
 
-# Widths below, at, between and above those of a panel and of a vector, and rows likewise of a tile and of a block.
+# Widths below, at, between and above those of a panel and a vector; rows likewise for a tile and a block.
 WIDTHS = [[3, 1], [5, 33, 1], [78, 32, 64, 1], [2, 100, 7, 31, 9], [40, 16, 8]]
 ROWS = [1, 7, 8, 9, 64, 131]
 
@@ -110,7 +110,7 @@ def test_values_and_gradients_are_those_of_the_definition(widths: list[int], mem
 @pytest.mark.parametrize("repeat", [1, 5])
 def test_a_start_stands_for_the_first_bias(repeat: int, members: int | None, activation: Activation,
                                            instructions: str, threads: int) -> None:
-    """Also where it is a slice of the states, as an energy's pieces take them."""
+    """Also for a start that is a slice of the states, as when an energy is computed in pieces."""
     torch.manual_seed(0)
     lead = () if members is None else (members,)
     layers = layers_of([2, 40, 33, 1], members, first_bias=False)
@@ -129,11 +129,11 @@ def test_a_start_stands_for_the_first_bias(repeat: int, members: int | None, act
 
 
 def test_random_shapes_and_strides(instructions: str) -> None:
-    """Whatever the sizes, the rows (one, none), the members, how parameters lie and how many threads there are."""
+    """For any sizes, rows (one, none), members, memory layouts of parameters and numbers of threads."""
     generator, before = random.Random(instructions), torch.get_num_threads()
 
     def parameter(*shape: int) -> Tensor:
-        """Rows of a larger tensor, which begin and end somewhere."""
+        """Return columns of a wider tensor."""
         left, right = generator.choice([(0, 0), (1, 0), (3, 5)])
         return torch.randn(*shape[:-1], left + shape[-1] + right)[..., left:left + shape[-1]] / shape[-1] ** 0.5
 
@@ -169,7 +169,7 @@ def test_random_shapes_and_strides(instructions: str) -> None:
 
 
 def test_columns_of_a_wider_weight_need_no_copy(instructions: str) -> None:
-    """The states' and the actions' part of a first layer are slices of one matrix."""
+    """The parts of a first layer for states and actions are slices of one matrix."""
     torch.manual_seed(0)
     weight, bias, x = torch.randn(3, 40, 11), torch.randn(3, 40), torch.randn(20, 11)
     for columns in (slice(0, 9), slice(9, 11)):
@@ -185,7 +185,7 @@ def test_columns_of_a_wider_weight_need_no_copy(instructions: str) -> None:
 
 @pytest.mark.parametrize("activation", ["relu", "silu"])
 def test_rows_without_a_slope_are_not_looked_at(activation: Activation, instructions: str, threads: int) -> None:
-    """What is not a number there would spread, since 0 · NaN is NaN: the rows that count are as if alone."""
+    """Rows with zero gradient are skipped, so that NaN there does not spread (0 · NaN is NaN)."""
     torch.manual_seed(0)
     layers = layers_of([3, 40, 33, 1], 2)
     x, slopes = torch.randn(150, 3), torch.randn(2, 150, 1)
@@ -207,7 +207,7 @@ def test_rows_without_a_slope_are_not_looked_at(activation: Activation, instruct
 
 @pytest.mark.parametrize("activation", ["relu", "silu"])
 def test_a_graph_through_several_calls(activation: Activation, instructions: str) -> None:
-    """Gradients for the input, the start and all parameters, summed over calls that feed each other."""
+    """Gradients of the input, the start and all parameters are summed over calls that use each other's results."""
     torch.manual_seed(0)
     widths = [3, 40, 33, 3]
     parameters = [p for layer in layers_of(widths, None) for p in (layer.weight, layer.bias)]
@@ -224,7 +224,7 @@ def test_a_graph_through_several_calls(activation: Activation, instructions: str
         return [p.grad.float() for p in mine if p.grad is not None]
 
     found, expected = gradients(NativeMLP, torch.float32), gradients(MLP, torch.float64)
-    assert len(found) == len(expected) == 7  # all but the first layer's bias
+    assert len(found) == len(expected) == 7  # all except the first layer's bias
     for gradient, exact in zip(found, expected, strict=True):
         torch.testing.assert_close(gradient, exact, rtol=1e-4, atol=1e-4)
 
@@ -239,7 +239,7 @@ def test_a_graph_can_be_gone_through_twice_and_no_derivative_is_lost_without_a_w
     once = weight.grad.clone()
     value.backward()
     torch.testing.assert_close(weight.grad, 2 * once)
-    # A pass for the input alone leaves nothing behind that the next one would count.
+    # A backward pass for the input alone leaves nothing that the next one would add.
     weight.grad = None
     value = NativeMLP(layers, "relu")(x).square().sum()
     torch.autograd.grad(value, x, retain_graph=True)
@@ -250,7 +250,7 @@ def test_a_graph_can_be_gone_through_twice_and_no_derivative_is_lost_without_a_w
 
 
 def test_silu_to_a_few_units_in_the_last_place(instructions: str) -> None:
-    """With its slope, and as near to nothing as float32 can tell where e^−x overflows."""
+    """Value and slope are accurate to a few units in the last place, also where e^−x overflows."""
     x = torch.cat([torch.linspace(-110, 110, 20_001), torch.tensor([0.0, -0.0, 1e-30, -1e-38, 1e6, -1e6])])
     mlp = NativeMLP([Layer(torch.ones(1, 1), torch.zeros(1)), Layer(torch.ones(16, 1), torch.zeros(16))], "silu")
     with torch.no_grad():
@@ -264,7 +264,7 @@ def test_silu_to_a_few_units_in_the_last_place(instructions: str) -> None:
 
 @pytest.mark.parametrize("activation", ["relu", "silu"])
 def test_what_is_not_a_number_stays_so(activation: Activation, instructions: str) -> None:
-    """A run that diverges has to be seen: in values as in gradients."""
+    """NaN and infinity appear in values and gradients, so that a diverging run is noticed."""
     for wrong in (float("nan"), float("inf")):
         layers = layers_of([3, 40, 1], 2)
         x = torch.randn(10, 3)
@@ -306,7 +306,7 @@ def test_what_c_cannot_read_is_refused() -> None:
 
 
 def test_updates_do_not_pile_up_memory() -> None:
-    """A graph that holds on to itself would not be freed; three hundred of them would be noticed."""
+    """A graph that references itself would not be freed; after 300 updates that would show."""
     code = """
 import resource, torch
 from algd.execution.step import keep_freed_memory, prepare_agent
@@ -331,7 +331,7 @@ print(updates(300) - first)
 # --- where there is no library ----------------------------------------------------------------------------------------
 
 def fresh(monkeypatch: pytest.MonkeyPatch, cache: Path, **environment: str) -> None:
-    """As in a new process with an empty cache."""
+    """Set the state of a new process with an empty cache."""
     monkeypatch.setattr(library, "library", library.library.__wrapped__)
     for name, value in (environment | {"ALGD_CACHE": str(cache)}).items():
         monkeypatch.setenv(name, value)
@@ -374,7 +374,7 @@ def test_what_is_no_library_in_the_cache_is_built_anew(tmp_path: Path, monkeypat
     library.library()
     (kept,) = tmp_path.iterdir()
     whole = kept.read_bytes()
-    kept.unlink()  # what is loaded is mapped, and would change with the file
+    kept.unlink()  # a loaded file is mapped, and would change with it
     kept.write_text("not a library")
     assert library.library().panel_size(3, 5) > 0
     assert kept.read_bytes() == whole
@@ -405,7 +405,7 @@ def test_a_run_without_a_compiler_is_refused_before_anything_is_made(tmp_path: P
 
 
 def test_a_run_in_c_learns_what_a_run_in_torch_does(tmp_path: Path) -> None:
-    """The same first row of losses from the same draws, in two whole runs."""
+    """Two whole runs with the same draws log the same first losses."""
     arguments = [*TINY, "env=toy", "initial_steps=60", "total_steps=20", "log_every=10", "eval.episodes=1", "seed=1"]
     rows = {}
     for how in ("true", "false"):

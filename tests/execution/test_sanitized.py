@@ -1,4 +1,4 @@
-"""The C library is fed pointers: its tests pass under the address and the undefined-behaviour sanitizer too."""
+"""The tests of the C library pass under the address and undefined-behaviour sanitizers."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ OVERRUN = ("panels + q * WIDTH, from + q * by_k, 4 * width", "panels + q * WIDTH
 
 
 def sanitizers() -> dict[str, str]:
-    """The environment that a sanitized library is loaded in."""
+    """Return the environment variables for loading a sanitized library."""
     return {"LD_PRELOAD": sanitizer(library.compiler()), "ASAN_OPTIONS": "detect_leaks=0",
             "UBSAN_OPTIONS": "print_stacktrace=1"}
 

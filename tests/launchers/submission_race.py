@@ -1,9 +1,9 @@
 """Two submitters at once, and submitters that are killed: python -m tests.launchers.submission_race --tries 200
 
-Each try submits one sweep of two held runs from two processes at once, or kills a submitter at some moment of its
-submission and submits again. Then a submitter is killed before each single operation on files, locks and processes
-while it submits an array. Whatever SLURM has in its queue then must be known to the sweep's file, and each run must be
-there once. It needs a SLURM, which it starts (`tests.support.slurm_cluster`).
+Each try submits one sweep of two held runs from two processes at once, or kills a submitter at a random moment and
+submits again. Then a submitter is killed before each single operation on files, locks and processes while it submits an
+array. Afterwards the sweep's file must know everything in SLURM's queue, and each run must be there once. It needs
+SLURM, which it starts (`tests.support.slurm_cluster`).
 """
 
 import argparse
@@ -27,17 +27,17 @@ HELD = SlurmSettings(name="s", detach=True, sbatch={"hold": True})
 
 
 def members_of(runs_dir: Path) -> list[Member]:
-    """Two runs."""
+    """Return two runs."""
     config = compose(*TINY, "env=toy", f"runs_dir={runs_dir}")
     return [Member(runs_dir / "toy" / "vesde-augmented" / f"seed={seed}-{seed:08x}", config | {"seed": seed})
             for seed in (0, 1)]
 
 
 def submit(members: list[Member], runs_dir: Path, deadly: int | None = None) -> None:
-    """What the command line does once it has composed its grid, in a process of its own.
+    """Submit as the command line does after composing its grid, in a process of its own.
 
     Args:
-        deadly: which of its operations (`Operations`) it is killed before; None: it lives.
+        deadly: number of the operation (`Operations`) before which the process is killed; None: it is not.
     """
     os.setsid()
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115
@@ -49,15 +49,15 @@ class Operations:
     """Counts a process's operations on files, locks and processes, from an array's first file on.
 
     Args:
-        runs_dir: where their number is left, in a file beside it.
-        deadly: the operation that the process does not come to, since it kills itself; None: there is none.
+        runs_dir: the count is written to a file beside it.
+        deadly: operation before which the process kills itself; None: none.
     """
 
     EVENTS = ("open", "os.", "subprocess.", "fcntl.", "time.sleep", "shutil.")
 
     def __init__(self, runs_dir: Path, deadly: int | None):
         self.count, self._deadly, self._begun = 0, deadly, False
-        # Opened now: what counts is not to be counted.
+        # Opened here, so that opening is not counted.
         self._left = os.open(runs_dir.with_suffix(".operations"), os.O_WRONLY | os.O_CREAT, 0o644)
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -71,7 +71,7 @@ class Operations:
 
 
 def begin(members: list[Member], runs_dir: Path, deadly: int | None = None) -> Any:
-    """A submitter that runs."""
+    """Start a submitter."""
     runs_dir.mkdir(parents=True, exist_ok=True)
     process = multiprocessing.get_context("fork").Process(target=submit, args=(members, runs_dir, deadly))
     process.start()
@@ -79,7 +79,7 @@ def begin(members: list[Member], runs_dir: Path, deadly: int | None = None) -> A
 
 
 def orphans(cluster: Cluster, runs_dir: Path) -> list[str]:
-    """What is wrong: arrays in the queue that the sweep does not know, or runs that are in it twice or not at all."""
+    """Return what is wrong: arrays in the queue that the sweep does not know, runs in it twice or not at all."""
     queued = cluster.ask("squeue", "-h", "-r", "-o", "%F_%K|%k").split()
     submissions = load_sweep(runs_dir / "sweeps" / "s.json").submissions
     known = {f"{record['job']}_{index}|{record['token']}" for record in submissions
@@ -91,7 +91,7 @@ def orphans(cluster: Cluster, runs_dir: Path) -> list[str]:
 
 
 def two_at_once(cluster: Cluster, runs_dir: Path) -> list[str]:
-    """One try of the race."""
+    """Try the race once."""
     members = members_of(runs_dir)
     processes = [begin(members, runs_dir) for _ in range(2)]
     for process in processes:
@@ -100,7 +100,7 @@ def two_at_once(cluster: Cluster, runs_dir: Path) -> list[str]:
 
 
 def killed(cluster: Cluster, runs_dir: Path, chance: random.Random, whole: float) -> list[str]:
-    """One try of the kill, at any moment of a submission that takes so many seconds."""
+    """Kill a submitter once, at a random moment of a submission that takes `whole` seconds."""
     members = members_of(runs_dir)
     first = begin(members, runs_dir)
     time.sleep(chance.uniform(0, whole))
@@ -112,7 +112,7 @@ def killed(cluster: Cluster, runs_dir: Path, chance: random.Random, whole: float
 
 
 def operations(cluster: Cluster, runs_dir: Path) -> int:
-    """How many operations a submitter makes while it submits an array."""
+    """Return how many operations a submitter makes while it submits an array."""
     process = begin(members_of(runs_dir), runs_dir)
     process.join()
     cluster.ask("scancel", "-u", "root")
@@ -120,7 +120,7 @@ def operations(cluster: Cluster, runs_dir: Path) -> int:
 
 
 def killed_before(cluster: Cluster, runs_dir: Path, deadly: int) -> list[str]:
-    """One try of a kill before one of these operations."""
+    """Kill a submitter before this operation."""
     members = members_of(runs_dir)
     first = begin(members, runs_dir, deadly)
     first.join()
@@ -133,7 +133,7 @@ def killed_before(cluster: Cluster, runs_dir: Path, deadly: int) -> list[str]:
 
 
 def tries(cluster: Cluster, scratch: Path, count: int, seed: int = 0) -> list[str]:
-    """So many tries of each. Returns what was wrong."""
+    """Try each `count` times, and return what was wrong."""
     chance, found = random.Random(seed), []
     begun = time.monotonic()
     found += two_at_once(cluster, scratch / "first")

@@ -1,4 +1,4 @@
-"""A study whose table is no full grid: its cells, each with every combination of what is swept."""
+"""Studies whose cells are not a full grid: each cell with every combination of the swept values."""
 
 from pathlib import Path
 

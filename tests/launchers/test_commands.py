@@ -1,4 +1,4 @@
-"""python -m launchers, W&B over a whole sweep, and the parts of a sweep that need no processes."""
+"""python -m launchers, W&B for whole sweeps, and the parts of sweeps that need no processes."""
 
 import json
 import os
@@ -29,7 +29,7 @@ ENDLESS = [*SMALL, "total_steps=100000", "eval.every=100000", "checkpoint.every=
 
 
 def launchers(*arguments: str | Path, code: int = 0) -> str:
-    """python -m launchers with these arguments. Returns all that it said."""
+    """Run python -m launchers with these arguments and return its output, with standard error."""
     done = subprocess.run([sys.executable, "-m", "launchers", *arguments], cwd=ROOT, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert done.returncode == code, done.stdout
@@ -37,7 +37,7 @@ def launchers(*arguments: str | Path, code: int = 0) -> str:
 
 
 def make_run(folder: Path, **what: object) -> Path:
-    """A run's folder with a status and nothing else."""
+    """Write a run's folder with a status."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("{}\n")
     (folder / "lock").touch()
@@ -47,7 +47,7 @@ def make_run(folder: Path, **what: object) -> Path:
 
 
 def test_cancel_retry_and_logs(tmp_path: Path) -> None:
-    """cancel stops the launcher and its run with a checkpoint; retry continues with the sweep's own settings."""
+    """cancel stops launcher and run with a checkpoint; retry continues with the sweep's own settings."""
     sweep = start("-m", *ENDLESS, "seed=0,1", f"runs_dir={tmp_path}", "hydra.launcher.jobs=1", "hydra.launcher.name=s")
     try:
         while not list(tmp_path.glob("*/*/*/metrics.csv")):
@@ -77,7 +77,7 @@ def test_cancel_retry_and_logs(tmp_path: Path) -> None:
 
 
 def test_the_sweep_in_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One group, the tags, and offline runs that `sync` uploads once, whatever number of starts they had."""
+    """Runs share group and tags, and `sync` uploads offline runs once, however often they were started."""
     for name, value in {"WANDB_API_KEY": "0" * 40, "WANDB_CONFIG_DIR": str(tmp_path / "settings"),
                         "WANDB_CACHE_DIR": str(tmp_path / "cache")}.items():
         monkeypatch.setenv(name, value)
@@ -104,7 +104,7 @@ def test_the_sweep_in_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_states_of_folders(tmp_path: Path) -> None:
-    """Who says running and holds no lock was killed."""
+    """A run that says running but holds no lock was killed."""
     new = make_run(tmp_path / "toy" / "a-b" / "seed=0-1")
     dead = make_run(tmp_path / "toy" / "a-b" / "seed=1-1", state="running", step=50, total_steps=100, seconds=5.0)
     done = make_run(tmp_path / "toy" / "a-b" / "seed=2-1", state="finished", step=100, total_steps=100, seconds=20.0)

@@ -1,4 +1,4 @@
-"""A grid's configurations are those that Hydra composes one by one."""
+"""A grid's configurations equal those that Hydra composes one by one."""
 
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -14,7 +14,7 @@ from launchers.compose import Composer
 GRID = [["env=toy", "seed=0"], ["env=toy", "seed=1"], ["seed=1", "env=toy", "agent=ddpm", "guidance=plain"],
         ["env=toy", "agent=ddpm", "agent.policy.beta=2.0", "guidance=plain"], ["experiment=toy_guidance", "seed=3"],
         ["env=toy", "agent.critic_hidden_sizes=[8,8]", "logger=none", "total_steps=1e4"], ["env=toy", "seed=0"],
-        # Values that others refer to, or that refer to others; new keys, deleted ones, texts and nothing.
+        # Interpolations and their targets; new and deleted keys, strings and null.
         ["env=toy", "env.reference_steps=77"], ["env=toy", "env.reference_steps=77", "total_steps=5"],
         ["env=gymnasium", "env.id=Reacher-v4", "env.limit=3"], ["env=toy", "total_steps=${seed}", "seed=9"],
         ["env=toy", "+guidance.cost_backup=reach"], ["env=toy", "~agent.policy.beta"], ["env=toy", "run='a b'"],

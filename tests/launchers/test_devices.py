@@ -1,4 +1,4 @@
-"""Which GPUs and threads runs get: on machines with none, and with several that are not there."""
+"""GPUs and threads of runs, on machines without GPUs and with simulated ones."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def test_each_run_gets_the_gpu_that_the_fewest_have() -> None:
     gpus.give_back("1")
     assert [gpus.take(AUTO) for _ in range(2)] == ["1", "1"]
     gpus.give_back(None)
-    # Now 0 has two, 1 two and 2 one.
+    # Now 0 has two runs, 1 two and 2 one.
     assert gpus.take({"device": "cuda", "threads": 1}) == "2"
 
 
@@ -39,7 +39,7 @@ def test_what_a_run_is_given() -> None:
     (4, None, ["0", "1", "2", "3"]), (4, "2, 3", ["2", "3"]), (1, "GPU-a", ["GPU-a"]), (0, "0,1", [])])
 def test_the_gpus_of_a_machine(count: int, listed: str | None, expected: list[str],
                                monkeypatch: pytest.MonkeyPatch) -> None:
-    """The driver's, unless somebody has chosen among them."""
+    """They are the driver's, unless CUDA_VISIBLE_DEVICES selects some."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

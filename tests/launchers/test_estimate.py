@@ -1,4 +1,4 @@
-"""What a sweep will cost, from the runs that are there; the numbers are worked out by hand."""
+"""Estimates of a sweep's cost from existing runs; the numbers are computed by hand."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def behind(step: int, seconds: float, updates: int = 0, state: str = "running") 
 
 
 def test_speeds_are_medians_of_the_same_kind() -> None:
-    """The same environment, agent, guidance and updates for each step; each run once, with what it showed last."""
+    """Only runs of the same environment, agent, guidance and updates per step count, each with its latest speed."""
     a, b, c = member("toy/x-y/seed=0-1"), member("toy/x-z/seed=0-1"), member("toy/x-y/seed=0-2", updates_per_step=20)
     speeds = Speeds([a, b, c])
     for seed, seconds in ((1, 40.0), (2, 10.0), (2, 90.0), (3, 20.0)):
@@ -37,7 +37,7 @@ def test_speeds_are_medians_of_the_same_kind() -> None:
 
 
 def test_finished_runs_count_before_others() -> None:
-    """The beginning of a run is slower than the whole: it counts only where there is nothing better."""
+    """The beginning of a run is slower than the whole, so unfinished runs count only if there are no finished ones."""
     a = member("toy/x-y/seed=0-1")
     speeds = Speeds([a])
     speeds.learn(Path("runs/toy/x-y/seed=1-1"), behind(10, 90.0))
@@ -54,11 +54,11 @@ def test_each_begins_as_soon_as_there_is_a_place() -> None:
 
 
 def test_costs() -> None:
-    """A task of SLURM's takes what it asks for until its longest run ends; here a run takes its threads."""
+    """A SLURM task costs what it requests until its longest run ends; a local run costs its threads."""
     members = [member(f"{env}/x-y/seed={seed}-1", env=env, threads=3) for env in ("toy", "ring") for seed in (0, 1, 2)]
     seconds = {each.folder: 3600.0 * hours for each, hours in zip(members, (1, 2, 4, 10, 10, 10), strict=True)}
     settings = SlurmSettings(per="env", tasks={"ring": {"gpus": 2, "cpus": 8, "runs_per_task": 3}}, runs_per_task=2)
-    # toy: two runs of three threads for two hours and one for four, both tasks of the same array; ring: one task.
+    # toy: two runs of three threads for two hours and one for four, both tasks in one array; ring: one task.
     assert cost(members, seconds, settings, 4) == Cost(6 * (2 + 4) + 8 * 10, 2 * 10)
     assert cost(members, seconds, LocalSettings(), 2) == Cost(3 * 37, 0)
     on_gpus = [Member(each.folder, dict(each.config) | {"device": "auto"}) for each in members]
@@ -72,7 +72,7 @@ def test_amounts(value: float, said: str) -> None:
 
 
 def test_said_before_submission(tmp_path: Path) -> None:
-    """From folders that are there; a kind that has none is named."""
+    """The estimate uses existing folders, and names a kind of run that has none."""
     done = tmp_path / "toy" / "x-y" / "seed=9-1"
     done.mkdir(parents=True)
     (done / "status.json").write_text(json.dumps(

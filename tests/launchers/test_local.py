@@ -1,4 +1,4 @@
-"""Sweeps on this machine, through the real command line: what happens to the others when something happens to one."""
+"""Sweeps on this machine with the real command line: failures, kills and interruptions do not affect other runs."""
 
 import json
 import os
@@ -22,12 +22,12 @@ SHORT = [*SMALL, "total_steps=60"]
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The run folders of a runs_dir."""
+    """Return the run folders of a runs_dir."""
     return sorted(path.parent for path in folder.glob("*/*/*/config.yaml"))
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Until the condition holds; the process must still live then."""
+    """Wait until the condition holds; fail if the process ends before."""
     while not condition():
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
@@ -39,18 +39,18 @@ def has_rows(folder: Path, name: str, count: int) -> bool:
 
 
 def started(runs: Path, seed: int, rows: int = 3) -> Path | None:
-    """The folder of the run with this seed, once it has so many rows of metrics."""
+    """Return the folder of the run with this seed, if it has at least this many rows of metrics."""
     found = [path for path in runs.glob(f"*/*/seed={seed}-*") if has_rows(path, "metrics.csv", rows)]
     return found[0] if found else None
 
 
 def process_of(folder: Path) -> int:
-    """The process id of the run's last start."""
+    """Return the process id of the run's last start."""
     return json.loads((folder / "meta.json").read_text())["starts"][-1]["pid"]
 
 
 def test_a_run_that_fails_and_one_that_is_killed(tmp_path: Path) -> None:
-    """The others continue; what failed is told and left, or tried again, and ends as if nothing had happened."""
+    """A failed run is reported and skipped or tried again, a killed one is resumed, and the others continue."""
     arguments = ["-m", *SMALL, "agent.policy.beta=1.0,1e-38", "seed=0,1", f"runs_dir={tmp_path / 'runs'}",
                  "hydra.launcher.jobs=2", "hydra.launcher.name=fates"]
     sweep = start(*arguments)
@@ -86,9 +86,9 @@ def test_a_run_that_fails_and_one_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_command_at_the_end(tmp_path: Path) -> None:
-    """It has the summary, and the sweep's name and file; whether it succeeds changes nothing.
+    """on_end gets the summary and the sweep's name and file, and its exit code changes nothing.
 
-    What it prints is not taken for the launcher's answer, and the sweep's file does not keep it.
+    Its output is not part of the launcher's, and the sweep's file does not contain it.
     """
     told, file = tmp_path / "told", tmp_path / "runs" / "sweeps" / "s.json"
     command = f'tee {told}; echo "$ALGD_SWEEP $ALGD_SWEEP_FILE: $ALGD_SWEEP_ENDED" >> {told}; false'
@@ -110,7 +110,7 @@ def test_out_of_memory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_stopped_and_typed_again(number: signal.Signals, tmp_path: Path) -> None:
-    """Ctrl-C, or a terminal that is closed: a checkpoint, and the same command resumes from there."""
+    """SIGINT or SIGHUP writes a checkpoint, from which the same command resumes."""
     arguments = ["-m", *SMALL, "checkpoint.every=100000", "seed=0,1", f"runs_dir={tmp_path / 'runs'}",
                  "hydra.launcher.jobs=1"]
     sweep = start(*arguments)
@@ -132,8 +132,8 @@ def test_stopped_and_typed_again(number: signal.Signals, tmp_path: Path) -> None
 
 
 def test_two_sweeps_that_share_a_run(tmp_path: Path) -> None:
-    """The second one waits for the shared run, and runs the other; killed launchers do not take their runs along."""
-    # Long enough to be still on its way when the second command has composed its grid.
+    """The second sweep waits for the shared run and trains the other; killing a launcher does not kill its runs."""
+    # Long enough to be still in training when the second command has composed its grid.
     long = [*SMALL, "total_steps=2000"]
     first = start("-m", *long, "seed=0", f"runs_dir={tmp_path}")
     wait_for(lambda: any(is_held(folder) for folder in runs_in(tmp_path)), first)
@@ -145,7 +145,7 @@ def test_two_sweeps_that_share_a_run(tmp_path: Path) -> None:
 
 
 def test_edits_while_runs_wait(tmp_path: Path) -> None:
-    """Code and YAML are broken while the second run waits: it runs what was there when the command was typed."""
+    """Code and YAML files that are broken while the second run waits do not affect it."""
     copy = tmp_path / "checkout"
     for name in ("algd", "analysis", "launchers", "conf"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -191,7 +191,7 @@ def test_one_sentence_before_anything_is_started(argument: str, tmp_path: Path) 
     ("hydra", "interrupted"), ("launchers.grid", "interrupted; what was submitted"),
     ("/sweeps/", "interrupted; what was submitted")])
 def test_ctrl_c_before_anything_runs(where: str, said: str, tmp_path: Path) -> None:
-    """While modules are imported, members composed and files written: one sentence, and nothing has been started."""
+    """During imports, composition and the writing of files: one sentence, and no run was started."""
     sweep = start("-m", *SHORT, "seed=0,1", f"runs_dir={tmp_path / 'runs'}", **interrupted_at(where))
     _, errors = sweep.communicate()
     assert sweep.returncode == 128 + signal.SIGINT and errors.startswith(said) and errors.count("\n") == 1, errors
@@ -199,7 +199,7 @@ def test_ctrl_c_before_anything_runs(where: str, said: str, tmp_path: Path) -> N
 
 
 def test_presets_of_seeds_and_studies(tmp_path: Path) -> None:
-    """A study sweeps what it names; a preset of seeds replaces its seeds; nothing is written by a dry run."""
+    """A study sweeps what it names, a preset of seeds replaces its seeds, and a dry run writes nothing."""
     listing = subprocess.run([sys.executable, ROOT / "run.py", "experiment=toy_guidance", "seeds=five",
                               "hydra.launcher.dry_run=true"], cwd=tmp_path, text=True, capture_output=True,
                              check=True).stdout

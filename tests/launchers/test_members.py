@@ -1,4 +1,4 @@
-"""What a sweep does with a member, for every way in which one can stand."""
+"""What a sweep does with a member, for every state of its folder and SLURM task."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from launchers.sweeps import Member
 NEW, FAILED, LOST = RunState("new"), RunState("failed", step=5), RunState("lost", step=5)
 DONE, SHORT = RunState("finished", step=100), RunState("finished", step=50)
 HELD, INTERRUPTED = RunState("running", held=True, step=5), RunState("interrupted", step=5)
-# (what the folder says, SLURM's task) ↦ (as it is asked for, with fresh=true, with retry_failed=false, with both)
+# (folder's state, SLURM's task) ↦ (plan by default, with fresh=true, with retry_failed=false, with both)
 TABLE = {
     (NEW, None): ("start", "start", "start", "start"),
     (INTERRUPTED, None): ("resume", "start", "resume", "start"),
@@ -37,7 +37,7 @@ def test_every_way_in_which_a_member_can_stand(state: RunState, task: str | None
 
 
 def test_nothing_begins_if_one_member_cannot_begin_anew(tmp_path: Path) -> None:
-    """The folder of a member that waits in SLURM's queue is not moved aside, nor those of others."""
+    """With fresh=true, if one member is in SLURM's queue, no folder at all is moved aside."""
     members = [Member(tmp_path / "toy" / "a-b" / f"seed={seed}-1", {"total_steps": 100, "fresh": True})
                for seed in (0, 1)]
     planned = triage(members, True, {members[1].folder: "12_3"})

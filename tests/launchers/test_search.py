@@ -1,4 +1,4 @@
-"""Searches under a constraint: spaces, halving, and a journal that no kill makes lose or double a trial."""
+"""Searches under a constraint: spaces, halving, and a journal in which no kill loses or duplicates a trial."""
 
 import itertools
 import math
@@ -33,13 +33,13 @@ def space_of(*typed: str) -> Space:
 
 
 class Kill(BaseException):
-    """The process is gone."""
+    """Stands for a kill of the process."""
 
 
 class Formula:
-    """Trials whose result is a formula, within the limit only for small rho; learning takes `TOTAL` steps.
+    """Trials whose result is a formula, within the limit only for small rho; training takes `TOTAL` steps.
 
-    The best is rho = 2, rate = 1e-3, on the limit's edge, with return 10.
+    The best trial is rho = 2, rate = 1e-3, at the limit, with return 10.
     """
 
     total_steps = TOTAL
@@ -129,7 +129,7 @@ HALVING: dict[str, object] = {"n_trials": 7, "batch": 3, "rungs": [100, 300], "n
 
 @pytest.mark.parametrize("when", ["before", "torn", "after"])
 def test_a_kill_at_any_write_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
-    """The search is killed at every fifth write to its journal, and the same command typed again each time."""
+    """The result is that of an undisturbed search if every fifth write to the journal kills it and it is repeated."""
     whole = told(searched(tmp_path / "whole.journal", **HALVING))
     append = study_module.JournalFileBackend.append_logs
     writes = itertools.count(1)
@@ -205,7 +205,7 @@ def best_gain(study: Study) -> float:
 
 
 def test_it_finds_more_than_random_search_with_fewer_updates(tmp_path: Path) -> None:
-    """Over 8 seeds of proposals, on a formula whose best is on the limit's edge."""
+    """With 8 seeds of the sampler, on a formula whose best point is at the limit."""
     gains: dict[str, list[float]] = {"tpe": [], "random": []}
     steps: dict[str, int] = {"tpe": 0, "random": 0}
     for seed, (kind, rungs) in itertools.product(range(8), [("tpe", [100, 300]), ("random", [])]):
@@ -223,7 +223,7 @@ def test_it_finds_more_than_random_search_with_fewer_updates(tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def kills(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], list[str]]:
-    """A folder in which a search was left alone and others were killed; what was said; and what was wrong."""
+    """Return a folder with an undisturbed search and killed ones, what was reported, and the problems found."""
     folder, told = tmp_path_factory.mktemp("kills"), []
     places, problems = campaign(3, 2, folder, told.append, trials=4)
     assert places.total() == 3, told
@@ -231,14 +231,14 @@ def kills(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], li
 
 
 def test_kills_of_a_real_search_change_nothing(kills: tuple[Path, list[str], list[str]]) -> None:
-    """The search's process alone, or with its runs; `python -m tests.soak.search` does it 50 times."""
+    """Kills of the search's process, alone or with its runs; `python -m tests.soak.search` makes 50 of them."""
     _, told, problems = kills
     assert problems == [], told
 
 
 def test_a_pruned_run_is_finished_later_as_if_it_never_was(kills: tuple[Path, list[str], list[str]],
                                                            tmp_path: Path) -> None:
-    """By the same settings as a plain run: tables, snapshots and networks are those of a run in one go."""
+    """A plain run with its settings finishes it; tables, snapshots and networks are those of an uninterrupted run."""
     runs = kills[0] / "twin"
     pruned = [folder for folder in runs_in(runs) if status(folder)["state"] == "pruned"]
     assert 0 < len(pruned) < 4

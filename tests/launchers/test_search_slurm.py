@@ -1,4 +1,4 @@
-"""A search whose runs are tasks of a real SLURM, one node on this machine (`tests.support.slurm_cluster`)."""
+"""A search whose runs are tasks of a real SLURM with one node (`tests.support.slurm_cluster`)."""
 
 import json
 import signal
@@ -29,13 +29,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def submitted(sweep: Path) -> list[str]:
-    """The runs of all the tasks that SLURM has taken."""
+    """Return the runs of all tasks that were submitted to SLURM."""
     return [run for submission in json.loads(sweep.read_text())["submissions"] if submission["job"]
             for task in submission["tasks"] for run in task] if sweep.exists() else []
 
 
 def test_a_search_on_slurm_goes_on_after_its_process_is_killed(cluster: Cluster, tmp_path: Path) -> None:
-    """Tasks that were submitted before the kill are waited for: no run is given to SLURM a second time."""
+    """The repeated command waits for tasks submitted before the kill, and submits no run twice."""
     sweep = tmp_path / "sweeps" / "search.json"
     first = start(*SEARCH, f"runs_dir={tmp_path}")
     wait_for(lambda: first.poll() is not None or len(submitted(sweep)) > 0, PATIENCE, "a submission")

@@ -1,4 +1,4 @@
-"""Sweeps on a real SLURM with accounting: one node on this machine, started here (`tests.support.slurm_cluster`)."""
+"""Sweeps on a real SLURM with accounting, with one node on this machine (`tests.support.slurm_cluster`)."""
 
 import itertools
 import json
@@ -38,12 +38,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The run folders of a runs_dir."""
+    """Return the run folders of a runs_dir."""
     return sorted(path.parent for path in folder.glob("*/*/*/config.yaml"))
 
 
 def jobs_of(runs: Path) -> list[str]:
-    """The job arrays of the sweep's runs, in the order of their submission."""
+    """Return the job arrays of the sweep's runs, in order of submission."""
     file = runs / "sweeps" / "s.json"
     submissions = json.loads(file.read_text())["submissions"] if file.exists() else []
     return [entry["job"] for entry in submissions if any(entry["tasks"]) and entry["job"]]
@@ -54,14 +54,14 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 
 def until_trained(folder: Path, rows: int = 3) -> None:
-    """Until the run has so many rows of metrics."""
+    """Wait until the run has this many rows of metrics."""
     file = folder / "metrics.csv"
     until(lambda: file.exists() and file.read_bytes().count(b"\n") >= rows, f"{rows} rows in {file}")
 
 
 def until_over(cluster: Cluster, job: str) -> dict[str, str]:
-    """Until no task of an array will do anything more. Returns sacct's states of its elements; for a while
-    sacct may list the array alone, or beside them."""
+    """Wait until all tasks of an array have ended, and return the states of its elements in sacct, which for a while
+    may list the array as well or only."""
     def elements() -> dict[str, str]:
         return {task: state for task, state in states_of(cluster, [job]).items() if "_" in task}
 
@@ -75,7 +75,7 @@ def until_over(cluster: Cluster, job: str) -> dict[str, str]:
 
 
 def submit(*arguments: str) -> str:
-    """The sweep, submitted and left. Returns what was said."""
+    """Submit a sweep without waiting for it, and return the command's standard error."""
     return run("-m", *SLURM, "hydra.launcher.detach=true", *arguments)
 
 
@@ -84,14 +84,14 @@ def starts(folder: Path) -> list[dict[str, object]]:
 
 
 def launchers(*arguments: str | Path, code: int = 0) -> str:
-    """python -m launchers with these arguments. Returns what it printed, and what it said if it failed."""
+    """Run python -m launchers and return its standard output, with standard error if the exit code is not 0."""
     done = subprocess.run([sys.executable, "-m", "launchers", *arguments], cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == code, done.stderr
     return done.stdout + (done.stderr if code else "")
 
 
 def twin_of(folder: Path, tmp_path: Path, *arguments: str) -> None:
-    """The run is, byte for byte, what it would have been without any interruption."""
+    """Check that the run's files equal, byte for byte, those of an uninterrupted one."""
     train_here(*arguments, f"runs_dir={tmp_path / 'twin'}")
     twin = tmp_path / "twin" / folder.relative_to(folder.parents[2])
     expected, found = outcome(twin), outcome(folder)
@@ -120,13 +120,13 @@ def test_an_array_with_two_at_once_typed_twice(cluster: Cluster, tmp_path: Path)
     assert "nothing to submit" in submit(*SHORT, "seed=0,1,2,3,4,5", f"runs_dir={tmp_path}")
     table = json.loads(launchers("status", "--json", tmp_path / "sweeps" / "s.json"))
     assert [line["state"] for line in table] == ["finished"] * 6
-    # Once, however often the command was typed.
+    # Once, however often the command was repeated.
     until(lambda: told.exists() and told.read_text().count("\n") == 2, "the command at the end")
     assert told.read_text().startswith("s: 6 runs: 6 finished\n")
 
 
 def test_a_second_submission_counts_what_the_first_has_queued(cluster: Cluster, tmp_path: Path) -> None:
-    """Of two sweeps of one name with one task at once, the later array begins when the earlier one is over."""
+    """With max_running=1 the array of a second sweep of the same name begins when the first has ended."""
     submit(*SHORT, "seed=0,1", f"runs_dir={tmp_path}", "hydra.launcher.max_running=1")
     submit(*SHORT, "seed=0,1,2,3", f"runs_dir={tmp_path}", "hydra.launcher.max_running=1")
     first, second = jobs_of(tmp_path)
@@ -139,7 +139,7 @@ def test_a_second_submission_counts_what_the_first_has_queued(cluster: Cluster, 
 
 
 def test_packed_failed_and_killed(cluster: Cluster, tmp_path: Path) -> None:
-    """Three runs side by side in one task: one is killed, one fails by itself, the third finishes; FAILED to SLURM."""
+    """Of three runs in one task one is killed, one fails and one finishes; SLURM reports the task as FAILED."""
     sweep = start("-m", *SLURM, *LONG, "agent.policy.beta=1.0,2.0,1e-38", f"runs_dir={tmp_path}", "seed=0",
                   "hydra.launcher.runs_per_task=3", "hydra.launcher.cpus=3", "hydra.launcher.gpus=1")
     until(lambda: len(list(tmp_path.glob("*/*/*/metrics.csv"))) == 3, "three runs at once")
@@ -164,7 +164,7 @@ def yaml_beta(folder: Path) -> str:
 
 
 def test_cancelled_while_pending_and_while_running(cluster: Cluster, tmp_path: Path) -> None:
-    """Mid-episode: the checkpoint that the signal asks for is the one that the same command resumes from."""
+    """Cancelling in mid-episode writes a checkpoint, from which the same command resumes."""
     arguments = [*LONG, "seed=0,1", f"runs_dir={tmp_path / 'runs'}", "hydra.launcher.max_running=1"]
     sweep = start("-m", *SLURM, *arguments)
     until(lambda: bool(jobs_of(tmp_path / "runs")), "the submission")
@@ -187,7 +187,7 @@ def test_cancelled_while_pending_and_while_running(cluster: Cluster, tmp_path: P
 
 
 def test_killed_requeued_and_lost(cluster: Cluster, tmp_path: Path) -> None:
-    """scontrol requeue: continues by itself. The whole task killed: lost, until the same command is typed again."""
+    """scontrol requeue continues the run; killing the whole task loses it until the command is repeated."""
     arguments = [*LONG, "checkpoint.every=100", "total_steps=600", "seed=0", f"runs_dir={tmp_path / 'runs'}"]
     submit(*arguments)
     (folder,), (job,) = runs_in(tmp_path / "runs"), jobs_of(tmp_path / "runs")
@@ -197,7 +197,7 @@ def test_killed_requeued_and_lost(cluster: Cluster, tmp_path: Path) -> None:
     until_trained(folder, 6)
     pid = int(starts(folder)[-1]["pid"])  # type: ignore[call-overload]
     task = int(re.findall(r"PPid:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0])
-    os.kill(pid, signal.SIGSTOP)  # As when a node goes: it has no time for a last checkpoint.
+    os.kill(pid, signal.SIGSTOP)  # As if its node had failed: no time for a last checkpoint.
     os.kill(task, signal.SIGKILL)
     os.kill(pid, signal.SIGKILL)
     assert until_over(cluster, job) == {f"{job}_0": "FAILED"}
@@ -210,7 +210,7 @@ def test_killed_requeued_and_lost(cluster: Cluster, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("user_signal", [True, False])
 def test_preempted(user_signal: bool, cluster: Cluster, tmp_path: Path) -> None:
-    """A higher partition takes the node: a checkpoint, and the run continues when it is free again."""
+    """A job of a higher partition preempts the run with a checkpoint; it continues when the node is free."""
     arguments = [*LONG, "total_steps=1200", "seed=0"]
     cluster.reconfigure(user_signal)
     try:
@@ -229,9 +229,9 @@ def test_preempted(user_signal: bool, cluster: Cluster, tmp_path: Path) -> None:
 
 
 def test_a_time_limit(cluster: Cluster, tmp_path: Path) -> None:
-    # SLURM looks at time limits every 30 s: the run is long enough for the signal to come on a fast machine too.
+    # SLURM checks time limits every 30 s: the run is long enough to get the signal on a fast machine too.
     arguments = [*LONG, "total_steps=8000", "seed=0"]
-    # What comes before a task's runs has 30 s here.
+    # Setup before a task's runs has 30 s here.
     submit(*arguments, f"runs_dir={tmp_path / 'runs'}", "hydra.launcher.time=2", "hydra.launcher.signal_seconds=90")
     (folder,), (job,) = runs_in(tmp_path / "runs"), jobs_of(tmp_path / "runs")
     assert until_over(cluster, job) == {f"{job}_0": "COMPLETED"}
@@ -240,7 +240,7 @@ def test_a_time_limit(cluster: Cluster, tmp_path: Path) -> None:
 
 
 def test_stuck_in_requeues(cluster: Cluster, tmp_path: Path) -> None:
-    """Its lock is another's, so no start gets anywhere: after two requeues without progress it is failed."""
+    """Another process holds its lock, so no start makes progress, and after two requeues the run counts as failed."""
     submit(*SHORT, "seed=0", f"runs_dir={tmp_path}", "+hydra.launcher.sbatch.hold=true")
     (folder,), (job,) = runs_in(tmp_path), jobs_of(tmp_path)
     log = tmp_path / "sweeps" / "s" / "slurm" / f"{job}_0_0_log.out"
@@ -297,7 +297,7 @@ def test_one_sentence(argument: str, cluster: Cluster, tmp_path: Path) -> None:
 
 
 def test_more_runs_than_an_array_takes(cluster: Cluster, tmp_path: Path) -> None:
-    """One sbatch an array, one array after the other where only one task may run; seen, cancelled and tried again."""
+    """One sbatch per array; with max_running=1 arrays run one after another; all are shown, cancelled and retried."""
     count = MAX_ARRAY + 2
     said = submit(*SHORT, f"seed=range({count})", f"runs_dir={tmp_path}", "hydra.launcher.max_running=1",
                   "+hydra.launcher.sbatch.hold=true")

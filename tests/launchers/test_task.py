@@ -1,4 +1,4 @@
-"""What a task of SLURM's makes of its earlier starts: why a run gets nowhere, and how many tasks a sweep has in use."""
+"""What a SLURM task concludes from its earlier starts, and how many tasks of a sweep are in use."""
 
 import json
 from pathlib import Path
@@ -12,14 +12,14 @@ from launchers.sweeps import Sweep
 
 @pytest.fixture
 def task(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """The environment of the task 12_3 on node n1."""
+    """Set the environment of task 12_3 on node n1."""
     for name, value in {"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3", "SLURMD_NODENAME": "n1"}.items():
         monkeypatch.setenv(name, value)
     return monkeypatch
 
 
 def test_stopped_twice_before_it_was_any_further(task: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The first requeue is no reason yet; an orderly stop is for want of time."""
+    """One requeue without progress is accepted; after two orderly stops the reason is too little time."""
     for restarts in (0, 1):
         assert why_stuck(tmp_path, restarts, 50) is None
         remember_stop(tmp_path, restarts)
@@ -28,7 +28,7 @@ def test_stopped_twice_before_it_was_any_further(task: pytest.MonkeyPatch, tmp_p
 
 
 def test_vanished_twice_with_its_nodes(task: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Who was not stopped in an orderly way went with its node: more time would not help."""
+    """Without an orderly stop the run was lost with its node, so more time is not suggested."""
     assert why_stuck(tmp_path, 0, 50) is None
     task.setenv("SLURMD_NODENAME", "n2")
     assert why_stuck(tmp_path, 1, 50) is None
@@ -46,7 +46,7 @@ def test_another_job_begins_anew(task: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 
 def test_what_a_sweep_has_in_use(tmp_path: Path) -> None:
-    """Arrays that run at once count with their own limits; those that wait for one of them do not."""
+    """Arrays that run at once count with their own limits; those that wait for another one do not count."""
     records = [{"job": "1", "at_once": 2}, {"job": "2", "at_once": None}, {"job": "3", "at_once": 2, "after": ["1"]},
                {"job": "4", "at_once": 5, "after": ["0"]}]
     sweep = Sweep(tmp_path / "s.json", [], [], submissions=records)

@@ -1,4 +1,4 @@
-"""The logger group of the configuration: complete, commented, checked, and cheap to build."""
+"""The logger group of the configuration: complete, commented, validated, and cheap to import."""
 
 import inspect
 import subprocess
@@ -43,7 +43,7 @@ def test_annotations_refuse_wrong_values(wrong: str, value: Any) -> None:
 
 
 def test_training_side_imports_no_client() -> None:
-    """A client costs memory and seconds, and belongs to the mirroring process alone; so does torch, not to that."""
+    """Importing the mirrors imports no client, which only their processes need, and no torch, which these do not."""
     code = ("import sys; import algd.logging.wandb, algd.logging.tensorboard, algd.logging.console; "
             "print({'wandb', 'tensorboard', 'torch', 'rich'} & set(sys.modules))")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""What a person sees: plain lines in a pipe, a panel in a real pseudo-terminal."""
+"""Console output: plain lines in a pipe, a panel in a real pseudo-terminal."""
 
 import fcntl
 import io
@@ -43,7 +43,7 @@ ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Stream(io.StringIO):
-    """A pipe's end: counts what is written, has an encoding, and can break."""
+    """A pipe whose output is kept, which has an encoding and can break."""
 
     encoding = "utf-8"
     broken = False
@@ -60,7 +60,7 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def in_terminal(columns: int, **changes: str) -> str:
-    """What the session writes to a pseudo-terminal of that many columns."""
+    """Return what the session writes to a pseudo-terminal with this number of columns."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     process = subprocess.Popen([sys.executable, "-c", SESSION], stdin=theirs, stdout=theirs, stderr=theirs,
@@ -70,7 +70,7 @@ def in_terminal(columns: int, **changes: str) -> str:
     while select.select([ours], [], [], 60)[0]:
         try:
             written += os.read(ours, 65536)
-        except OSError:  # Linux says so when the other end is closed.
+        except OSError:  # Linux's error when the other end is closed.
             break
     os.close(ours)
     assert process.wait(60) == 0
@@ -78,7 +78,7 @@ def in_terminal(columns: int, **changes: str) -> str:
 
 
 def screen(written: str) -> list[str]:
-    """The lines that a terminal shows in the end: line feeds, carriage returns, cursor up, and erased lines."""
+    """Return a terminal's final lines, from line feeds, carriage returns, cursor movements and erased lines."""
     lines, row, column = [""], 0, 0
     for piece in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", written):
         if piece == "\n":
@@ -112,7 +112,7 @@ def test_terminal_shows_one_panel_and_the_lines_that_stay(columns: int) -> None:
     panel = [line for line in shown if "updates/s" in line or "λ" in line or "━" in line]
     assert all(len(line) < columns for line in panel)
     assert written.count("\x1b[?25l") <= written.count("\x1b[?25h"), "the cursor is back"
-    # While it ran the panel also showed the values of before, over the budget.
+    # While it ran the panel also showed earlier values above the budget.
     assert "cost 30 > 25 per episode" in ESCAPE.sub("", written) and "1:02:05 left" in ESCAPE.sub("", written)
 
 
@@ -128,7 +128,7 @@ def test_dumb_terminal_gets_plain_lines() -> None:
 
 
 def test_output_to_a_file_stays_out_of_the_panel(tmp_path: Path) -> None:
-    """Standard error on a terminal, standard output in a file: each keeps its own."""
+    """With standard error on a terminal and standard output in a file, each gets only its own output."""
     ours, theirs = pty.openpty()
     with (tmp_path / "out.txt").open("w") as out:
         subprocess.run([sys.executable, "-c", SESSION], stdout=out, stderr=theirs, env=environment(), check=True,

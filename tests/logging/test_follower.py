@@ -1,4 +1,4 @@
-"""What a mirror reads from a run's folder, and that it hands over each row once."""
+"""What a mirror reads from a run's folder; each row is passed on once."""
 
 import json
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ EVALS = "step,sampler,source,episode,seed,return,cost,discounted_cost,length\n"
 
 
 class Recorder:
-    """A destination that remembers."""
+    """A destination that records what it gets."""
 
     def __init__(self) -> None:
         self.got: list[tuple[int, dict[str, float]]] = []
@@ -70,7 +70,7 @@ def test_cut_file_is_read_again_from_the_top(tmp_path: Path, replaced: bool) -> 
     path.write_text("step,loss\n1,2\n2,3\n3,4\n")
     table = Table(path)
     table.read()
-    if replaced:  # A new file under the old name, as an atomic rewrite leaves it; longer than the old one.
+    if replaced:  # A new, longer file of the old name, as after an atomic rewrite.
         (tmp_path / "new").write_text("step,loss\n1,2\n2,3\n3,4\n4,5\n")
         (tmp_path / "new").rename(path)
         assert table.read() == (True, [{"step": str(n), "loss": str(n + 1)} for n in (1, 2, 3, 4)])
@@ -108,7 +108,7 @@ def test_journal_survives_a_restart_a_torn_line_and_a_loss(tmp_path: Path) -> No
 @given(st.lists(st.tuples(st.integers(1, 12), st.integers(0, 12), st.booleans()), min_size=1, max_size=8))
 def test_each_step_is_handed_over_once_whatever_is_cut(tmp_path_factory: pytest.TempPathFactory,
                                                        plan: list[tuple[int, int, bool]]) -> None:
-    """Any sequence of growing, being cut back, and being followed by a new process after a restart."""
+    """For any sequence of growing, cutting and restarting with a new process."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "config.yaml").write_text(CONFIG)
     recorder, sent, highest, rows = Recorder(), Sent(folder / "journal.jsonl"), 0, 0
@@ -154,7 +154,7 @@ def test_evaluation_is_summed_up_when_it_is_whole(folder: Path) -> None:
     assert grow("20,deterministic,train,0,0,1,1,1,9\n") == [10]
     assert recorder.steps("eval/stochastic/return") == [10]  # another evaluation has begun
 
-    # An evaluation that a kill cut short is not summed up: the resumed run makes it again, whole.
+    # An evaluation that a kill cut short is not summarised: the resumed run repeats it.
     follower.send(Ending("interrupted"))
     assert recorder.steps("eval/deterministic/return") == [10]
     follower.send(Ending("finished"))
@@ -194,7 +194,7 @@ def test_video_is_sent_once_it_is_settled_at_the_step_in_its_name(folder: Path) 
     recorder = Recorder()
     follower = Follower(folder, Sent(folder / "journal.jsonl"), recorder)
     follower.send()
-    assert recorder.videos == []  # it may still be growing
+    assert recorder.videos == []  # it may still grow
     follower.send(Ending("finished"))
     follower.send(Ending("finished"))
     assert recorder.videos == [(40, "step=40-stochastic.mp4")]
@@ -206,7 +206,7 @@ def test_small_numbers_in_the_config_stay_numbers(folder: Path) -> None:
 
 
 def test_second_mirror_of_a_folder_waits_and_then_refuses(folder: Path) -> None:
-    """The first one is held open from within its own opening."""
+    """The first mirror is kept running by opening the second within it."""
     def open_first(at: Path, sent: Sent, report: object) -> Recorder:
         with pytest.raises(UsageError, match="another mirror process"):
             follow(at, at / "room", lambda *_: Recorder(), lambda _: Ending("finished"), print, 0.0, None)
@@ -223,13 +223,13 @@ def test_folder_without_a_config_is_named(tmp_path: Path) -> None:
 
 
 def test_a_curve_has_a_bounded_number_of_points_over_cuts_and_restarts(folder: Path) -> None:
-    """A million steps are windows of 100: their means, each once, whatever is cut back and written again."""
+    """A million steps become the means of windows of 100, each sent once despite cuts and repeated rows."""
     (folder / "config.yaml").write_text(CONFIG + "total_steps: 1000000\n")
     header = "step,episode,seed,return,cost,discounted_cost,length,simulator_error\n"
     recorder, sent = Recorder(), Sent(folder / "journal.jsonl")
     follower = Follower(folder, sent, recorder)
     for grown, restarted in ((40, False), (37, False), (300, True), (290, True), (1000, False)):
-        # An episode every 16 steps; the return is the number of the episode, the odd ones lack a cost.
+        # An episode every 16 steps; its return is its number, and odd ones lack a cost.
         (folder / "episodes.csv").write_text(header + "".join(
             f"{16 * n},{n},0,{n},{n if n % 2 == 0 else ''},0,16,0\n" for n in range(1, grown + 1)))
         follower.send()

@@ -1,4 +1,4 @@
-"""The mirrors against the real clients: the wandb client and a loopback server, TensorBoard's own reader."""
+"""Mirrors with the real clients: wandb with a loopback server, and TensorBoard's own reader."""
 
 import contextlib
 import os
@@ -33,7 +33,7 @@ seed: 0
 
 
 class Training:
-    """Writes a run's folder as the trainer does: rows every 10 steps, an evaluation every 100."""
+    """Writes a run's folder as the trainer does, with rows every 10 steps and an evaluation every 100."""
 
     def __init__(self, runs: Path):
         self.folder = runs / "toy" / "vesde-augmented" / "seed=0-1a2b3c4d"
@@ -47,7 +47,7 @@ class Training:
             (self.folder / "evals.csv").write_text(EVALS + "\n")
 
     def run(self, first: int, last: int) -> None:
-        """The rows of the steps in [first, last]."""
+        """Write the rows of steps in [first, last]."""
         for step in range(first, last + 1, 10):
             self.append("metrics.csv", f"{step},{step / 4},0.7")
             if step % 50 == 0:
@@ -71,7 +71,7 @@ class Training:
 
 
 class BlackHole:
-    """A server that takes connections and never answers."""
+    """A server that accepts connections and never answers."""
 
     def __enter__(self) -> str:
         self._socket = socket.create_server(("127.0.0.1", 0))
@@ -82,7 +82,7 @@ class BlackHole:
 
 
 def eventually(holds: Callable[[], object], seconds: float = 60.0) -> None:
-    """Wait until something holds; fail if it never does."""
+    """Wait until something holds; fail if it does not in time."""
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "this never came to hold"
@@ -90,7 +90,7 @@ def eventually(holds: Callable[[], object], seconds: float = 60.0) -> None:
 
 
 def mirrors(folder: Path) -> list[int]:
-    """Process ids of the folder's mirrors and of the clients' services that they started."""
+    """Return the process ids of the folder's mirrors and of their clients' services."""
     commands = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -108,13 +108,13 @@ def files_with(folder: Path, secret: str) -> list[Path]:
 
 
 def synchronise(*directories: Path) -> None:
-    """What a user types to upload."""
+    """Upload with the command that users type."""
     command = [Path(sys.executable).with_name("wandb"), "sync", *directories]
     subprocess.run(command, check=True, timeout=120, capture_output=True, cwd=directories[0].parent)
 
 
 def send_later(warning: str, *options: str) -> None:
-    """Do what a warning says."""
+    """Run the command that a warning suggests."""
     command = shlex.split(warning.split("later with: ")[1])
     subprocess.run([sys.executable, *command[1:], *options], cwd=ROOT, check=True, timeout=120)
 
@@ -134,7 +134,7 @@ def loss_rows(last: int) -> list[tuple[int, float]]:
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A key to be kept secret, nobody's settings, and no address but the tests' own."""
+    """Set a key that must stay secret, remove the user's settings, and allow no server except the tests' own."""
     for name in [name for name in os.environ if name.startswith("WANDB")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -181,7 +181,7 @@ def test_online_mirrors_everything_once(training: Training, server: WandbServer)
     assert run.attributes["tags"] == ["mine", "toy", "vesde", "augmented"]
     assert run.config()["agent"] == {"name": "vesde", "learning_rate": 1e-05}
     assert run.config()["meta"] == {"starts": [{"commit": "abc"}]}
-    assert '"1":"env_step"' in run.attributes["config"]  # the metric that the others are drawn against
+    assert '"1":"env_step"' in run.attributes["config"]  # the metric on the x-axis of the others
 
     assert run.rows("train/critic_loss") == loss_rows(200)
     assert run.rows("episode/return") == [(50, 25), (100, 50), (150, 75), (200, 100)]
@@ -191,7 +191,7 @@ def test_online_mirrors_everything_once(training: Training, server: WandbServer)
     assert run.rows("eval/stochastic/cost") == [(100, 3.5), (200, 3.5)]
     assert run.rows("eval/stochastic/feasible") == [(100, 0), (200, 0)]
     assert [step for step, _ in run.rows("eval/video")] == [100]
-    assert 15 in run.files.values()  # the film's bytes
+    assert 15 in run.files.values()  # the video's bytes
     assert run.summary["status/step"] == 200 and run.summary["status/simulator_errors"] == 3
     assert run.summary["warnings"] == "λ rises\nQ grows" and "status/sha256" not in run.summary
     assert mirrors(training.folder) == []
@@ -228,7 +228,7 @@ def test_offline_parts_of_a_resumed_run_sync_to_one_run(training: Training, monk
         assert logger.warnings() == []
         if cut is not None:
             training.cut(cut)
-            time.sleep(1.1)  # The client names its directories by the second.
+            time.sleep(1.1)  # The client names directories by the second.
     parts = sorted((training.folder / "wandb").glob("offline-run-*"))
     assert len(parts) == 2
     assert files_with(training.folder, KEY) == []
@@ -314,7 +314,7 @@ def test_killed_mirror_is_one_warning_and_the_next_one_sends_what_was_lost(train
     journal = training.folder / "wandb" / "journal.jsonl"
     eventually(lambda: journal.exists() and '"stochastic"' in journal.read_text())
     for pid in mirrors(training.folder):
-        with contextlib.suppress(ProcessLookupError):  # the client's service ends by itself without the mirror
+        with contextlib.suppress(ProcessLookupError):  # without the mirror the client's service ends by itself
             os.kill(pid, signal.SIGKILL)
     said: list[str] = []
     eventually(lambda: said.extend(logger.warnings()) or said)
@@ -359,7 +359,7 @@ def test_mirror_of_a_dead_training_sends_the_rest_and_ends(training: Training, s
         eventually(lambda: server.runs)
         training.run(10, 200)
     finally:
-        os.killpg(trainer.pid, stopping)  # a terminal's Ctrl-C goes to the whole group, too
+        os.killpg(trainer.pid, stopping)  # as a terminal's Ctrl-C does, to the whole group
         trainer.wait()
     eventually(lambda: not mirrors(training.folder))
     run = only_run(server)
@@ -388,7 +388,7 @@ def test_run_id_is_safe_stable_and_new_after_a_fresh_start(training: Training) -
 
 
 def test_the_same_command_under_another_id_hands_the_rows_over(tmp_path: Path, server: WandbServer) -> None:
-    """What an agent of a W&B sweep does that repeats a point of its grid: it must not end with an empty trial."""
+    """An agent of a W&B sweep that repeats a point of its grid must not get an empty trial."""
     trained = [*TINY, "env=toy", "agent=gaussian", "initial_steps=20", "total_steps=60", "log_every=20",
                "eval.every=60", "eval.episodes=1", "logger=wandb", "logger.mode=online", "logger.start_seconds=120",
                "logger.finish_seconds=60", f"runs_dir={tmp_path / 'runs'}"]
@@ -400,7 +400,7 @@ def test_the_same_command_under_another_id_hands_the_rows_over(tmp_path: Path, s
     assert [step for step, _ in first.rows("train/lam")] == [20, 40, 60]
     assert {name: first.rows(name) for name in ("train/lam", "episode/return", "eval/deterministic/return")} == {
         name: second.rows(name) for name in ("train/lam", "episode/return", "eval/deterministic/return")}
-    # Each has what there is: neither name is sent anything again, and without one the newest continues.
+    # Each has all rows: neither id is sent anything again, and without an id the newest continues.
     for name in ("first", "second", ""):
         run(*trained, WANDB_RUN_ID=name)
     assert [len(server.runs[name].rows("train/lam")) for name in ("first", "second")] == [3, 3]
@@ -408,7 +408,7 @@ def test_the_same_command_under_another_id_hands_the_rows_over(tmp_path: Path, s
 
 
 def test_journals_of_several_destinations_are_kept_apart(tmp_path: Path) -> None:
-    """Also by a kill after the first of two renames, which leaves no journal.jsonl."""
+    """Also after a kill between the two renames, which leaves no journal.jsonl."""
     file = tmp_path / "journal.jsonl"
     for name, steps in (("a/b", (10, 20)), ("second", (10,))):
         sent = Sent(file)

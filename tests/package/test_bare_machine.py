@@ -1,4 +1,4 @@
-"""`make test` on a machine that has Python, git and make alone: what it lacks is skipped, and nothing fails."""
+"""`make test` on a machine with only Python, git and make: what is missing is skipped, and nothing fails."""
 
 import os
 import re
@@ -18,7 +18,7 @@ AFFECTED = ["tests/analysis/test_latex.py", "tests/analysis/test_report.py", "te
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment whose PATH has links to all programs but those that can be done without."""
+    """Return an environment whose PATH has links to all programs except optional ones."""
     folder = tmp_path_factory.mktemp("path")
     for directory in map(Path, ("/usr/local/bin", "/usr/bin", "/bin")):
         for program in directory.iterdir():
@@ -57,7 +57,7 @@ def test_every_need_is_used_and_every_mark_names_one() -> None:
 
 
 def test_ci_installs_the_packages() -> None:
-    """Those of every need, so that nothing is skipped there."""
+    """.ci/run installs the packages of every requirement, so that nothing is skipped there."""
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     installed = set(re.search(r"packages=\((.*?)\)", script, re.DOTALL)[1].split())  # type: ignore[index]
     essential = {"util-linux", "mount"}

@@ -1,4 +1,4 @@
-"""The wheel, installed where the checkout is not: `algd` works from any folder, with its configurations."""
+"""The wheel, installed without the checkout: `algd` works from any folder, with its configurations."""
 
 import os
 import re
@@ -21,7 +21,7 @@ SOURCES = ("algd", "analysis", "launchers", "conf", "pyproject.toml", "setup.py"
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of an environment that has the wheel, and of this one the packages that it depends on."""
+    """Install the wheel in a new environment, with this environment's packages, and return its programs' folder."""
     folder = tmp_path_factory.mktemp("package")
     (folder / "source").mkdir()
     for name in SOURCES:
@@ -36,7 +36,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     site = next((folder / "venv" / "lib").glob("python*/site-packages"))
     subprocess.run([*pip, "--python", str(folder / "venv" / "bin" / "python"), "install", "--no-deps", "--no-index",
                     str(wheel)], check=True, capture_output=True, text=True)
-    # Its dependencies, but not the checkout, which an editable install names in *.pth files there.
+    # The dependencies, but not the checkout, which an editable install names in *.pth files.
     others = [path for path in {sysconfig.get_paths()["purelib"], sysconfig.get_paths()["platlib"], *sys.path}
               if Path(path).name == "site-packages"]
     (site / "dependencies.pth").write_text("\n".join(others))
@@ -70,7 +70,7 @@ def test_every_file_beside_the_code_is_in_it(installed: Path) -> None:
 
 
 def test_the_command_trains_sweeps_and_refuses(installed: Path, tmp_path: Path) -> None:
-    """In a folder of one's own, a sweep of two runs through the launcher's plugin, whose table is then printed."""
+    """In an empty folder the command trains a sweep with the launcher's plugin, and refuses a wrong key."""
     done = call(installed / "algd", "-m", *TINY, "env=toy", "initial_steps=30", "total_steps=40", "eval.episodes=1",
                 "seed=0,1", "runs_dir=runs", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -84,7 +84,7 @@ def test_the_command_trains_sweeps_and_refuses(installed: Path, tmp_path: Path) 
 
 
 def test_one_version() -> None:
-    """Of the package, the citation, the changelog's newest section and the record of a run."""
+    """Package, citation, newest section of the changelog and the record of a run have the same version."""
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     changes = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     record = start_record(1, "cpu")["versions"]["algd"]

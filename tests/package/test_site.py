@@ -1,4 +1,4 @@
-"""The pages: no broken link or anchor, and a site that builds without a warning and is read and searched offline."""
+"""The pages have no broken link or anchor, and the site builds without warnings and works offline."""
 
 import os
 import re
@@ -17,7 +17,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub and the site make them of plain words."""
+    """Return the anchors that GitHub and the site give a page's headings."""
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     titles = re.findall(r"^#+ +(.*?) *#*$", text, re.MULTILINE)
     return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower()) for title in titles}
@@ -36,7 +36,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 
 class Loads(HTMLParser):
-    """What a page loads when it is opened."""
+    """The addresses that a page loads when it is opened."""
 
     def __init__(self, page: Path):
         super().__init__()
@@ -53,7 +53,7 @@ class Loads(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built without a warning."""
+    """Build the site; a warning is an error."""
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(folder)],
                           cwd=ROOT, capture_output=True, text=True, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"})
@@ -96,7 +96,7 @@ def test_the_search_works_in_a_page_that_is_opened_from_a_file(site: Path, tmp_p
 
 
 def test_every_picture_has_an_alternative_text() -> None:
-    """A sentence that says what is seen, for who cannot see it."""
+    """Every picture has an alternative text of at least six words."""
     for page in PAGES:
         for text, target in re.findall(r"!\[([^\]]*)\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
             assert len(text.split()) >= 6, f"{page.name}: {target}"
