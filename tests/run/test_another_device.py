@@ -1,4 +1,4 @@
-"""A run that continues on another kind of device, as far as a machine without a GPU can show it."""
+"""Runs that continue on another kind of device, as far as that can be tested without a GPU."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ def test_the_updates_generator_of_a_gpu_is_replaced_by_one_that_follows_from_the
     checkpoints = Checkpoints(folder / "checkpoints", run)
     number = checkpoints.numbers()[-1]
     state = checkpoints.load(number)
-    # What a GPU's generator saves: seed and offset.
+    # The state of a GPU's generator: seed and offset.
     state["update_noise"]["generator"] = torch.arange(16, dtype=torch.uint8)
     del state["replay"]
     checkpoints.save(state, None)
@@ -40,7 +40,7 @@ def test_the_updates_generator_of_a_gpu_is_replaced_by_one_that_follows_from_the
 
 
 def record(**changes: Any) -> dict[str, Any]:
-    """Of a start on a GPU."""
+    """Return the record of a start on a GPU."""
     versions = dict.fromkeys(start.EXACT_PACKAGES, "1.0")
     return {"threads": 1, "device": "cuda", "execution": "graph", "processor": "Xeon", "cpu_capability": "AVX512",
             "python": "3.11", "gpu": "H200", "gpu_driver": "550.54.15", "commit": "abc", "versions": versions,
@@ -55,7 +55,7 @@ def test_another_gpu_or_driver_is_not_exact() -> None:
     (driver,) = inexactness(record(gpu_driver="560.1"), earlier)
     assert driver.startswith("GPU driver was 550.54.15 and is 560.1 now")
     before = record()
-    del before["gpu"], before["gpu_driver"]  # as earlier versions recorded it
+    del before["gpu"], before["gpu_driver"]  # as in records of earlier versions
     assert inexactness(record(), Earlier([before], goes_on=True)) == []
 
 

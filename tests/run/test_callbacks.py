@@ -1,4 +1,4 @@
-"""Callbacks see everything of a run and change nothing of it."""
+"""Callbacks get everything of a run and cannot change anything in it."""
 
 import json
 import random
@@ -21,7 +21,7 @@ RUN = [*TINY, "env=toy", "env.horizon=20", "agent=gaussian", "initial_steps=30",
 
 
 class Watch(Callback):
-    """Keeps what it is told, and does to it, and to all generators, what it should not."""
+    """Records what it gets, then overwrites it and reseeds all generators."""
 
     told: list[tuple[str, Any]] = []  # noqa: RUF012
 
@@ -55,7 +55,7 @@ class Watch(Callback):
 
 
 class Fails(Callback):
-    """Fails at an environment step."""
+    """Raises an error at an environment step."""
 
     def __init__(self, at: int, on_failure: Any = "drop"):
         super().__init__(on_failure)
@@ -82,20 +82,20 @@ def test_everything_is_told_and_nothing_is_changed(tmp_path: Path) -> None:
     assert generators == (random.getstate(), np.random.get_state()[1].tolist())
     folder = only_run(tmp_path / "run")
     assert outcome(folder) == outcome(only_run(tmp_path / "twin"))
-    assert folder.name == only_run(tmp_path / "twin").name  # the identity is the same, too
+    assert folder.name == only_run(tmp_path / "twin").name  # same identity
     told: dict[str, list[Any]] = {}
     for what, arguments in Watch.told:
         told.setdefault(what, []).append(arguments)
     assert [what for what, _ in Watch.told][::len(Watch.told) - 1] == ["start", "end"] and told["end"] == [["finished"]]
     assert told["start"][0][0] == str(folder) and told["start"][0][1]["total_steps"] == 90
-    # 30 initial steps up to 0, then 1 … 90; two updates each; evaluations at 0, 50 and 90.
+    # 30 initial steps up to step 0, then 1 … 90; two updates at each; evaluations at 0, 50 and 90.
     assert [step for step, _ in told["step"]] == [*range(-29, 1), *range(1, 91)]
     assert [step for step, _ in told["update"]] == [step for step in range(1, 91) for _ in range(2)]
     assert {"critic_loss", "lam"} < told["update"][0][1].keys()
     assert [(len(rows), rows[0]["step"], rows[-1]["sampler"]) for (rows,) in told["evaluation"]] == [
         (4, step, "stochastic") for step in (0, 50, 90)]
     assert [row["episode"] for (row,) in told["episode"]] == list(range(6)) and told["episode"][0][0]["length"] == 20
-    # A transition leads to where the next begins, unless an episode ends there.
+    # A transition ends where the next begins, unless an episode ends there.
     transitions = [transition for _, transition in told["step"]]
     for before, after in pairwise(transitions):
         assert before[7] or before[4] == after[0]

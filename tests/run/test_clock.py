@@ -1,10 +1,10 @@
-"""What a run's clock says, on a clock that the test moves."""
+"""A run's clock, on a device with simulated time."""
 
 from algd.run.clock import STATUS_SECONDS, Clock
 
 
 class Machine:
-    """A device on which an update is launched in 1 s and done 3 s later."""
+    """A device on which an update takes 1 s to launch and is done 3 s later."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -26,7 +26,7 @@ def test_an_update_takes_until_the_device_is_done_with_it() -> None:
     for step in (1, 2):
         with clock.updating(step, 1):
             machine.launch()
-        machine.now += 6.0  # the environment
+        machine.now += 6.0  # the environment's step
     assert clock.times() == {"updates_per_second": 2 / 8, "timed_updates": 2, "update_seconds": 8.0, "seconds": 20.0}
     assert clock.rates(2, 10) == {"updates_per_second": 2 / 8, "seconds_left": 8 * 20.0 / 2}
 

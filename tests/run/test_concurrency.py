@@ -1,4 +1,4 @@
-"""Several processes at one run: one trains, the others wait or refuse, and whoever only reads disturbs nobody."""
+"""Several processes with one run: one trains, the others wait or refuse, and readers disturb nothing."""
 
 import errno
 import fcntl
@@ -44,14 +44,14 @@ def test_the_holder_is_killed(small: Ground) -> None:
 
 
 def test_reading_while_it_is_written(small: Ground) -> None:
-    """Rows, states and `python -m analysis` in a loop, while a run is killed and resumed: no reader fails, none reads
-    half a row, and none keeps the run from starting."""
+    """While a run is killed and resumed, readers of rows, states and `python -m analysis` never fail or read part of a
+    row, and never prevent a start."""
     trial = campaigns.watched(small, random.Random(0), 3)
     assert trial.problem is None and trial.faults >= 1
 
 
 def test_fresh_twice_at_once(small: Ground) -> None:
-    """Two processes that want the same run anew: each finished result is kept, and nothing is trained by two."""
+    """Two processes start a run anew: each finished result is kept, and no run is trained by two."""
     config, scratch = small.place()
     assert lived(config, scratch / "first").code == 0
     anew = config | {"fresh": True}
@@ -66,7 +66,7 @@ def test_fresh_twice_at_once(small: Ground) -> None:
 
 
 def test_a_lock_outlives_nobody(small: Ground) -> None:
-    """What a dead process on a dead machine left in the lock's file is not in anybody's way."""
+    """What a process on a failed machine left in the lock's file and beside it does not block a run."""
     config, scratch = small.place()
     folder = run_path(config)
     folder.mkdir(parents=True)
@@ -100,12 +100,12 @@ def test_the_refusal_names_the_holder(tmp_path: Path) -> None:
 
 
 def test_looking_is_not_holding(tmp_path: Path) -> None:
-    """Whether a run is trained is asked by a shared lock, held for an instant: who wants to train waits that long."""
+    """`is_held` takes a shared lock for an instant, for which a process that wants to train waits."""
     looking = (tmp_path / "lock").open("a")
     fcntl.flock(looking, fcntl.LOCK_SH)
     child = os.fork()
     if child == 0:
-        looking.close()  # the description is shared: it is unlocked below, not here
+        looking.close()  # the file description is shared: it is unlocked below, not here
         begun = time.monotonic()
         Lock(tmp_path / "lock")
         os._exit(0 if time.monotonic() - begun > 0.2 else 1)
@@ -115,7 +115,7 @@ def test_looking_is_not_holding(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_moved_aside_before_it_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lock that is got then is that of the folder which has the name now."""
+    """If the folder is moved aside before it is locked, the lock is that of the new folder of this name."""
     (tmp_path / "run").mkdir()
     flock = fcntl.flock
     moves = iter([True])
@@ -144,7 +144,7 @@ def test_a_file_system_without_locks(error: int, tmp_path: Path, monkeypatch: py
 
 
 def test_a_process_is_known_whatever_the_clock_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `python -m launchers cancel` asks: whether the process of a record is still that one, on this machine."""
+    """`python -m launchers cancel` recognises the process of a record on this machine, whatever the system's clock."""
     process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
     process.start()
     record = process_record(process.pid)

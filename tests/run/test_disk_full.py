@@ -1,4 +1,4 @@
-"""A file system that refuses: the run stops with one sentence, loses nothing, and continues when there is room."""
+"""Full and read-only file systems: the run stops with one sentence, loses nothing, and continues when it can."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ from tests.support.command import ROOT, TINY, only_run, outcome, train_here
 
 RUN = [*TINY, "env=toy", "initial_steps=40", "total_steps=150", "checkpoint.every=20", "eval.every=60",
        "eval.episodes=1", "log_every=50", "snapshots=2"]
-# A file system of its own, in a namespace of its own, that is first too small, then read-only, then large enough.
+# A file system in a mount namespace: first too small, then read-only, then large enough.
 SCRIPT = """
 set -e
 mount -t tmpfs -o size=240k tmpfs "$1"
@@ -53,8 +53,8 @@ def test_no_room_and_read_only(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
 def test_no_room_at_any_operation(error: int) -> None:
-    """The file system refuses one operation, or all from one on, or ends a write in the middle: at a sample of all
-    operations there are (`python -m tests.soak` takes each)."""
+    """The file system refuses one operation, or all from one on, or ends a write in the middle, at a sample of all
+    operations (`python -m tests.soak` tests each)."""
     chance = random.Random(error)
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
         ground = campaigns.ground(campaigns.SMALL, Path(folder))
@@ -81,7 +81,7 @@ echo "second exit code $code"
 
 @pytest.mark.needs("namespaces")
 def test_no_room_for_a_sweep(tmp_path: Path) -> None:
-    """There is room for the code's copy, not for two runs: the runs fail, the sweep says so and ends, and continues."""
+    """With room for the code's copy but not for two runs, the runs fail, the sweep reports it, and later continues."""
     room = sum(-(-path.stat().st_size // 4096) * 4 for path in code_files()) + 300
     process = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", SWEEP, "bash", str(tmp_path), str(room),

@@ -1,4 +1,4 @@
-"""A run that diverges says so with numbers while it runs, a few times; one that does not says nothing."""
+"""A diverging run gives a few warnings with numbers while it runs; other runs give none."""
 
 import csv
 import math
@@ -18,7 +18,7 @@ BUDGET = Budget(limit=10.0, kind="episode", horizon=400)
 
 
 def signs(multiplier: float | None = 0.7, limit: float = 10.0) -> Divergence:
-    """Of a run whose steps have rewards up to 2 and costs up to 1, with h = 2.455."""
+    """Return the checks of a run with rewards up to 2 and costs up to 1 per step, and h = 2.455."""
     budget = Budget(limit, "episode", 400)
     found = Divergence(budget, budget.threshold(0.99), multiplier, 0.99, 0.99, settling_updates=1000)
     found.observe(-2.0, 0.0)
@@ -54,7 +54,7 @@ def test_the_means_are_over_the_stochastic_episodes_that_are_whole() -> None:
 def test_a_multiplier_that_rises_over_the_limit_is_told_once_per_doubling() -> None:
     found = signs()
     told = evaluations(found, *(at(0.7 * 1.5**i, 20 + i) for i in range(12)))
-    # 1.5² ≥ 2: from the third look on; then each time that λ has doubled since it was told.
+    # 1.5² ≥ 2, so from the third evaluation on, and then whenever λ has doubled since the last warning.
     assert [int(sentence.split(":")[0].removeprefix("step ")) for sentence in told] == [2, 4, 6, 8, 10]
     assert told[0] == ("step 2: λ rose from 0.7 to 1.57 over the last 3 evaluations, in all of which the stochastic "
                        "policy's cost was over the limit (now 22, limit 10, episode): the limit may be out of reach")
@@ -62,11 +62,11 @@ def test_a_multiplier_that_rises_over_the_limit_is_told_once_per_doubling() -> N
 
 
 @pytest.mark.parametrize("looks", [
-    [at(0.7, 20), at(1.4, 20), at(2.8, 10)],           # feasible at last
-    [at(0.7, 20), at(0.6, 20), at(2.8, 20)],           # not rising all the time
-    [at(0.7, 20), at(0.8, 20), at(1.3, 20)],           # not by much
-    [at(2.8, 5), at(1.4, 5), at(0.7, 5)],              # falling where it should
-    [at(0.7, 20), at(1.4, 20)]])                       # too short
+    [at(0.7, 20), at(1.4, 20), at(2.8, 10)],           # feasible at the end
+    [at(0.7, 20), at(0.6, 20), at(2.8, 20)],           # not always rising
+    [at(0.7, 20), at(0.8, 20), at(1.3, 20)],           # rising too little
+    [at(2.8, 5), at(1.4, 5), at(0.7, 5)],              # falling below the limit
+    [at(0.7, 20), at(1.4, 20)]])                       # too few
 def test_a_multiplier_that_does_its_work_is_no_sign(looks: list[EvaluationMeans]) -> None:
     assert evaluations(signs(), *looks) == []
 
@@ -86,7 +86,7 @@ def test_without_a_constraint_no_multiplier_is_looked_at() -> None:
 
 
 def test_a_multiplier_that_outweighs_the_reward_is_told_once_per_factor_of_ten() -> None:
-    """Whether the cost is over the limit or not. λ · 1 / 2 ≥ 1000."""
+    """With λ · 1 / 2 ≥ 1000 the warning comes whether the cost is over the limit or not."""
     told = evaluations(signs(), *(at(2.0 * 2.0**i, 5 + 6 * (i % 2)) for i in range(20)))
     steps = [int(sentence.split(":")[0].removeprefix("step ")) for sentence in told]
     assert steps == [10, 14, 18]
@@ -131,19 +131,19 @@ def test_losses_that_grow_by_orders_of_magnitude() -> None:
 
 def test_losses_that_are_absurd_from_the_start() -> None:
     found = signs()
-    assert found.after_updates(0, means(cost_critic_loss=1e5), 1.0) == []  # whatever networks start with
+    assert found.after_updates(0, means(cost_critic_loss=1e5), 1.0) == []  # initial losses do not count
     assert found.after_updates(1, means(cost_critic_loss=9999), 1.0) == []
     assert found.after_updates(2, means(cost_critic_loss=10000), 1.0) == [
         "step 2: cost_critic_loss is 1e+04: the error of a step is 100 times the largest cost of a step: the critics "
         "diverge"]
-    # In the critics' own units, where rewards are normalised: the largest of a step is 2 / 4.
+    # With normalised rewards, in the critics' units: the largest reward of a step is 2 / 4.
     assert signs().after_updates(0, means(q=249.0), 4.0) == []
     assert "Q is 250 on average, but rewards of at most 0.5 a step can only add up to 50" in signs().after_updates(
         0, means(q=250.0), 4.0)[0]
 
 
 def test_a_checkpoint_holds_what_was_told() -> None:
-    """At every look: told by one that was saved and restored there, or by one that was not, is the same."""
+    """Warnings are the same with and without saving and restoring at every evaluation."""
     looks = [at(0.7 * 1.5**i, 20 + i, predicted=8.8 * 2**i) for i in range(9)] + [at(0.0, 20)] * 3
     whole, parts = signs(), signs()
     for step, one in enumerate(looks):
@@ -161,7 +161,7 @@ def test_a_checkpoint_holds_what_was_told() -> None:
 # --- runs that really diverge ------------------------------------------------------------------------------------
 
 SMALL = [*TINY, "agent=gaussian", "initial_steps=100", "log_every=20", "checkpoint.every=60"]
-# Every step costs 1, whatever the policy does: no limit below 20 can be kept.
+# Every step costs 1 with any policy, so no limit below 20 can be kept.
 HOPELESS = [*SMALL, "env=gymnasium", "env.id=tests.support.faulty_env:Faulty-v0", "env.horizon=20", "env.limit=5",
             "+env.kwargs.costs=1", "agent.cost_discount=0.9", "agent.polyak=1", "total_steps=300", "eval.every=30",
             "eval.episodes=1"]
@@ -169,7 +169,7 @@ RISING = [*HOPELESS, "guidance=plain", "guidance.dual.learning_rate=0.02", "agen
 
 
 def told(folder: Path, errors: str) -> list[str]:
-    """The signs on the console, which are those in the folder."""
+    """Return the warnings on the console, after checking that they are those in the folder."""
     sentences = [line.removeprefix("warning: ") for line in errors.splitlines() if line.startswith("warning: step")]
     assert set(status(folder)["warnings"]) <= set(sentences)
     with (folder / "metrics.csv").open(newline="") as file:
@@ -195,7 +195,7 @@ def test_the_mirror_has_the_warnings(tmp_path: Path) -> None:
 
 
 class Stop(Requests):
-    """Asks to stop as soon as the folder's metrics have so many rows."""
+    """Requests a stop as soon as metrics.csv has this many rows."""
 
     def __init__(self, folder: Path, rows: int):
         self.folder, self.rows = folder, rows

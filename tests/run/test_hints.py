@@ -1,4 +1,4 @@
-"""What a run tells its user at its end and at its beginning, as far as it can be pasted or followed."""
+"""The commands and messages that a run prints at its beginning and end can be pasted and followed."""
 
 import os
 import re
@@ -35,7 +35,7 @@ SHORT = [*TINY, "agent=gaussian", "initial_steps=20", "total_steps=40", "eval.ev
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder whose name needs quotes, with a module that registers an environment of one's own."""
+    """Return a folder whose name needs quotes, with a module that registers an environment."""
     folder = tmp_path / "it's = mine"
     folder.mkdir()
     (folder / "corridors.py").write_text(CORRIDOR)
@@ -44,7 +44,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_both_hints_can_be_pasted(elsewhere: Path) -> None:
-    """With an environment of one's own, and quotes, spaces and an equals sign in the path."""
+    """The commands work with a user's environment, and with quotes, spaces and an equals sign in the path."""
     errors = run(*SHORT, "env=gymnasium", "env.id=corridors:Corridor-v0", f"runs_dir={elsewhere / 'runs'}")
     (loading,) = re.findall(r"in a notebook: +(.*)", errors)
     (evaluating,) = re.findall(r"evaluate again: +(.*)", errors)
@@ -58,7 +58,7 @@ def test_both_hints_can_be_pasted(elsewhere: Path) -> None:
 
 
 def test_a_link_to_nowhere_is_named(tmp_path: Path) -> None:
-    """mkdir says of it that the file exists."""
+    """The error names the link's missing target; mkdir's error would be that the file exists."""
     (tmp_path / "runs").symlink_to(tmp_path / "unmounted")
     process = start(*SHORT, "env=toy", f"runs_dir={tmp_path / 'runs'}")
     output, errors = process.communicate()

@@ -1,6 +1,6 @@
-"""SIGKILL at chosen operations on files, really: whatever the moment, the run ends as if nobody had touched it.
+"""Real SIGKILLs at chosen file operations: whatever the moment, the run ends as if it had not been killed.
 
-`python -m tests.soak` does the same at every operation; here is a sample of all places, drawn once.
+`python -m tests.soak` does this at every operation; here it is a fixed random sample.
 """
 
 import os
@@ -24,7 +24,7 @@ IN_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 @pytest.fixture(scope="module")
 def arena() -> Iterator[Path]:
-    """A folder in memory: a killed process leaves there what it leaves on a disk, and hundreds of fsyncs are quick."""
+    """Return a folder in memory: a killed process leaves the same there as on a disk, and many fsyncs are fast."""
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
         yield Path(folder)
 
@@ -39,7 +39,7 @@ def hold(trials: list[Trial]) -> None:
 
 
 def audited(scratch: str, root: str) -> None:
-    """A life that leaves what the interpreter itself reports of changes to files below a folder."""
+    """Train a run, and write down the changes to files below a folder that the interpreter's audit events report."""
     seen: Counter[str] = Counter()
 
     def look(event: str, arguments: tuple) -> None:
@@ -63,7 +63,7 @@ def audited(scratch: str, root: str) -> None:
 
 
 def test_nothing_changes_a_file_without_being_counted(arena: Path) -> None:
-    """What the interpreter reports of files that are changed, the counter that kills has seen, too, each time."""
+    """The counter of `inject` sees every change of a file that the interpreter reports."""
     process = server().Process(target=audited, args=(str(arena / "audit"), str(arena / "audited")), daemon=True)
     process.start(), process.join()
     assert process.exitcode == 0
@@ -77,7 +77,7 @@ def test_nothing_changes_a_file_without_being_counted(arena: Path) -> None:
 
 
 def test_a_life_repeats_itself(small: Ground) -> None:
-    """Another life does the same operations in the same order: the n-th is the same one each time."""
+    """A second process makes the same operations in the same order, so the n-th is always the same."""
     config, scratch = small.place()
     again = lived(config, scratch)
     assert small.judge(config, again) is None
@@ -85,7 +85,7 @@ def test_a_life_repeats_itself(small: Ground) -> None:
 
 
 def test_exit_codes_are_told_to_whoever_asks(tmp_path: Path) -> None:
-    """Trials side by side, as in the full campaigns: starting one process takes no other's exit code away."""
+    """When trials run in parallel, as in full campaigns, starting a process does not lose another's exit code."""
     def code(number: int) -> int:
         process = server().Process(target=os._exit, args=(number,), daemon=True)
         start(process)
@@ -96,7 +96,7 @@ def test_exit_codes_are_told_to_whoever_asks(tmp_path: Path) -> None:
 
 
 def test_sigkill_at_every_kind_of_operation(small: Ground) -> None:
-    """One kill for each function at each place, and in the middle of the writes there."""
+    """One kill for each function at each place, and one within a write there."""
     chance = random.Random(1)
     points = campaigns.kills_at_operations(small)
     chance.shuffle(points)
@@ -108,7 +108,7 @@ def test_sigkill_at_every_kind_of_operation(small: Ground) -> None:
 
 
 def test_sigkill_and_sigkill_again(small: Ground) -> None:
-    """The life that continues is killed, too, while it is still cutting tables and reading checkpoints, or later."""
+    """The second process is killed too, while it cuts tables and reads checkpoints, or later."""
     chance = random.Random(2)
     late = campaigns.late(small)
     hold([campaigns.kill_at(small, Fault(chance.randint(60, late)), again) for again in (3, 12, 16, 20, 24, 50)])
@@ -116,7 +116,7 @@ def test_sigkill_and_sigkill_again(small: Ground) -> None:
 
 @pytest.mark.parametrize("keep_replay", [False, True])
 def test_sigkill_while_a_finished_run_is_extended(keep_replay: bool, small: Ground, arena: Path) -> None:
-    """With its replay kept the extension also ends as a run that was longer from the beginning."""
+    """With its replay kept, the extended run ends like one that was longer from the start."""
     first = ground([*SMALL, f"checkpoint.keep_replay={str(keep_replay).lower()}"], arena / f"first-{keep_replay}")
     longer = campaigns.extended(first, arena / f"extended-{keep_replay}", 40)
     assert "extending it to 40" in longer.twin.said
@@ -126,12 +126,12 @@ def test_sigkill_while_a_finished_run_is_extended(keep_replay: bool, small: Grou
     if keep_replay:
         whole = ground([*SMALL, "checkpoint.keep_replay=true", "total_steps=40"], arena / "whole")
         same = [name for name in whole.expected if name.endswith((".csv", "state.safetensors"))]
-        # The evaluation at the first end was one more than the longer run makes there.
+        # The first end has an evaluation that the longer run does not make there.
         assert [name for name in same if whole.expected[name] != longer.expected[name]] in ([], ["evals.csv"])
 
 
 def test_sigkill_at_random_times(arena: Path) -> None:
-    """ALGD on the toy, killed from outside: at any time, and when something unfinished is seen in its folder."""
+    """ALGD on the toy task, killed from outside at random times, and when an unfinished file is seen in its folder."""
     toy = ground(TOY, arena / "toy")
     trials = [campaigns.kill_at_times(toy, random.Random(n), 3) for n in range(2)]
     trials += [campaigns.kill_at_signs(toy, random.Random(n)) for n in range(3)]
@@ -140,12 +140,12 @@ def test_sigkill_at_random_times(arena: Path) -> None:
 
 
 def test_a_clock_that_jumps(small: Ground) -> None:
-    """The system's clock is a day off at every second look, before and after a kill: nothing depends on it."""
+    """The system's clock is a day off at every second call, before and after a kill, without effect."""
     hold([campaigns.clock_jumps(small, Fault(at)) for at in (60, 130)])
 
 
 def test_a_kill_is_a_kill(small: Ground) -> None:
-    """The harness itself: the process is gone by SIGKILL, in the middle of the write that it was told."""
+    """The harness kills the process by SIGKILL in the middle of the requested write."""
     config, scratch = small.place()
     writes = [n for n, operation in enumerate(small.twin.operations, 1)
               if operation.function == "write" and operation.place == "episodes.csv"]

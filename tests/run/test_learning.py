@@ -1,4 +1,4 @@
-"""Every agent learns the toy: feasible, and at least 80% of the best feasible return on two of three seeds. The
+"""Every agent learns the toy task: feasible, with at least 80% of the best feasible return, on two of three seeds. The
 baselines with hard constraints learn it and throttle, with seed 0 of the studies of docs/hard_constraints.md."""
 
 import csv
@@ -11,13 +11,13 @@ import pytest
 from algd.envs import throttle
 from tests.support.command import only_run, run
 
-# toy.optimum(limit=4, horizon=16), which tests/envs/test_toy.py computes.
+# toy.optimum(limit=4, horizon=16), as computed by tests/envs/test_toy.py.
 BEST_FEASIBLE, BEST_UNCONSTRAINED = 24.50, 29.93
 LIMIT = 4.0
-# The same for a lap of 20 steps: within the limit, and where no step may cost, toy.optimum(limit=0, horizon=20).
+# The same for a lap of 20 steps: within the limit, and without any cost, toy.optimum(limit=0, horizon=20).
 BEST_OF_A_LAP, BEST_SAFE = 30.50, 29.87
-SPEED = 0.4  # throttle's limit, and what reachability allows in a step
-# The authors' rates, and their conversion of the budget, 6.7 times as strict as it says: feasible in so few updates.
+SPEED = 0.4  # throttle's limit, and reachability's limit per step
+# The authors' rates, and their conversion of the budget, which is 6.7 times stricter: feasible after few updates.
 AUTHORS = ["env.horizon=16", "env.cost_return=authors", "agent.discount=0.99", "agent.cost_discount=0.99",
            "agent.polyak=0.005", "agent.target_interval=2", "agent.policy_learning_rate=3e-4",
            "agent.critic_learning_rate=3e-4", "agent.cost_learning_rate=3e-4"]
@@ -34,10 +34,10 @@ def pool() -> ThreadPoolExecutor:
 
 @pytest.fixture(scope="module")
 def train(pool: ThreadPoolExecutor, tmp_path_factory: pytest.TempPathFactory):
-    """A function (agent, guidance, seed) ↦ the future of the last deterministic evaluation's mean return and cost."""
+    """Return a function (agent, guidance, seed) ↦ future of the last deterministic evaluation's mean return, cost."""
     def job(agent: str, guidance: str, seed: int) -> Result:
         runs = tmp_path_factory.mktemp("runs")
-        # The Gaussian's entropy bonus would outweigh the toy's rewards for most of so short a run.
+        # In such short runs the Gaussian's default entropy bonus would outweigh the toy's rewards.
         temperature = ["agent.policy.initial_temperature=0.2"] if agent == "gaussian" else []
         run(*SETTINGS, *temperature, f"agent={agent}", f"guidance={guidance}", f"seed={seed}",
             f"total_steps={STEPS[agent]}", f"runs_dir={runs}")
@@ -50,7 +50,7 @@ def train(pool: ThreadPoolExecutor, tmp_path_factory: pytest.TempPathFactory):
 
 
 def last_episodes(folder: Path) -> np.ndarray:
-    """Returns and costs of the last deterministic evaluation's episodes, (20, 2)."""
+    """Return returns and costs of the last deterministic evaluation's episodes, (20, 2)."""
     with (folder / "evals.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["sampler"] == "deterministic"]
     rows = [row for row in rows if row["step"] == rows[-1]["step"]]
@@ -81,13 +81,13 @@ def test_other_guidances_become_feasible_and_none_does_not(train) -> None:
     results = {cell: future.result() for cell, future in futures.items()}
     unconstrained, cost = results.pop(("gaussian", "none"))
     assert all(spent <= LIMIT for _, spent in results.values()), results
-    # That is what the toy is for: more return than any feasible policy has, and a broken budget.
+    # Without a constraint the return is above that of any feasible policy, and the cost over the limit.
     assert BEST_FEASIBLE < unconstrained <= BEST_UNCONSTRAINED + 0.5 and cost > 2 * LIMIT, (unconstrained, cost)
 
 
 @pytest.fixture(scope="module")
 def hard(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runs_dir of both studies, but for FAC on throttle, which swings."""
+    """Return the runs_dir of both studies, without FAC on throttle, which oscillates."""
     runs = tmp_path_factory.mktemp("hard")
     for study in (["experiment=toy_hard"], ["experiment=throttle_hard", "~hydra.sweeper.cells.fac"]):
         run(*study, "seed=0", "logger=none", "eval.every=10000", "hydra.launcher.jobs=2", f"runs_dir={runs}")
@@ -95,7 +95,7 @@ def hard(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def episodes_of(hard: Path, cell: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns and costs of the last evaluation of a study's run."""
+    """Return returns and costs of the last evaluation of a study's run."""
     (folder,) = (hard / cell).iterdir()
     value, cost = last_episodes(folder).T
     return value, cost
@@ -119,6 +119,6 @@ def test_reachability_holds_throttles_speed_in_every_step(hard: Path) -> None:
 
 
 def test_cvpo_holds_throttles_speed_on_average(hard: Path) -> None:
-    """Where plain guidance is at one end or the other: the E-step asks for a mean cost, and its steps are short."""
+    """The E-step bounds the mean cost and takes small steps, so the speed settles, unlike with plain guidance."""
     value, cost = episodes_of(hard, "throttle/cvpo-plain")
     assert cost.mean() == pytest.approx(SPEED, abs=0.15) and value.mean() >= 0.7 * throttle.optimum(SPEED, 1)

@@ -1,4 +1,4 @@
-"""What a notebook does: load, act, ask the critics, evaluate, read tables; with anything that looks like numbers."""
+"""algd as a library, as in notebooks: load, act, evaluate critics and policies, read tables, with any numeric input."""
 
 import csv
 import os
@@ -33,7 +33,7 @@ def agent(folder: Path) -> algd.LoadedAgent:
 
 @pytest.fixture(scope="module")
 def states(agent: algd.LoadedAgent) -> np.ndarray:
-    """Four raw observations of an episode, (4, 3)."""
+    """Return four raw observations of an episode, (4, 3)."""
     found = [agent.task.reset(seed=0)[0]]
     for _ in range(3):
         found.append(agent.task.step(agent.action_space.high)[0])
@@ -43,7 +43,7 @@ def states(agent: algd.LoadedAgent) -> np.ndarray:
 @pytest.mark.parametrize("kind", [np.asarray, np.ndarray.tolist, torch.from_numpy,
                                   lambda array: torch.from_numpy(array).double()])
 def test_one_or_a_batch_of_any_kind(kind: Any, agent: algd.LoadedAgent, states: np.ndarray) -> None:
-    """Of all kinds the same numbers; a tensor for tensors, an array for the rest."""
+    """All kinds of input give the same numbers; tensors give tensors, everything else arrays."""
     actions = agent.act(states)
     assert actions.shape == (4, 2) and actions.dtype == agent.action_space.dtype
     expected = {"act": actions, "energy": agent.energy(states, actions), "q": agent.q(states, actions),
@@ -61,7 +61,7 @@ def test_one_or_a_batch_of_any_kind(kind: Any, agent: algd.LoadedAgent, states: 
 
 
 def test_they_are_the_networks_values_at_what_the_networks_see(agent: algd.LoadedAgent, states: np.ndarray) -> None:
-    """Raw observations become normalised ones on the way, and E = −Q + ((λ + ρ (Qc − h))₊² − λ²) / 2ρ with ρ = 1."""
+    """Observations are normalised for the networks, and E = −Q + ((λ + ρ (Qc − h))₊² − λ²) / 2ρ with ρ = 1."""
     inner, actions = agent.agent, agent.act(states)
     seen, taken = inner.normaliser.observations(torch.as_tensor(states).float()), torch.as_tensor(actions)
     assert not torch.equal(seen, torch.as_tensor(states).float())
@@ -127,7 +127,7 @@ def test_evaluating_is_training_s_own_and_leaves_the_run_alone(agent: algd.Loade
         (sampler, number) for sampler in ("deterministic", "stochastic") for number in range(3)]
     assert rows == algd.evaluate(agent, episodes=3, seed=5) != algd.evaluate(agent, episodes=3, seed=6)
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    # By hand: the first episode's return and cost.
+    # By hand: return and cost of the first episode.
     observation, total, cost, over = agent.task.reset(seed=rows[0]["seed"])[0], 0.0, 0.0, False
     while not over:
         observation, reward, terminated, truncated, info = agent.task.step(agent.act(observation))
@@ -136,7 +136,7 @@ def test_evaluating_is_training_s_own_and_leaves_the_run_alone(agent: algd.Loade
 
 
 def test_tables(folder: Path, tmp_path: Path) -> None:
-    """Of a folder with two runs, one that was moved aside, and a sweep's copy of the code with a run in it."""
+    """A folder with two runs, one of them also moved aside, and a sweep's copy of the code with a run in it."""
     for place in ("toy/a/seed=0", "toy/a/seed=0.old-1", "sweeps/code/runs/seed=0"):
         shutil.copytree(folder, tmp_path / place)
     train_here(*RUN, f"runs_dir={tmp_path / 'deeper'}", "seed=7", "guidance=plain")
@@ -153,7 +153,7 @@ def test_tables(folder: Path, tmp_path: Path) -> None:
     assert [row["episode_seed"] for row in mine] == [int(text["seed"]) for text in texts]
     assert {type(row["step"]) for row in mine} == {int} and {type(row["return"]) for row in mine} == {float}
     for rows in (tables.evals, tables.episodes, tables.metrics):
-        assert rows and {tuple(row) for row in rows} == {tuple(rows[0])}  # columns: what pandas.DataFrame takes
+        assert rows and {tuple(row) for row in rows} == {tuple(rows[0])}  # columns, as pandas.DataFrame takes them
     assert len(algd.read([folder, folder, tmp_path / "deeper"]).runs) == 2
 
 

@@ -1,4 +1,4 @@
-"""Long runs: nothing grows with the number of episodes but the tables. `python -m tests.soak` does 1e5 of them."""
+"""In long runs only the tables grow with the number of episodes. `python -m tests.soak` runs 1e5 of them."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from tests.soak.long import long_run
 def test_memory_and_files_are_flat(episodes: int, updates: int, tmp_path: Path) -> None:
     course = long_run(episodes, updates, tmp_path / "long", every=0.02)
     assert len(course.episodes) >= 30 and course.episodes[-1] > 0.9 * episodes
-    # A kilobyte kept for each episode would be 1.3 MB in the last third of 4000, and 4 MB over all of them.
+    # 1 kB kept per episode would be 1.3 MB in the last third of 4000 episodes, and 4 MB over all.
     assert course.growth < 600_000, course.memory
     assert course.open_files[0] == course.open_files[1] and max(course.files) <= course.open_files[0] + 3, course.files
-    # A line at the first update, and one every 30 seconds; two for each evaluation.
+    # One line at the first update, one every 30 seconds, two per evaluation.
     assert course.said < 4000 + 200 * course.seconds / 30

@@ -1,4 +1,4 @@
-"""Every cell agent × guidance × level trains on the toy, and every kind of task trains; every network moves."""
+"""Every agent with every guidance and level trains on the toy task, and every kind of task trains."""
 
 import itertools
 from pathlib import Path
@@ -21,7 +21,7 @@ FILES = {"config.yaml", "meta.json", "status.json", "episodes.csv", "evals.csv",
 
 
 def check_run(arguments: list[str], runs: Path) -> None:
-    """Train, then look for the whole folder and for parameters that did not move."""
+    """Train, and check that the folder is complete and that every network has changed."""
     train_here(*arguments, f"runs_dir={runs}")
     folder = only_run(runs)
     assert {path.name for path in folder.iterdir()} >= FILES
@@ -38,7 +38,7 @@ def check_run(arguments: list[str], runs: Path) -> None:
     rule = config["guidance"].get("dual", {"name": "fixed"})["name"]
     moved = not torch.equal(torch.as_tensor(loaded.agent.guidance.multiplier),
                             build_agent(config, loaded.task).guidance.multiplier)
-    # Of the E-step's λ the minimum may be where it began, at a cost that is below the threshold anyway.
+    # The E-step's minimum may be at the initial λ, if the cost is below the threshold.
     assert moved == (rule != "fixed") or rule == "estep"
     observation, _ = loaded.task.reset(seed=0)
     assert loaded.task.action_space.contains(loaded.act(observation))
@@ -64,7 +64,7 @@ RULES = [["guidance/dual=fixed"], ["guidance/dual=pid"], ["guidance/dual=statewi
         ("vesde", "ddpm", "gaussian"), ("plain", "augmented")) if (guidance, rule) != ("plain", RULES[1])], ids=str)
 def test_every_rule_for_the_multiplier_trains_and_goes_on(agent: str, guidance: str, rule: list[str],
                                                           tmp_path: Path) -> None:
-    """In one go, and in two halves with a checkpoint between them: the same rows and the same networks."""
+    """A run in one go and one in two halves give the same rows and networks."""
     arguments = [*SHORT, "env=toy", f"agent={agent}", f"guidance={guidance}", *rule, "eval.every=30",
                  "checkpoint.keep_replay=true"]
     check_run(arguments, tmp_path / "whole")
@@ -75,7 +75,7 @@ def test_every_rule_for_the_multiplier_trains_and_goes_on(agent: str, guidance: 
         assert (whole / table).read_bytes() == (halves / table).read_bytes(), table
     expected, found = (algd.load(folder).agent.state_dict() for folder in (whole, halves))
     assert expected.keys() == found.keys()
-    for name, value in expected.items():  # what a rule has not measured yet is NaN
+    for name, value in expected.items():  # values not measured yet are NaN
         torch.testing.assert_close(found[name], value, rtol=0, atol=0, equal_nan=True, msg=name)
 
 
@@ -103,7 +103,7 @@ def test_every_kind_of_task_trains(task: list[str], tmp_path: Path) -> None:
 
 
 def test_notebook(tmp_path: Path) -> None:
-    """What algd.load gives: actions, critics, the energy with its multiplier, and the snapshots."""
+    """algd.load gives actions, critics, the energy with its multiplier, and snapshots."""
     train_here(*SHORT, "env=toy", f"runs_dir={tmp_path}")
     folder = only_run(tmp_path)
     loaded = algd.load(folder)

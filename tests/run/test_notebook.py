@@ -1,4 +1,4 @@
-"""The notebook runs from its first cell to its last, and shows what it says."""
+"""The notebook runs from the first cell to the last, and shows what it claims."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
 
 
 def test_its_outputs_are_kept() -> None:
-    """Whoever reads it where nothing runs sees two figures and no error."""
+    """Its stored outputs have two figures, no error and no path of the machine."""
     outputs = [output for cell in json.loads(NOTEBOOK.read_text())["cells"] for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
     assert all(output["output_type"] != "error" for output in outputs)

@@ -1,4 +1,4 @@
-"""What is not finite ends the run where it happens, says what and where, and leaves the last checkpoint good."""
+"""A value that is not finite ends the run at once, with its name and place, and the last checkpoint stays valid."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ SHOWN = {"reward": "returned reward nan, cost 0.0 and observation", "cost": "cos
 
 
 def newest(folder: Path) -> dict[str, Any]:
-    """The newest checkpoint's state, whose networks must all be finite."""
+    """Return the newest checkpoint's state, after checking that its networks are finite."""
     checkpoints = Checkpoints(folder / "checkpoints")
     state = checkpoints.load(checkpoints.numbers()[-1])
     assert all(value.isfinite().all() for value in state["agent"]["model"].values())
@@ -37,10 +37,10 @@ def check_failed(folder: Path, caught: pytest.ExceptionInfo[NumericalError], wor
 @pytest.mark.parametrize("fault", SHOWN)
 @pytest.mark.parametrize("where", ["training", "evaluation"])
 def test_an_environment_that_is_not_finite(fault: str, where: str, tmp_path: Path) -> None:
-    # In training the first episode has the fault; without initial steps the first evaluation comes before.
+    # In training the first episode has the fault; without initial steps the first evaluation has it.
     given = ["initial_steps=0", "eval.episodes=2"] if where == "evaluation" else []
     if fault == "first observation" and where == "training":
-        given = ["++env.kwargs.share=0.3"]  # Else there is no step at all.
+        given = ["++env.kwargs.share=0.3"]  # otherwise there would be no step
     with pytest.raises(NumericalError) as caught:
         train_here(*RUN, *FAULTY, f"+env.kwargs.fault='{fault}'", *given, f"runs_dir={tmp_path}")
     folder = only_run(tmp_path)
@@ -58,7 +58,7 @@ def test_the_command_says_it_in_one_sentence(tmp_path: Path) -> None:
 
 
 def test_an_update_that_is_not_finite(tmp_path: Path) -> None:
-    """A temperature so low that the score target overflows."""
+    """With a very low temperature the score target overflows."""
     with pytest.raises(NumericalError, match=r"score_loss is inf.* in update 1 at step 1; its batch is") as caught:
         train_here(*RUN, "env=toy", "agent.policy.beta=1e-38", f"runs_dir={tmp_path}")
     folder = only_run(tmp_path)
@@ -70,7 +70,7 @@ def test_an_update_that_is_not_finite(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 def test_a_reward_that_overflows_in_the_replay(tmp_path: Path) -> None:
-    """Finite as a float64, infinite as the float32 that the critics learn from: the kept batch shows it."""
+    """A reward that is finite in float64 but not in the replay's float32 is in the batch that is kept."""
     with pytest.raises(NumericalError, match=r"critic_loss is (inf|nan).*its batch is") as caught:
         train_here(*RUN, *FAULTY, "+env.kwargs.fault='huge reward'", f"runs_dir={tmp_path}")
     check_failed(only_run(tmp_path), caught, "critic_loss is")
@@ -83,7 +83,7 @@ def test_a_reward_that_overflows_in_the_replay(tmp_path: Path) -> None:
     ("critics", "critic_loss is nan"), ("cost_critics", "cost_critic_loss is nan")])
 def test_a_network_that_breaks_between_two_losses(network: str, words: str, tmp_path: Path,
                                                   monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights that an update leaves as NaN though its losses were finite: found before the next step is over."""
+    """If an update leaves NaN weights although its losses were finite, the next step finds them."""
     break_after(5, network, monkeypatch)
     with pytest.raises(NumericalError) as caught:
         train_here(*RUN, "env=toy", "eval.every=1000", f"runs_dir={tmp_path}")
@@ -112,7 +112,7 @@ def test_a_policy_that_breaks_is_found_in_an_evaluation(tmp_path: Path, monkeypa
 
 
 def break_after(updates: int, network: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From that update on, the network's weights are NaN."""
+    """Make the network's weights NaN from this update on."""
     update = Agent.update
 
     def broken(agent: Agent, *arguments: Any) -> Any:
@@ -127,7 +127,7 @@ def break_after(updates: int, network: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_mirror_gets_what_came_before_and_the_reason(tmp_path: Path) -> None:
-    """TensorBoard's own files of a failed run: every episode before the failure, none after, nothing that is NaN."""
+    """TensorBoard's files of a failed run have every episode before the failure, none after, and no NaN."""
     arguments = [argument for argument in RUN if argument != "logger=none"]
     with pytest.raises(NumericalError):
         train_here(*arguments, *FAULTY, "logger=tensorboard", "+env.kwargs.fault=reward", "++env.kwargs.share=0.1",

@@ -1,4 +1,4 @@
-"""What a run says to programs: result.json, and its folder as the only line of standard output."""
+"""A run's output for programs: result.json, and its folder as the only line of standard output."""
 
 import json
 import shlex
@@ -17,7 +17,7 @@ RUN = [*TINY, "env=toy", "agent=gaussian", "initial_steps=20", "total_steps=60",
 
 
 def rows(step: int, sampler: str, *episodes: tuple[float, float], source: str = "train") -> list[dict[str, str]]:
-    """Episodes of (return, cost); the discounted cost is half of it."""
+    """Return rows of episodes (return, cost); the discounted cost is half the cost."""
     return [{"step": str(step), "sampler": sampler, "source": source, "return": str(reward), "cost": str(cost),
              "discounted_cost": str(cost / 2)} for reward, cost in episodes]
 
@@ -26,7 +26,7 @@ TABLE = [*rows(0, "deterministic", (9, 6), (9, 8)), *rows(0, "stochastic", (1, 1
          *rows(50, "deterministic", (5, 4), (7, 6)), *rows(50, "stochastic", (3, 6), (3, 6)),
          *rows(100, "deterministic", (4, 2), (5, 4)), *rows(100, "stochastic", (8, 9), (8, 5)),
          *rows(100, "deterministic", (99, 0), (99, 0), source="eval-1"),
-         *rows(110, "deterministic", (99, 0))]  # cut short
+         *rows(110, "deterministic", (99, 0))]  # incomplete
 
 
 def test_the_result_of_a_table_by_hand() -> None:
@@ -55,7 +55,7 @@ def test_the_kind_of_the_limit_and_a_run_that_never_was_feasible() -> None:
 
 
 def answer(*arguments: str, code: int = 0) -> str:
-    """What a command writes to standard output."""
+    """Run a command and return its standard output."""
     process = start(*arguments)
     output, errors = process.communicate()
     assert process.returncode == code, errors
@@ -75,7 +75,7 @@ def test_a_program_reads_one_line_and_then_the_result(tmp_path: Path) -> None:
 
 
 def test_nobody_need_read_it(tmp_path: Path) -> None:
-    """A full disk, or a reader that has left, such as `| head -0`: the run is finished all the same."""
+    """If standard output is full or closed, as by `| head -0`, the run finishes all the same."""
     for stdout in (">/dev/full", "| true"):
         command = f"set -o pipefail; {sys.executable} run.py {shlex.join([*RUN, f'runs_dir={tmp_path}'])} {stdout}"
         done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""A run that is killed or stopped and started again ends with the same bytes as one that was left alone."""
+"""A run that is killed or stopped, and started again, ends with the same bytes as an uninterrupted one."""
 
 import contextlib
 import platform
@@ -15,7 +15,7 @@ from algd.storage.run_folder import RunFolder
 from tests.support.command import TINY, only_run, outcome, run, start, status, train_here
 
 TASKS = {
-    # Small enough for seconds; checkpoints rare enough that a kill always loses steps; evaluations in between.
+    # A few seconds long, with so few checkpoints that every kill loses steps, and evaluations between them.
     "toy": ["env=toy", "initial_steps=60", "total_steps=600", "checkpoint.every=150", "eval.every=130",
             "eval.episodes=2", "log_every=50"],
     "point_button1": ["env=point_button1", "initial_steps=60", "total_steps=500", "checkpoint.every=130",
@@ -32,13 +32,13 @@ def rows(folder: Path, name: str) -> int:
 
 
 def wait_until(condition, process) -> None:
-    """Until the condition holds or the process ends by itself."""
+    """Wait until the condition holds or the process has ended."""
     while not condition() and process.poll() is None:
         time.sleep(0.005)
 
 
 def folder_of(runs: Path) -> Path:
-    # No deeper than run folders lie: below them checkpoints come and go.
+    # Not deeper than run folders, since files below them come and go.
     found = [path.parent for path in runs.glob("*/*/*/status.json")]
     return found[0] if found else runs
 
@@ -48,7 +48,7 @@ def test_sigkill_changes_nothing(task: str, compile: str, tmp_path: Path) -> Non
     arguments = [*TINY, *TASKS[task], f"compile={compile}", "seed=3"]
     twin = start(*arguments, f"runs_dir={tmp_path / 'twin'}")
     killed, runs = 0, tmp_path / "killed"
-    # Killed after so many rows of the metrics: in the first stretch, and later between two checkpoints.
+    # Killed after these numbers of metrics' rows: before the first checkpoint, and between later ones.
     for rows_before_kill in (3, 8):
         process = start(*arguments, f"runs_dir={runs}")
         wait_until(lambda n=rows_before_kill: rows(folder_of(runs), "metrics.csv") >= n, process)
@@ -68,12 +68,12 @@ def test_sigkill_changes_nothing(task: str, compile: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("agent", ["ddpm", "gaussian"])
 def test_stop_and_go_on(agent: str, tmp_path: Path) -> None:
-    """SIGTERM: a checkpoint at once, exit code 143, and the same end; also in the middle of an evaluation."""
+    """SIGTERM writes a checkpoint at once, also during an evaluation, with exit code 143; the end is the same."""
     arguments = [*TINY, *TASKS["toy"], f"agent={agent}", "guidance=pid", "normalise.observation=true",
                  "normalise.reward=true", "eval.episodes=10", "total_steps=400", "compile=true"]
     twin = start(*arguments, f"runs_dir={tmp_path / 'twin'}")
     runs = tmp_path / "stopped"
-    for evaluations in (5, 30):  # in the middle of the first evaluation, and of the second
+    for evaluations in (5, 30):  # during the first evaluation, and the second
         process = start(*arguments, f"runs_dir={runs}")
         wait_until(lambda n=evaluations: rows(folder_of(runs), "evals.csv") >= n, process)
         process.terminate()
@@ -88,7 +88,7 @@ def test_stop_and_go_on(agent: str, tmp_path: Path) -> None:
 
 
 def test_checkpoint_on_request(tmp_path: Path) -> None:
-    """SIGUSR1 between two steps: a checkpoint, and the run continues to the same end."""
+    """SIGUSR1 between two steps writes a checkpoint, and the run continues to the same end."""
     arguments = [*TINY, *TASKS["toy"], "checkpoint.every=100000"]
     process = start(*arguments, f"runs_dir={tmp_path / 'asked'}")
     twin = start(*arguments, f"runs_dir={tmp_path / 'twin'}")
@@ -148,8 +148,8 @@ def test_one_run_is_trained_once_at_a_time(tmp_path: Path) -> None:
 
 
 def test_stopped_after_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every life takes one step and stops at its checkpoint: in the initial steps, in the middle of an episode, at its
-    end, before and after evaluations, with a replay that has wrapped, and at the end."""
+    """Each process takes one step and stops at its checkpoint: in the initial steps, within and at the end of an
+    episode, before and after evaluations, with a replay that has wrapped, and at the end."""
     arguments = [*TINY, "env=toy", "env.horizon=7", "agent=gaussian", "initial_steps=11", "total_steps=30",
                  "buffer_size=25", "eval.every=12", "eval.episodes=1", "log_every=5", "snapshots=3",
                  "normalise.observation=true", "normalise.reward=true", "guidance=pid"]
@@ -173,7 +173,7 @@ SHORT = [*TINY, *TASKS["toy"], "agent=gaussian", "eval.every=1000", "total_steps
 
 @pytest.fixture
 def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a run that was stopped at a checkpoint at step 60."""
+    """Return the folder of a run that was stopped at a checkpoint at step 60."""
     advance = Trainer.advance
 
     def stops(self: Trainer) -> None:
@@ -188,7 +188,7 @@ def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def pretend(folder: Path, **facts: object) -> None:
-    """Let meta.json say that the starts so far were made elsewhere."""
+    """Change what meta.json says about all starts so far."""
     run = RunFolder(folder)
     meta = run.meta()
     for start_ in meta["starts"]:
@@ -198,7 +198,7 @@ def pretend(folder: Path, **facts: object) -> None:
 
 
 def test_processors_of_one_name_and_two_generations_are_two(tmp_path: Path) -> None:
-    """As virtual machines name them; libraries choose their kernels, and with them the last bits, by generation."""
+    """Virtual machines give both one name, but libraries choose kernels, and so the last bits, by generation."""
     about = tmp_path / "cpuinfo"
     names = []
     for family in (25, 26):
@@ -223,8 +223,8 @@ def test_processors_of_one_name_and_two_generations_are_two(tmp_path: Path) -> N
 ])
 def test_resumed_elsewhere(facts: dict, sentence: str | None, stopped: Path,
                            capsys: pytest.CaptureFixture[str]) -> None:
-    """It continues, the start is recorded, and what makes it inexact is told once; another host alone does not, and the
-    thread count is the one that the run was begun with."""
+    """The run continues, and what makes it inexact is reported once; another host alone does not. The thread count is
+    that of the first start."""
     pretend(stopped, **facts)
     capsys.readouterr()
     train_here(*SHORT, f"runs_dir={stopped.parents[2]}")
@@ -240,7 +240,7 @@ def test_resumed_elsewhere(facts: dict, sentence: str | None, stopped: Path,
 
 def test_another_thread_count(stopped: Path, capsys: pytest.CaptureFixture[str],
                               monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked for, it is used, and told apart; what follows is not called exact either, though it is as it was begun."""
+    """Another thread count is used if given, and reported; later starts are inexact too, even with the first count."""
     advance = Trainer.advance
 
     def stops(self: Trainer) -> None:
@@ -260,7 +260,7 @@ def test_another_thread_count(stopped: Path, capsys: pytest.CaptureFixture[str],
 
 def test_a_start_that_came_to_no_checkpoint_settles_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str],
                                                             monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two threads at first, but killed before anything was kept: the run begins again as the next start says."""
+    """A start with two threads that is killed before its first checkpoint does not fix the thread count."""
     def dies(self: Trainer) -> None:
         raise KeyboardInterrupt
 
@@ -284,7 +284,7 @@ def test_without_meta_nothing_is_known(stopped: Path, capsys: pytest.CaptureFixt
 
 
 def test_meta_does_not_grow_with_every_start(tmp_path: Path) -> None:
-    """The code's uncommitted changes are kept once, not at every start."""
+    """The code's uncommitted changes are stored once, not at every start."""
     for steps in (61, 62, 63, 64):
         train_here(*SHORT, f"runs_dir={tmp_path}", f"total_steps={steps}", "checkpoint.keep_replay=true")
     diffs = [start_["diff"] for start_ in RunFolder(only_run(tmp_path)).meta()["starts"]]
@@ -292,7 +292,7 @@ def test_meta_does_not_grow_with_every_start(tmp_path: Path) -> None:
 
 
 def test_a_video_that_a_kill_prevented(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The run is finished, but what was asked for is not all there: it is made, and the run left alone."""
+    """A finished run whose video is missing gets it, and is otherwise unchanged."""
     arguments = [*SHORT, f"runs_dir={tmp_path}"]
     train_here(*arguments)
     before = outcome(only_run(tmp_path))

@@ -1,16 +1,16 @@
-"""What is due at which step, each thing once."""
+"""What is due at each step, each action once."""
 
 from algd.run.schedule import Schedule
 
 
 def schedule(**changes: int | list[int]) -> Schedule:
-    """A run of 10 steps with an evaluation every 4, metrics every 5, 2 snapshots and a checkpoint every 3."""
+    """Return a schedule of 10 steps: evaluations every 4, metrics every 5, checkpoints every 3, and 2 snapshots."""
     return Schedule({"total_steps": 10, "snapshots": 2, "eval": {"every": 4}, "log_every": 5,
                      "checkpoint": {"every": 3}} | changes)
 
 
 def carried_out(plan: Schedule, initial_steps: int) -> dict[tuple[int, int], list[str]]:
-    """(step, initial steps left) ↦ what is done there, of a run from its start to its end."""
+    """Run through a schedule and return (step, initial steps left) ↦ actions."""
     done: dict[tuple[int, int], list[str]] = {}
     step, left, transitions = 0, initial_steps, 0
     while True:
@@ -25,7 +25,7 @@ def carried_out(plan: Schedule, initial_steps: int) -> dict[tuple[int, int], lis
 
 def test_a_whole_run() -> None:
     assert carried_out(schedule(), initial_steps=4) == {
-        (0, 4): ["checkpoint"], (0, 1): ["checkpoint"],  # transitions 0 and 3, before the policy is evaluated
+        (0, 4): ["checkpoint"], (0, 1): ["checkpoint"],  # transitions 0 and 3, before the first evaluation
         (0, 0): ["evaluation", "metrics"],
         (2, 0): ["checkpoint"],
         (4, 0): ["evaluation", "metrics"],

@@ -1,4 +1,4 @@
-"""No key of an account gets into anything that is written: keys are planted, and every byte is searched for them."""
+"""Secrets are never written: keys are planted, and all files are searched for them."""
 
 import base64
 import gzip
@@ -28,17 +28,17 @@ SHORT = [*TINY, "env=toy", "initial_steps=20", "total_steps=60", "checkpoint.eve
 
 
 def spellings(secret: str) -> Iterator[bytes]:
-    """The secret as it is, and as headers, addresses and archives have it."""
+    """Yield the secret as plain text and as it occurs in headers, addresses and archives."""
     yield from (secret.encode(), urllib.parse.quote(secret).encode(), secret.encode("utf-16-le"))
     for user in ("", "api:", "user:"):
-        # Base64 spells a text in three ways, depending on what stands before it; its last digits on what follows.
+        # Base64 encodes a text in three ways, by what precedes it; its last digits depend on what follows.
         for shift in range(3):
             spelled = base64.b64encode(b"\0" * shift + (user + secret).encode())
             yield spelled[4 * (shift > 0) + 4 * (shift > 1):-4]
 
 
 def find_secrets(top: Path) -> list[str]:
-    """Every file below a folder that holds one of the planted secrets in its name or content."""
+    """Return the files below a folder that contain a planted secret in name or content."""
     found = []
     for path in top.rglob("*"):
         contents = [str(path).encode()]
@@ -54,7 +54,7 @@ def find_secrets(top: Path) -> list[str]:
 
 @pytest.fixture
 def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home with a netrc, and an environment with secrets. Returns the folder that everything else is written to."""
+    """Plant secrets in a home with a netrc and in the environment; return the folder for everything else."""
     home, place = tmp_path / "home", tmp_path / "place"
     home.mkdir()
     place.mkdir()
@@ -69,7 +69,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_search_finds_them(tmp_path: Path) -> None:
-    """The search itself: each spelling, in a file, in an archive and in a name."""
+    """The search finds each encoding, in files, archives and names."""
     for number, one in enumerate(spellings(KEY)):
         (tmp_path / f"{number}").write_bytes(b"before" + one + b"after")
     (tmp_path / "archive.gz").write_bytes(gzip.compress(TOKEN.encode()))
@@ -94,7 +94,7 @@ def test_a_run_offline_its_evaluation_and_its_report(planted: Path, monkeypatch:
 
 
 def test_a_run_online(planted: Path) -> None:
-    """With the key of the netrc, which is sent to the server as a header, and nowhere else."""
+    """The netrc's key is sent to the server as a header, and occurs nowhere else."""
     with WandbServer() as server:
         netrc = Path(os.environ["NETRC"])
         netrc.write_text(netrc.read_text().replace("127.0.0.1", server.url.removeprefix("http://")))
@@ -111,7 +111,7 @@ def test_a_run_online(planted: Path) -> None:
 
 
 def test_a_sweep(planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its file, its code's snapshot, its logs, what it says, and what a retry and a status say."""
+    """Not in its file, copy of the code, logs or output, nor in the output of `launchers status`."""
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     said = run("-m", *SHORT, "seed=0,1", "hydra.launcher.jobs=2", "hydra.launcher.name=s",
                f"runs_dir={planted / 'runs'}")
@@ -127,7 +127,7 @@ def test_a_sweep(planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     f"logger.project={TOKEN}", f"logger.tags=[{TOKEN}]", f"runs_dir={TOKEN}"])
 def test_a_configuration_takes_no_secret(planted: Path, monkeypatch: pytest.MonkeyPatch, override: str,
                                          capsys: pytest.CaptureFixture[str]) -> None:
-    """By mistake or by interpolation: refused, and the sentence does not repeat it."""
+    """A secret in a configuration, typed or interpolated, is refused, and the error does not repeat it."""
     monkeypatch.chdir(planted)
     logger = "logger=wandb" if "logger." in override else "logger=none"
     monkeypatch.setattr(sys, "argv", ["run.py", *SHORT, logger, override])
@@ -145,7 +145,7 @@ def test_keys_of_environments_are_no_arguments(planted: Path) -> None:
 
 
 def test_commands_reasons_and_changes_without_them(planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command line, a failure's reason and a diff may hold a secret by accident."""
+    """Secrets are removed from command lines, failure reasons and diffs."""
     assert safe_command(["run.py", f"x={TOKEN}", "my_key=abc"]) == "run.py 'x=***' 'my_key=***'"
     (planted / "run").mkdir()
     folder = RunFolder(planted / "run")

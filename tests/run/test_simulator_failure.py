@@ -1,4 +1,4 @@
-"""A simulator that fails ends an episode, not the run: it is told, counted, and nothing is learned from it."""
+"""A simulator's error ends an episode, not the run: it is reported and counted, and nothing is learned from it."""
 
 import csv
 import json
@@ -45,7 +45,7 @@ def kept_replay(folder: Path, observations: int, actions: int) -> Replay:
 
 
 class StopsAfter(Requests):
-    """A stop that is asked for after so many looks, of which the trainer takes one between two steps."""
+    """Requests a stop after this many looks, of which the trainer takes one between two steps."""
 
     def __init__(self, looks: int):
         self.looks = looks
@@ -74,7 +74,7 @@ def test_it_ends_the_episode_as_a_time_limit_does(tmp_path: Path, capsys: pytest
     ends = np.cumsum([int(row["length"]) for row in rows(folder, "episodes")])
     for row, end in zip(rows(folder, "episodes"), ends[ends < 200], strict=False):
         assert int(row["step"]) == end - 40
-        # The transition before the failure leads to where the failure began; the next one starts an episode.
+        # The last transition before the error leads to where it began; the next one starts an episode.
         assert batch.next_observation[end - 1].any() and not batch.observation[end].any()
     everything = len(cut) + len(failed(folder, "evals"))
     assert status(folder)["state"] == "finished" and status(folder)["simulator_errors"] == everything
@@ -98,8 +98,8 @@ def test_wherever_it_fails(fault: str, words: str, length: str, tmp_path: Path,
 
 def test_mujoco_becomes_unstable(tmp_path: Path, capsys: pytest.CaptureFixture[str],
                                  monkeypatch: pytest.MonkeyPatch) -> None:
-    """MuJoCo itself sets the state back and says nothing to the environment: a transition that never was."""
-    monkeypatch.chdir(tmp_path)  # MuJoCo writes MUJOCO_LOG.TXT where it is.
+    """MuJoCo resets the state without telling the environment; such a transition is not stored."""
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes MUJOCO_LOG.TXT to the working directory.
     train_here(*RUN, "env.id=tests.support.faulty_env:Unstable-v0", f"runs_dir={tmp_path / 'runs'}")
     folder = only_run(tmp_path / "runs")
     cut = failed(folder, "episodes")
@@ -107,12 +107,12 @@ def test_mujoco_becomes_unstable(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "the simulation became unstable (nan, infinite or huge velocities) in step 5" in capsys.readouterr().err
     replay = kept_replay(folder, 4, 1)
     batch = replay.split(replay.rows[:len(replay)])
-    # One step cannot move the cart so far; MuJoCo's return to its first state would.
+    # One step cannot move the cart so far, but MuJoCo's reset would.
     assert (batch.next_observation - batch.observation).abs().max() < 10
 
 
 def test_beyond_the_limit_the_run_fails_and_with_a_larger_one_it_goes_on(tmp_path: Path) -> None:
-    """As often as the limit allows, and each time from the last checkpoint: the end is that of a run left alone."""
+    """A run fails above the limit, resumes with a larger one, several times, and ends like an uninterrupted one."""
     arguments = [*RUN, "+env.kwargs.fault=step"]
     train_here(*arguments, f"runs_dir={tmp_path / 'twin'}")
     total = status(only_run(tmp_path / "twin"))["simulator_errors"]
@@ -141,7 +141,7 @@ def test_an_environment_that_cannot_be_reset_ends_the_run(tmp_path: Path) -> Non
 
 
 def stopped_in_a_bad_episode(tmp_path: Path, arguments: list[str]) -> tuple[Path, dict[str, Any]]:
-    """A run that was stopped behind the fault's place in an episode that has one; its folder and checkpoint."""
+    """Return folder and checkpoint of a run that was stopped in an episode after the step that can fail."""
     for looks in range(6, 40, 4):
         assert train(compose(*arguments, f"runs_dir={tmp_path / str(looks)}"), StopsAfter(looks)) == 143
         folder = only_run(tmp_path / str(looks))
@@ -156,7 +156,7 @@ def stopped_in_a_bad_episode(tmp_path: Path, arguments: list[str]) -> tuple[Path
 @pytest.mark.parametrize("faults", [1, 2])
 def test_it_fails_while_the_open_episode_is_repeated(faults: int, tmp_path: Path,
                                                      capsys: pytest.CaptureFixture[str]) -> None:
-    """Once: tried again, and exact. Twice: the episode ends where the run was stopped, with what it had."""
+    """One error while the episode is repeated is retried, exactly. After two the episode ends where it was stopped."""
     left = tmp_path / "left"
     left.write_text("0")
     arguments = [*RUN, "+env.kwargs.fault=step", "+env.kwargs.share=0.8", f"+env.kwargs.left={left}"]
@@ -200,7 +200,7 @@ def test_evaluation_episodes_that_fail_are_marked_and_count(tmp_path: Path, caps
     mean = (4 * len(cut) + 20 * (8 - len(cut))) / 8
     assert "step 100: evaluation, deterministic: return" in told and f"cost {mean:.4g} > 1 per episode" in told
     assert f"step 100: {len(cut)} of these 8 episodes were ended by the simulator" in told
-    # The tables say it, and take what was cut short for no whole training episode.
+    # Tables report it, and do not count the incomplete episode as a training episode.
     analysed, training = read_run(folder), [row for row in rows(folder, "episodes") if int(row["step"]) > 0]
     last = [row for row in rows(folder, "evals") if row["step"] == "160" and row["sampler"] == "deterministic"]
     assert analysed.last is not None and analysed.last.cut == sum(row["simulator_error"] == "1" for row in last) > 0
@@ -230,7 +230,7 @@ def test_an_evaluation_that_is_begun_again_counts_its_failures_once(tmp_path: Pa
 
 
 def test_half_an_episode_says_nothing_about_the_constraint(tmp_path: Path) -> None:
-    """The PID rule listens to episodes' costs: one that was cut short has too little of it."""
+    """The PID rule ignores the cost of an incomplete episode, which is too low."""
     train_here(*RUN, "+env.kwargs.fault=step", "+env.kwargs.share=1", "+env.kwargs.costs=1", "guidance=pid",
                "guidance.dual.initial_multiplier=0.5", f"runs_dir={tmp_path}")
     assert {row["lam"] for row in rows(only_run(tmp_path), "metrics")} == {"0.5"}

@@ -1,4 +1,4 @@
-"""Files from somebody else are data: loading, showing and continuing them executes, leaks and overwrites nothing."""
+"""Files from others are data: loading, showing and continuing them executes, leaks and overwrites nothing."""
 
 import csv
 import hashlib
@@ -38,7 +38,7 @@ RUN = [*TINY, "env=toy", "initial_steps=20", "total_steps=60", "checkpoint.every
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run's folder as its owner left it."""
+    """Return a run's folder as its owner left it."""
     runs = tmp_path_factory.mktemp("original")
     train_here(*RUN, f"runs_dir={runs}")
     return only_run(runs)
@@ -46,14 +46,14 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(original: Path, tmp_path: Path) -> Path:
-    """A copy of it that may be tampered with; its files are in the same place below a runs_dir."""
+    """Return a copy of it to be tampered with, at the same place below a runs_dir."""
     copy = tmp_path / "runs" / "toy" / "vesde-augmented" / original.name
     shutil.copytree(original, copy)
     return copy
 
 
 class Command:
-    """What unpickling would execute."""
+    """An object whose unpickling executes a command."""
 
     def __init__(self, mark: Path):
         self.mark = mark
@@ -68,7 +68,7 @@ def checkpoint_of(folder: Path) -> Path:
 
 
 def replace_in_checkpoint(folder: Path, name: str, content: bytes) -> None:
-    """Replace a checkpoint's file, and make all checksums right again, as somebody who means harm would."""
+    """Replace a checkpoint's file and correct all checksums, as an attacker would."""
     place = checkpoint_of(folder)
     (place / name).write_bytes(content)
     manifest = unsealed((place / "manifest.json").read_bytes())
@@ -77,7 +77,7 @@ def replace_in_checkpoint(folder: Path, name: str, content: bytes) -> None:
 
 
 def tampered_config(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change the configuration, and the identity that meta.json has of it."""
+    """Change the configuration, and its identity in meta.json."""
     content = yaml.safe_load((folder / "config.yaml").read_text())
     change(content)
     (folder / "config.yaml").write_text(yaml.safe_dump(content, allow_unicode=True))
@@ -86,7 +86,7 @@ def tampered_config(folder: Path, change: Callable[[dict[str, Any]], None]) -> N
 
 
 def refused(path: Path) -> str:
-    """The sentence with which loading is refused."""
+    """Return the one-sentence error of loading."""
     with pytest.raises(UsageError) as caught:
         algd.load(path)
     said = str(caught.value)
@@ -186,7 +186,7 @@ def test_configurations_that_are_none(folder: Path, tmp_path: Path, kind: str, m
 
 
 def put(place: str, value: Any) -> Callable[[dict[str, Any]], None]:
-    """A change that sets a dotted key."""
+    """Return a change of a configuration that sets a dotted key."""
     def change(content: dict[str, Any]) -> None:
         *path, last = place.split(".")
         node = content
@@ -223,7 +223,7 @@ CODE = {
 @pytest.mark.parametrize("kind", CODE)
 def test_configurations_name_no_code(folder: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch,
                                      capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither loading, nor evaluating, nor training again, nor any table does what a configuration asks for."""
+    """Loading, evaluating, continuing and tabulating a run never execute what its configuration names."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
     tampered_config(folder, put(*CODE[kind]))
@@ -236,7 +236,7 @@ def test_configurations_name_no_code(folder: Path, tmp_path: Path, kind: str, mo
 
 
 def test_modules_are_imported_only_when_trusted(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """env.id=module:Id-v0 is code by name: who loads the run says that it may be imported."""
+    """env.id=module:Id-v0 imports a module only if the user who loads the run trusts it."""
     (tmp_path / "evil_module.py").write_text("import pathlib\npathlib.Path('executed').touch()\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -255,7 +255,7 @@ def test_modules_are_imported_only_when_trusted(folder: Path, tmp_path: Path, mo
 @pytest.mark.parametrize("link", ["config.yaml", "evals.csv", "status.json", "checkpoints", "checkpoints/replay",
                                   "snapshots", "videos", "lock"])
 def test_links_out_of_a_folder(folder: Path, tmp_path: Path, link: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """What lies elsewhere is neither shown nor written, loaded from nor cleaned up."""
+    """What a link points to is not shown, written, loaded or deleted."""
     elsewhere = tmp_path / "elsewhere"
     place = folder / link
     if place.is_dir() or link == "videos":
@@ -297,7 +297,7 @@ def test_sweeps_list_runs_below_their_folder(tmp_path: Path, runs: Any) -> None:
 @pytest.mark.parametrize("submission", [{"job": "1; touch executed", "tasks": []}, {"job": "--help", "tasks": []}, {},
                                         {"job": "3", "tasks": 3}, {"job": "3", "tasks": [[3]]}, 3])
 def test_sweeps_name_jobs_by_numbers(tmp_path: Path, submission: Any) -> None:
-    """They become arguments of squeue and scancel."""
+    """Job names must be numbers, since they become arguments of squeue and scancel."""
     file = tmp_path / "sweeps" / "s.json"
     file.parent.mkdir()
     file.write_text(json.dumps({"name": "s", "runs": [], "overrides": [], "submissions": [submission]}))
@@ -311,7 +311,7 @@ HOSTILE = "<script>alert('x')</script>&\"\\input{/etc/passwd}$x_1$#%|"
 
 
 def runs_only_its_own(text: str) -> bool:
-    """Whether a report's scripts are its data, the plotting library and the page's own, without the hostile name."""
+    """Return whether a report's scripts are only its data, the plotting library and the page's own script."""
     page = Page(text)
     (_, data), *programs = page.scripts
     return ([attributes for attributes, _ in page.scripts] == [{"type": "application/json", "id": "data"}, {}, {}]
@@ -353,7 +353,7 @@ def test_lines_stay_lines() -> None:
                                     {"algo_cfgs": []}, {"train_cfgs": {"total_steps": "many"}},
                                     {"lagrange_cfgs": {"cost_limit": "x"}}])
 def test_foreign_runs_of_omnisafe(tmp_path: Path, change: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    """They are shown escaped, or refused in a sentence."""
+    """Runs of OmniSafe are shown with their texts escaped, or refused with one sentence."""
     (tmp_path / "run").mkdir()
     content = {"seed": 0, "algo": "SACLag", "env_id": "SafetyPointGoal1-v0", "train_cfgs": {"total_steps": 1000},
                "algo_cfgs": {"gamma": 0.99}, "lagrange_cfgs": {"cost_limit": 25.0}}
@@ -384,7 +384,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.mark.needs("slurm")
 def test_a_real_job_in_an_awkward_folder(slurm: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of a path reaches a shell: the sweep runs there, and nothing else does."""
+    """No part of a path is executed by a shell when a sweep runs there."""
     from tests.support.command import run, status
 
     runs = tmp_path / AWKWARD

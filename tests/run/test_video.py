@@ -1,4 +1,4 @@
-"""Videos: frames of a real episode with a caption, a file that is whole or not there, and machines that cannot draw."""
+"""Videos: frames of a real episode with a caption, complete files or none, and machines that cannot render."""
 
 import subprocess
 import sys
@@ -43,7 +43,7 @@ def test_a_video_shows_every_step_of_the_episode(tmp_path: Path) -> None:
     assert episode.row() == run_episode(drawn_toy(None), ahead, 3, 0.99).row()
     frames = frames_of(path)
     assert len(frames) == 17 and frames[0].shape == (512 + video.CAPTION_HEIGHT, 512, 3)
-    # Compression changes colours a little: the last frame read back is near to what was drawn, and the first is not.
+    # Compression changes colours slightly: the last frame is close to what was drawn, and the first is not.
     task = drawn_toy()
     task.reset(seed=3)
     for _ in range(16):

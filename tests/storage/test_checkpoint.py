@@ -1,4 +1,4 @@
-"""Checkpoints: complete, verified, stored once, and data only."""
+"""Checkpoints are complete, verified, stored once, and only data."""
 
 import itertools
 import os
@@ -56,7 +56,7 @@ def test_the_replay_is_stored_once_and_the_two_newest_are_kept(tmp_path: Path) -
 
 @pytest.mark.parametrize("steps", [(7, 30, 2), (30,), (3, 3, 3, 3, 3)])
 def test_a_ring_that_wraps(tmp_path: Path, steps: tuple[int, ...]) -> None:
-    """Only segments that still hold a row of the ring are kept, and the ring comes back as it was."""
+    """Only segments with rows of the buffer are kept, and the buffer is restored exactly."""
     checkpoints, replay = Checkpoints(tmp_path), Replay(10, 2, 1)
     for count in steps:
         checkpoints.save({}, filled(replay, count))
@@ -87,7 +87,7 @@ def test_damage_is_found(tmp_path: Path, file: str, damage: str) -> None:
 
 
 def test_a_pickle_is_not_executed(tmp_path: Path) -> None:
-    """A tensor file that is a pickle with a command in it, checksums and all, is refused."""
+    """A tensor file that is a pickle with a command, with correct checksums, is refused."""
     import hashlib
     import pickle
 
@@ -113,7 +113,7 @@ RUN = [*TINY, "env=toy", "initial_steps=40", "total_steps=260", "checkpoint.ever
 @pytest.mark.parametrize("damage", ["newest checkpoint", "both checkpoints", "table", "newest segment"])
 def test_a_damaged_run_goes_on_from_what_is_good(tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str],
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
-    """The newest good state is used, said so, and the end is the same as of a run that was never damaged."""
+    """The newest valid state is used with a warning, and the run ends like an undamaged one."""
     from algd.run.trainer import Trainer
 
     train_here(*RUN, f"runs_dir={tmp_path / 'twin'}")
@@ -156,7 +156,7 @@ def test_a_table_cut_back(tmp_path: Path) -> None:
     table.append({"step": 2, "value": None, "source": "train"})
     table.append({"step": 1, "source": "eval-1"})
     with (tmp_path / "t.csv").open("a") as file:
-        file.write("3,0.")  # torn by a kill
+        file.write("3,0.")  # cut short by a kill
     again = Table(tmp_path / "t.csv", ["step", "value", "source"])
     assert again.holds(position)
     again.cut(position, lambda row: row["source"] != "train")
@@ -171,7 +171,7 @@ def test_a_table_cut_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bit", range(8))
 def test_a_flipped_bit_anywhere_in_a_sealed_file(bit: int) -> None:
-    """Every single bit of it: either it is found, or it changed nothing (1e-05 and 1E-05)."""
+    """Every flipped bit is found, or does not change the content (1e-05 and 1E-05)."""
     content = {"added": 12, "rate": 1e-05, "name": "λ", "list": [1, None, True], "nested": {"x": 0.1}}
     data = sealed(content)
     assert unsealed(data, strict=True) == unsealed(data) == content
@@ -201,7 +201,7 @@ def test_a_checkpoint_of_another_run(tmp_path: Path) -> None:
 
 
 def test_an_older_checkpoint_without_a_replay_empties_it(tmp_path: Path) -> None:
-    """What a damaged newer checkpoint has already put into the replay must not stay there."""
+    """What a damaged newer checkpoint has put into the replay is removed."""
     checkpoints, replay = Checkpoints(tmp_path), filled(Replay(10, 2, 1), 4)
     checkpoints.save(STATE, None)
     checkpoints.save(STATE, replay)
@@ -215,7 +215,7 @@ def test_an_older_checkpoint_without_a_replay_empties_it(tmp_path: Path) -> None
 
 
 def test_damaged_checkpoints_are_kept_beside(tmp_path: Path) -> None:
-    """Also when the same number is damaged again in a later start with the same process id, as in a container."""
+    """Also if the same number is damaged again in a start with the same process id, as in containers."""
     for _ in range(2):
         checkpoints = Checkpoints(tmp_path)
         checkpoints.save(STATE, None)
@@ -226,7 +226,7 @@ def test_damaged_checkpoints_are_kept_beside(tmp_path: Path) -> None:
 
 
 def test_a_torn_last_line_is_not_continued(tmp_path: Path) -> None:
-    """A disk that was full in the middle of a row: the next row begins on a line of its own."""
+    """After an incomplete last row, as on a full disk, the next row begins on a line of its own."""
     path = tmp_path / "t.csv"
     path.write_text("step,value\n1,2\n3,")
     table = Table(path)
@@ -239,7 +239,7 @@ def test_a_torn_last_line_is_not_continued(tmp_path: Path) -> None:
 
 
 def test_rows_that_are_kept_survive_a_cut_to_nothing(tmp_path: Path) -> None:
-    """A checkpoint from before the first evaluation, and rows of a later one that are kept: under the header."""
+    """Kept rows of a later evaluation stay, below the header, when a table is cut to before its first row."""
     path = tmp_path / "t.csv"
     table = Table(path, ["step", "source"])
     position = table.position()
@@ -262,7 +262,7 @@ def test_a_header_that_is_no_text(tmp_path: Path) -> None:
 
 
 def test_snapshots(tmp_path: Path) -> None:
-    """Every bit counts, and so do the run and the step that it is of."""
+    """A flipped bit, another run or another step is found."""
     path, tensors = tmp_path / snapshot_name(7), {"b": torch.arange(3.0), "a": torch.tensor(2)}
     write_snapshot(path, tensors, 7, "aaaaaaaa")
     content = path.read_bytes()

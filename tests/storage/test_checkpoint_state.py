@@ -1,4 +1,4 @@
-"""What a checkpoint holds: its keys, and what is told where one is missing."""
+"""The keys of a checkpoint, and the error if one is missing."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""Damaged files: what is used is found to be damaged, said, and the newest good state is used, or the run refused."""
+"""Damage is found where the file is used and reported; the newest valid state is used, or the run refused."""
 
 import os
 import random
@@ -31,7 +31,7 @@ def finished(small: Ground) -> Wreck:
 
 
 def one_of_each_kind(wreck: Wreck) -> list[str]:
-    """The newest file of each kind, and the folders."""
+    """Return the newest file of each kind, and the folders."""
     return [*FOLDERS, *{campaigns.kind_of(file): file for file in wreck.files}.values()]
 
 
@@ -48,7 +48,7 @@ def test_a_damaged_file_of_a_killed_run(kind: str, killed: Wreck) -> None:
     trials = [campaigns.damage(killed, file, kind, chance.random()) for file in one_of_each_kind(killed)
               if file not in FOLDERS or kind in ("deleted", "another run's")]
     assert [trial.problem for trial in trials if trial.problem] == []
-    # The rest was unused, or had changed nothing that is read.
+    # The other damage was unused, or changed nothing that is read.
     assert sum("warning" in trial.outcome or "refused" in trial.outcome for trial in trials) >= 6
 
 
@@ -63,7 +63,7 @@ def test_a_damaged_file_of_a_finished_run(kind: str, finished: Wreck) -> None:
 
 @pytest.mark.parametrize(("file", "text"), [("evals.csv", b"train"), ("status.json", b"sha256")])
 def test_a_flipped_bit_in_a_word_of_ours(file: str, text: bytes, killed: Wreck, finished: Wreck) -> None:
-    """The word that marks a row as training's, newer than the checkpoint, and the name of a file's checksum."""
+    """In the word that marks a training row newer than the checkpoint, and in the key of a file's checksum."""
     for wreck in (killed, finished):
         content = (wreck.folder / file).read_bytes()
         first = 8 * content.rindex(text)

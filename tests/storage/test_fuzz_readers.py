@@ -1,7 +1,7 @@
-"""Run folders with mutated bytes: every reader says so in a sentence, or shows the same as before; never anything else.
+"""Run folders with mutated bytes: every reader reports them in one sentence, or shows the same as before.
 
-Deterministic: the mutations come from a seeded generator. Files that carry a checksum, or are covered by another's,
-must not show a changed number; where a file has none, the readers at least never fail with a trace.
+The mutations come from a seeded generator. Files with a checksum, their own or another file's, must not show a changed
+number; for files without one, readers must not fail with a traceback.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ ROUNDS = 60  # mutations of each file
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run's folder below its runs_dir, with a sweep's file beside it."""
+    """Return a finished run's folder below its runs_dir, with a sweep's file."""
     runs = tmp_path_factory.mktemp("fuzz") / "runs"
     train_here(*TINY, "env=toy", "initial_steps=20", "total_steps=60", "checkpoint.every=20", "eval.every=30",
                "eval.episodes=2", "snapshots=2", "log_every=20", f"runs_dir={runs}")
@@ -53,7 +53,7 @@ def folder(original: Path, tmp_path: Path) -> Path:
 
 
 def mutated(content: bytes, source: random.Random) -> bytes:
-    """Bytes flipped, removed, put in, doubled, cut off, or swapped for what numbers and names could become."""
+    """Flip, remove, insert, double or cut off bytes, or replace numbers and names."""
     data = bytearray(content)
     for _ in range(source.choice([1, 1, 1, 2, 5])):
         place, length = source.randrange(len(data) + 1), source.choice([1, 2, 8, 64])
@@ -82,7 +82,7 @@ def mutated(content: bytes, source: random.Random) -> bytes:
 
 
 def mutations(path: Path) -> Iterator[bytes]:
-    """Sorts of damage to a file, then `ROUNDS` random mutations."""
+    """Yield typical damage to a file, then `ROUNDS` random mutations."""
     content, source = path.read_bytes(), random.Random(path.name)
     yield from (b"", b"\0" * len(content), content[:len(content) // 2], content * 2, b"{}", b"[]", b"null", b"3",
                 b"\xff\xfe", b"[" * 100_000, b'{"state": 3, "step": "x", "seconds": [], "total_steps": {}}',
@@ -92,20 +92,20 @@ def mutations(path: Path) -> Iterator[bytes]:
 
 
 def quietly(command: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
-    """What a command returns, and what it writes to standard error."""
+    """Return what a command returns, and its standard error."""
     errors = io.StringIO()
     with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
         return command(*arguments), errors.getvalue()
 
 
 def shown(run: Run) -> str:
-    """Everything that a table of a run says, but for its state and speed, which are status.json's."""
+    """Return all that a table says of a run, except state and speed, which come from status.json."""
     same = replace(run, state="finished", reason=None, step=None, updates_per_second=None, hours=None)
     return render(tables([same]), "json", True)
 
 
 def read_everything(folder: Path) -> None:
-    """Every reader of a run's folder: it either works or raises UsageError; commands return 0 or 2 with a sentence."""
+    """Every reader of a run's folder works or raises UsageError; commands return 0, or 2 with one sentence."""
     for reader in (read_state, lambda path: load_sweep(path.parents[2] / "sweeps" / "s.json")):
         with contextlib.suppress(UsageError):
             reader(folder)
@@ -121,7 +121,7 @@ def read_everything(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["config.yaml", "meta.json", "status.json", "episodes.csv", "evals.csv",
                                   "metrics.csv"])
 def test_files_of_a_run(folder: Path, name: str) -> None:
-    """A sentence, or the same numbers: identity, seals and the checkpoint's checksums cover all of these files."""
+    """An error or the same numbers, since identity, seals and the checkpoint's checksums cover all of these files."""
     path, expected = folder / name, shown(read_run(folder))
     state = read_state(folder)
     outcomes = {"told": 0, "same": 0}
@@ -146,7 +146,7 @@ def test_files_of_a_run(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["state.json", "state.safetensors", "manifest.json", "snapshot", "config.yaml"])
 def test_what_agents_are_loaded_from(folder: Path, original: Path, name: str) -> None:
-    """Loading refuses, or gives the agent whose actions are those of the original."""
+    """Loading fails, or gives an agent with the original's actions."""
     place = next(path for path in (folder / "checkpoints").iterdir() if path.name.isdigit())
     snapshot = sorted((folder / "snapshots").iterdir())[-1]
     path = {"snapshot": snapshot, "config.yaml": folder / name}.get(name, place / name)
@@ -180,7 +180,7 @@ def test_files_of_a_sweep(folder: Path) -> None:
 
 
 def test_files_of_omnisafe(tmp_path: Path) -> None:
-    """They carry no checksums: a sentence, or a table; never a trace, nor a number that is none."""
+    """They have no checksums: an error or a table, but no traceback."""
     content = {"seed": 0, "algo": "SACLag", "env_id": "SafetyPointGoal1-v0", "train_cfgs": {"total_steps": 2000},
                "algo_cfgs": {"gamma": 0.99}, "lagrange_cfgs": {"cost_limit": 25.0}}
     files = {"config.json": json.dumps(content).encode(), "progress.csv":
@@ -197,7 +197,7 @@ def test_files_of_omnisafe(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", range(3))
 def test_a_folder_with_several_damaged_files(folder: Path, number: int) -> None:
-    """Several files at once, missing ones and folders in the place of files among them."""
+    """Several files are damaged at once, missing, or replaced by folders."""
     source = random.Random(number)
     expected = shown(read_run(folder))
     for _ in range(15):
