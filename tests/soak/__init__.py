@@ -1,1 +1,1 @@
-"""Campaigns of real faults against real runs: python -m tests.soak --help"""
+"""Campaigns that inject real faults into real runs: python -m tests.soak --help"""

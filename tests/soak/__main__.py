@@ -1,7 +1,7 @@
 """All campaigns in full: python -m tests.soak [--minutes 80] [--jobs 2] [--only NAME] [--out docs/soak.md]
 
-Exit code 0: every promise held in every trial. What did not is printed with what is needed to do it again; its folder
-is kept.
+Exit code 0: every trial kept every promise. Problems are printed with what is needed to repeat them, and their folders
+are kept.
 """
 
 import argparse
@@ -31,20 +31,20 @@ from tests.soak.long import Course, long_run
 
 Task = Callable[[], Trial]
 Tasks = Callable[[Path, str], Iterator[Task]]
-LIMIT_OF_GROWTH = 2_000_000  # bytes; what an allocator may still do in the last third of a long run
+LIMIT_OF_GROWTH = 2_000_000  # bytes, by the allocator, in the last third of a long run
 LONG_EPISODES, LONG_UPDATED = 100_000, 10_000
 
 
 @dataclass
 class Campaign:
-    """One kind of fault.
+    """A kind of fault.
 
     Attributes:
-        name: as `--only` and the results call it.
-        what: what it does, for the results.
-        share: of the time; what a campaign leaves goes to the others.
-        tasks: makes the trials from a folder and a seed; endless, or until everything has been tried.
-        at_once: trials at once, at most; None: as many as there are jobs.
+        name: name in `--only` and in the results.
+        what: description in the results.
+        share: share of the time; unused time goes to the other campaigns.
+        tasks: returns the trials, from a folder and a seed; endless, or until everything has been tried.
+        at_once: maximum number of trials at once; None: the number of jobs.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Campaign:
 
 @dataclass
 class Result:
-    """What came of a campaign."""
+    """The result of a campaign."""
 
     trials: list[Trial] = field(default_factory=list)
     seconds: float = 0.0
@@ -72,7 +72,7 @@ class Result:
 
 
 def shuffled(items: Iterable[object], seed: str) -> list:
-    """The items in a random order: whatever there is time for is a sample of all."""
+    """Return the items in random order, so that the trials there is time for are a sample of all."""
     items = list(items)
     random.Random(seed).shuffle(items)
     return items
@@ -103,7 +103,7 @@ def two_kills(folder: Path, seed: str) -> Iterator[Task]:
 
 
 def again_and_again(arguments: list[str], trial: Callable[..., Trial], *more: int) -> Tasks:
-    """Trials without end, each with chances of its own."""
+    """Yield endless trials, each with its own random numbers."""
     def tasks(folder: Path, seed: str) -> Iterator[Task]:
         ground = c.ground(arguments, folder)
         for number in itertools.count():
@@ -140,7 +140,7 @@ def long_runs(folder: Path, seed: str) -> Iterator[Task]:
 
 
 def one_long_run(episodes: int, updates: int, folder: Path) -> Trial:
-    """A long run as a trial: what it may come to is the allocator's, not the episodes'."""
+    """Run a long run as a trial; the allowed growth is that of the allocator, not of episodes."""
     course = long_run(episodes, updates, folder)
     problem = None
     if course.growth > LIMIT_OF_GROWTH or course.open_files[0] != course.open_files[1]:
@@ -182,7 +182,7 @@ CAMPAIGNS = [
 
 
 def conduct(campaign: Campaign, folder: Path, seed: int, jobs: int, seconds: float) -> Result:
-    """Do trials until all are done or the time is up; those under way are waited for."""
+    """Run trials until all are done or the time is up, and wait for those that have begun."""
     result, begun = Result(), time.monotonic()
     tasks = campaign.tasks(folder, f"{seed} {campaign.name}")
     limit = min(jobs, campaign.at_once or jobs)
@@ -215,13 +215,13 @@ PLACE_COLUMNS = ("campaign", "place", "outcome", "count")
 
 
 def campaign_rows(results: dict[str, Result]) -> list[Row]:
-    """What docs/soak/campaigns.csv holds: a row a campaign."""
+    """Return the rows of docs/soak/campaigns.csv, one per campaign."""
     return [(name, len(result.trials), int(result.complete), result.faults, len(result.problems),
              round(result.seconds / 60, 1)) for name, result in results.items()]
 
 
 def place_rows(results: dict[str, Result]) -> list[Row]:
-    """What docs/soak/places.csv holds: how many faults (without one: trials) had each outcome at each place."""
+    """Return the rows of docs/soak/places.csv: numbers of faults (or of trials without any) by place and outcome."""
     rows: list[Row] = []
     for name, result in results.items():
         places = Counter[tuple[str, str]]()
@@ -232,7 +232,7 @@ def place_rows(results: dict[str, Result]) -> list[Row]:
 
 
 def page(results: dict[str, Result], command: str, seconds: float, data: str = "soak") -> str:
-    """The results in short, as docs/soak.md, with links to the folder of its data."""
+    """Return docs/soak.md: the results in short, with links to the folder of the data."""
     what = {campaign.name: campaign.what for campaign in CAMPAIGNS}
     campaigns, places = campaign_rows(results), place_rows(results)
     rows: list[Row] = [("campaign", "what it does", "trials", "faults", "problems", "minutes")]
@@ -254,7 +254,7 @@ def page(results: dict[str, Result], command: str, seconds: float, data: str = "
 
 
 def write(out: Path, results: dict[str, Result], command: str, seconds: float) -> None:
-    """Write the page, and its data into a folder beside it that is named like the page."""
+    """Write the page, and its data to a folder of the same name beside it."""
     data = out.with_suffix("")
     data.mkdir(exist_ok=True)
     for name, columns, rows in (("campaigns.csv", CAMPAIGN_COLUMNS, campaign_rows(results)),
@@ -281,20 +281,20 @@ is not promised.
 
 
 def machine() -> dict[str, object]:
-    """What the campaigns ran on."""
+    """Return hardware and versions."""
     versions = {name: metadata.version(name) for name in ("torch", "numpy", "gymnasium", "mujoco")}
     return {"processor": processor(), "cores": len(os.sched_getaffinity(0)),
             "system": f"{platform.system()} {platform.release()}", "python": platform.python_version()} | versions
 
 
 def as_table(rows: list[Row]) -> list[str]:
-    """Rows as a Markdown table; the first is the header."""
+    """Format rows as a Markdown table; the first is the header."""
     head, *body = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]
 
 
 def main() -> int:
-    """The command. Returns the exit code."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=80, help="that all campaigns have together (default 80)")

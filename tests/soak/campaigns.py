@@ -1,7 +1,7 @@
-"""The campaigns: each injects one kind of fault many times, and holds what comes of it to the uninterrupted twin.
+"""The campaigns: each injects one kind of fault many times, and compares the results with those of an undisturbed twin.
 
-Every campaign is a generator of trials, so that a test can do a few and `python -m tests.soak` as many as there is time
-for. A trial returns what it injected, where, and in one sentence what went wrong with the promise, if anything did.
+A campaign generates trials, so that a test can run a few and `python -m tests.soak` as many as there is time for. A
+trial returns what it injected, where, and one sentence on what broke the promise, if anything did.
 """
 
 import errno
@@ -28,11 +28,11 @@ from tests.soak.faults import NEEDS_ROOM, Fault
 from tests.soak.lives import KILLED, Life, begin, differences, lived, server, start
 from tests.support.command import TINY, compose, outcome
 
-# Small enough for half a second, with everything in it that a run does: initial steps, updates, evaluations, snapshots,
-# checkpoints in the middle of episodes and at evaluations, a replay that wraps, episodes that end.
+# Half a second long, with everything that a run does: initial steps, updates, evaluations, snapshots, checkpoints
+# within episodes and at evaluations, a replay that wraps, and ends of episodes.
 SMALL = [*TINY, "agent=gaussian", "batch_size=8", "buffer_size=20", "env=toy", "env.horizon=7", "initial_steps=12",
          "total_steps=24", "checkpoint.every=9", "eval.every=12", "eval.episodes=1", "log_every=8", "snapshots=2"]
-# A diffusion policy, and enough steps to be killed several times between two checkpoints.
+# A diffusion policy, and enough steps for several kills between two checkpoints.
 TOY = [*TINY, "agent=vesde", "env=toy", "initial_steps=40", "total_steps=160", "checkpoint.every=45", "eval.every=60",
        "eval.episodes=2", "log_every=25", "snapshots=3", "buffer_size=120"]
 POINT = [*TINY, "agent=vesde", "env=point_button1", "initial_steps=60", "total_steps=260", "checkpoint.every=70",
@@ -42,13 +42,13 @@ CLOCK_JUMP = 86400.0
 
 @dataclass(frozen=True)
 class Trial:
-    """What one trial injected, and what it found.
+    """What a trial injected and found.
 
     Attributes:
-        place: what was hit, as tables count it.
-        faults: how many faults it took.
-        problem: what went wrong, with what is needed to do it again; None: the promise held.
-        outcome: how it went, as tables count it.
+        place: what was hit, as counted in tables.
+        faults: number of faults.
+        problem: what went wrong, with what is needed to repeat it; None: the promise was kept.
+        outcome: result, as counted in tables.
     """
 
     place: str
@@ -59,15 +59,15 @@ class Trial:
 
 @dataclass
 class Ground:
-    """A command with its twin: what it ends with when nobody interrupts it.
+    """A command with its twin, which is an undisturbed run of it.
 
     Attributes:
-        config: the composed configuration; `runs_dir` differs from trial to trial.
-        folder: where the trials take place, and the twin is.
-        start: a run's folder that every trial begins with, as one that is to be extended; None: none.
-        twin: the life of the twin.
-        expected: the bytes that it ended with.
-        seconds: that it took.
+        config: composed configuration; each trial has its own `runs_dir`.
+        folder: folder of the trials and the twin.
+        start: run folder that every trial starts from, for instance to extend it; None: none.
+        twin: the twin's process.
+        expected: contents of the twin's files at the end.
+        seconds: duration of the twin.
     """
 
     config: dict[str, Any]
@@ -95,11 +95,11 @@ class Ground:
         return run_path(self.config | {"runs_dir": str(self.folder / "1" / "runs")})
 
     def remove(self) -> None:
-        """Remove everything."""
+        """Remove all files."""
         shutil.rmtree(self.folder)
 
     def place(self) -> tuple[dict[str, Any], Path]:
-        """A fresh runs_dir in a configuration, and a folder for the lives' scratch; both under the ground's."""
+        """Return the configuration with a new runs_dir, and a folder for the processes' output."""
         trial = self.folder / str(next(self._numbers))
         config = self.config | {"runs_dir": str(trial / "runs")}
         if self.start is not None:
@@ -107,7 +107,7 @@ class Ground:
         return config, trial / "lives"
 
     def judge(self, config: Mapping[str, Any], life: Life) -> str | None:
-        """What is wrong with a life that should have ended as the twin did."""
+        """Return what is wrong with a process that should have ended as the twin did."""
         if life.code != 0:
             return f"exit code {life.code}: {life.said[-500:]}"
         different = differences(self.expected, outcome(run_path(config)))
@@ -115,17 +115,17 @@ class Ground:
 
 
 def ground(arguments: Sequence[str], folder: Path) -> Ground:
-    """The twin of a command, trained."""
+    """Train the twin of a command."""
     return Ground(compose(*arguments), folder)
 
 
 def extended(ground: Ground, folder: Path, steps: int) -> Ground:
-    """The same command with more steps, which every trial extends from where the first twin ended."""
+    """Return the same command with more steps, whose trials all extend the first twin's run."""
     return Ground(ground.config | {"total_steps": steps}, folder, ground.twin_folder)
 
 
 def finish(ground: Ground, config: Mapping[str, Any], scratch: Path) -> str | None:
-    """Live to the end, undisturbed. Returns what is wrong then; removes the trial's folder if nothing is."""
+    """Run to the end without faults. Returns what is wrong; removes the trial's folder if nothing is."""
     life = lived(config, scratch)
     problem = ground.judge(config, life)
     if problem is None:
@@ -137,7 +137,7 @@ def finish(ground: Ground, config: Mapping[str, Any], scratch: Path) -> str | No
 
 
 def kills_at_operations(ground: Ground) -> list[Fault]:
-    """A kill before every operation on a file, and two in the middle of every write."""
+    """Return a kill before every operation on a file, and two within every write."""
     points = []
     for number, operation in enumerate(ground.twin.operations, 1):
         points.append(Fault(number))
@@ -147,10 +147,10 @@ def kills_at_operations(ground: Ground) -> list[Fault]:
 
 
 def kill_at(ground: Ground, fault: Fault, again: int | None = None) -> Trial:
-    """One life that is killed at an operation, perhaps one more, and one that ends the run.
+    """Kill one process at an operation, perhaps a second one, and let another finish the run.
 
     Args:
-        again: the operation that the second life is killed at, too, if it comes that far.
+        again: operation at which the second process is killed, if it gets that far.
     """
     config, scratch = ground.place()
     first = lived(config, scratch / "1", fault)
@@ -165,7 +165,7 @@ def kill_at(ground: Ground, fault: Fault, again: int | None = None) -> Trial:
 
 
 def kill_at_times(ground: Ground, chance: random.Random, kills: int) -> Trial:
-    """Lives that are killed at random times until there were enough kills, or one has ended before its kill."""
+    """Kill processes at random times, until there are enough kills or one ends before."""
     config, scratch = ground.place()
     done = 0
     for number in range(kills):
@@ -181,7 +181,7 @@ def kill_at_times(ground: Ground, chance: random.Random, kills: int) -> Trial:
 
 
 def kill_at_signs(ground: Ground, chance: random.Random) -> Trial:
-    """A life that is killed when a sign of its work is seen from outside: an unfinished file, or a table that grows."""
+    """Kill a process when its work is seen from outside, as an unfinished file or a growing table."""
     config, scratch = ground.place()
     folder = run_path(config)
     signs: dict[str, Callable[[], bool]] = {
@@ -218,8 +218,8 @@ def _has_grown(file: Path, seen: dict[str, int]) -> bool:
 
 
 def failures(ground: Ground) -> list[Fault]:
-    """An error at every operation that needs room: once, for good, and in the middle of every write; quota, input and
-    output, and a file system that has become read-only, too."""
+    """Return errors at every operation that needs room: once, permanently, and within every write; also for quotas,
+    input/output errors and file systems that become read-only."""
     points = []
     for number, operation in enumerate(ground.twin.operations, 1):
         if operation.function in NEEDS_ROOM:
@@ -232,7 +232,7 @@ def failures(ground: Ground) -> list[Fault]:
 
 
 def fail_at(ground: Ground, fault: Fault) -> Trial:
-    """A life whose file system refuses something, then one with room: a sentence, a good checkpoint, the twin's end."""
+    """Let an operation fail, then finish with room: one-sentence error, valid checkpoint, the twin's end."""
     config, scratch = ground.place()
     life = lived(config, scratch / "1", fault)
     assert fault.error is not None
@@ -248,7 +248,7 @@ def fail_at(ground: Ground, fault: Fault) -> Trial:
 
 
 def _told_once(life: Life) -> str | None:
-    """What is wrong with how a life told that it could not continue."""
+    """Return what is wrong with the error that a process reported."""
     if "Traceback" in life.said:
         return f"a traceback: {life.said[-800:]}"
     if (count := sum(line.startswith("error: ") for line in life.said.splitlines())) != 1:
@@ -257,7 +257,7 @@ def _told_once(life: Life) -> str | None:
 
 
 def _good_checkpoint(config: Mapping[str, Any]) -> str | None:
-    """What is wrong with the newest checkpoint of a run that ended early; None if it is good, or there is none."""
+    """Return what is wrong with the newest checkpoint of a run that ended early; None: nothing, or there is none."""
     checkpoints = Checkpoints(run_path(config) / "checkpoints", identity(config))
     if not checkpoints.numbers():
         return None
@@ -279,8 +279,8 @@ class Wreck:
 
     Attributes:
         ground: the command.
-        folder: the folder as some life left it.
-        other: the folder of the same command with another seed, as the same life left it.
+        folder: the run's folder after some process.
+        other: the same after a process of the same command with another seed.
     """
 
     ground: Ground
@@ -289,18 +289,18 @@ class Wreck:
 
     @property
     def files(self) -> list[str]:
-        """The files that there are to be damaged."""
+        """The files that can be damaged."""
         return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*")
                       if path.is_file() and path.name != "lock" and ".tmp" not in str(path))
 
 
 def late(ground: Ground) -> int:
-    """The operation before which a run has two good checkpoints, and rows newer than both."""
+    """Return the operation before which a run has two valid checkpoints, and rows newer than both."""
     return max(number for number, operation in enumerate(ground.twin.operations, 1) if operation.function == "rename")
 
 
 def wreck(ground: Ground, number: int | None) -> Wreck:
-    """What two runs leave that differ in their seed: killed at an operation, or (None) finished."""
+    """Run two seeds, killed at an operation or (None) to the end, and return their folders."""
     folders = []
     for seed in (ground.config["seed"], ground.config["seed"] + 1):
         config, scratch = ground.place()
@@ -315,7 +315,7 @@ FOLDERS = ("checkpoints", "checkpoints/replay", "snapshots")
 
 
 def damages(wreck: Wreck, chance: random.Random, flips: int) -> Iterator[tuple[str, str, float]]:
-    """Every file and every folder in the run's with every damage: (name, damage, where in it)."""
+    """Yield every file and folder of the run with every kind of damage: (name, damage, place in the file)."""
     for name in FOLDERS:
         yield name, "deleted", 0.0
         yield name, "another run's", 0.0
@@ -326,10 +326,10 @@ def damages(wreck: Wreck, chance: random.Random, flips: int) -> Iterator[tuple[s
 
 
 def damage(wreck: Wreck, file: str, kind: str, where: float) -> Trial:
-    """Damage one file, and run the command: the twin's bytes and a warning, or a refusal in one sentence.
+    """Damage one file and run the command: the twin's bytes and a warning, or a refusal in one sentence.
 
-    Nothing need be said of damage in what is not used: rows newer than the checkpoint, an older checkpoint, and
-    what is written anew from the command.
+    No warning is needed for damage in what is not used: rows newer than the checkpoint, an older checkpoint, and what
+    the command writes anew.
     """
     ground = wreck.ground
     config, scratch = ground.place()
@@ -370,14 +370,14 @@ def damage(wreck: Wreck, file: str, kind: str, where: float) -> Trial:
 
 
 def kind_of(file: str) -> str:
-    """A file's name without what tells it from others of its kind."""
+    """Return a file's name without what distinguishes it from others of its kind."""
     if file.endswith(".rows"):
         return "replay segment"
     return "snapshot" if file.startswith("snapshots/") else re.sub(r"\d{6}", "N", file)
 
 
 def inflict(path: Path, kind: str, where: float) -> None:
-    """Damage a file; `where` in [0, 1) says where in it, for the kinds to which it matters."""
+    """Damage a file; `where` in [0, 1) is the place in it, for kinds of damage that have one."""
     content = bytearray(path.read_bytes())
     if kind == "deleted":
         path.unlink()
@@ -392,7 +392,7 @@ def inflict(path: Path, kind: str, where: float) -> None:
 
 
 def is_used(folder: Path, file: str, before: bytes, after: bytes | None) -> bool:
-    """Whether going on depends on the part of a file that has changed."""
+    """Return whether continuing depends on the part of a file that has changed."""
     checkpoints = Checkpoints(folder / "checkpoints")
     newest = folder / "checkpoints" / f"{checkpoints.numbers()[-1]:06d}"
     if file.endswith(".csv"):
@@ -406,12 +406,12 @@ def is_used(folder: Path, file: str, before: bytes, after: bytes | None) -> bool
     if file.startswith("snapshots/"):
         taken = json.loads((newest / "state.json").read_bytes())["snapshots"]
         return int(Path(file).stem.removeprefix("step=")) in taken
-    # The configuration is the command's, and its identity is in the folder's name.
+    # The configuration comes from the command, and its identity is in the folder's name.
     return file in ("meta.json", "status.json") and not _same_json(before, after)
 
 
 def _same_json(before: bytes, after: bytes | None) -> bool:
-    """Whether a flipped bit left the content as it was, as in 1e-05 and 1E-05."""
+    """Return whether a flipped bit left the content unchanged, as from 1e-05 to 1E-05."""
     try:
         return after is not None and unsealed(before) == unsealed(after)
     except ValueError:
@@ -422,7 +422,7 @@ def _same_json(before: bytes, after: bytes | None) -> bool:
 
 
 def together(ground: Ground, chance: random.Random, count: int) -> Trial:
-    """The same command several times at once: one trains, the others refuse or find it finished."""
+    """Run the same command several times at once: one trains, the others refuse or find it finished."""
     config, scratch = ground.place()
     lives = []
     for number in range(count):
@@ -446,7 +446,7 @@ def together(ground: Ground, chance: random.Random, count: int) -> Trial:
 
 
 def take_over(ground: Ground, chance: random.Random) -> Trial:
-    """A life that is killed while others of the same command come and go: whoever is next continues."""
+    """Kill a process while others of the same command start and end: the next one continues."""
     config, scratch = ground.place()
     first = begin(config, scratch / "first")
     time.sleep(chance.uniform(0.1, 0.8) * ground.seconds)
@@ -458,8 +458,8 @@ def take_over(ground: Ground, chance: random.Random) -> Trial:
 
 
 def watched(ground: Ground, chance: random.Random, lives: int) -> Trial:
-    """Lives that are killed, one after another, while three processes read the folder: `launchers status`, the files
-    row by row, and `analysis` with tables, curves and reports."""
+    """Kill one process after another while three others read the folder: `launchers status`, the rows of files, and
+    `analysis` with tables, curves and reports."""
     config, scratch = ground.place()
     scratch.mkdir(parents=True)
     enough = scratch / "enough"
@@ -488,7 +488,7 @@ def watched(ground: Ground, chance: random.Random, lives: int) -> Trial:
 
 
 def _read_on(what: str, config: dict[str, Any], scratch: str, enough: str) -> None:
-    """Read a run's folder again and again, in a process of its own; leave how often, and what went wrong."""
+    """Read a run's folder repeatedly, in a process of its own; write down how often, and what went wrong."""
     import contextlib
     import io
     import traceback
@@ -523,7 +523,7 @@ def _read_on(what: str, config: dict[str, Any], scratch: str, enough: str) -> No
 
 
 def torn(file: Path) -> str | None:
-    """What is wrong with the whole lines of a table."""
+    """Return what is wrong with the complete lines of a table."""
     try:
         lines = file.read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:
@@ -536,7 +536,7 @@ def torn(file: Path) -> str | None:
 
 
 def clock_jumps(ground: Ground, fault: Fault) -> Trial:
-    """Two lives under a system clock that jumps a day to and fro, the first of them killed."""
+    """Run two processes with a system clock that jumps by a day back and forth, and kill the first."""
     config, scratch = ground.place()
     first = lived(config, scratch / "1", fault, clock=CLOCK_JUMP)
     if first.code != KILLED:

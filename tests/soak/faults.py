@@ -1,9 +1,8 @@
 """Faults at chosen operations on files, in this process: SIGKILL, or an error of the operating system.
 
-Everything that the code changes in a folder goes through a handful of functions of `os` and through files opened for
-writing. `inject` puts a counter in front of each of them: at the n-th operation the process kills itself, really,
-before the operation or in the middle of a write, or the operation fails as it does on a full disk. Every other
-operation is carried out as it is.
+All changes of files go through a few functions of `os` and through files opened for writing. `inject` puts a counter in
+front of each: at the n-th operation the process kills itself, before it or within a write, or the operation fails as on
+a full disk. All other operations are carried out.
 """
 
 import builtins
@@ -18,19 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Those that need room on the disk, or may find out at the end that there was none.
+# These need room on the disk, or may find at the end that there was none.
 NEEDS_ROOM = ("open", "write", "mkdir", "replace", "rename", "fsync")
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong, and when.
+    """A fault and its time.
 
     Attributes:
-        at: the number of the operation, from 1; 0: nothing goes wrong.
-        share: of a write, the share of its bytes that still reaches the file.
-        error: an errno; None: the process gets SIGKILL.
-        lasting: every later operation that needs room fails, too.
+        at: number of the operation, from 1; 0: no fault.
+        share: share of a write's bytes that still reaches the file.
+        error: an errno; None: SIGKILL.
+        lasting: all later operations that need room fail too.
     """
 
     at: int = 0
@@ -41,7 +40,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation on a file: the function, and the place in the run's folder with numbers made anonymous."""
+    """An operation on a file: the function, and the place in the run's folder with numbers replaced."""
 
     function: str
     place: str
@@ -51,7 +50,7 @@ class Operation:
 
 
 def place_of(path: str, root: str) -> str:
-    """What a path is to a run: its path in the run's folder without what differs between two files of a kind."""
+    """Return a path within the run's folder, without what distinguishes two files of a kind."""
     inside = os.path.relpath(path, root).split("seed=", 1)[-1]
     inside = inside.partition("/")[2] or "(the folder)"
     inside = re.sub(r"\.(old|damaged)-\d+", r".\1", inside)
@@ -59,11 +58,11 @@ def place_of(path: str, root: str) -> str:
 
 
 class Injector:
-    """Counts the operations below a folder, and lets one of them go wrong.
+    """Counts the operations below a folder, and makes one of them fail.
 
     Args:
-        root: operations elsewhere do not count.
-        fault: what goes wrong.
+        root: the folder; operations elsewhere do not count.
+        fault: the fault.
         record: called with each operation before it is carried out.
     """
 
@@ -75,10 +74,10 @@ class Injector:
         return path == self.root or path.startswith(self.root + os.sep)
 
     def step(self, function: str, path: str) -> bool:
-        """Count an operation that is about to be carried out. Returns whether it is a write to be cut short.
+        """Count an operation before it is carried out. Returns whether it is a write to be cut short.
 
         Raises:
-            OSError: it fails.
+            OSError: the fault.
         """
         self.count += 1
         operation = Operation(function, place_of(path, self.root))
@@ -102,7 +101,7 @@ def inject(injector: Injector) -> None:
     real_open, real_write = io.open, os.write
 
     def cut_short(path: str, write: Callable[[bytes], int], content: bytes) -> int:
-        """The part of a write that reaches the file; then the process is killed, or has run out of room."""
+        """Write part of the content; then the process is killed, or out of room."""
         part = content[:max(1, int(len(content) * injector.fault.share))]
         written = write(part)
         if injector.fault.error is None:
@@ -137,7 +136,7 @@ def inject(injector: Injector) -> None:
         return real_write(descriptor, content)
 
     def watch(name: str, argument: int) -> None:
-        """Count calls of a function of `os` by the path, or the descriptor, that is its argument number so much."""
+        """Count calls of a function of `os`; its argument of this number is the path or the descriptor."""
         real = getattr(os, name)
 
         @functools.wraps(real)

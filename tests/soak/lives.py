@@ -1,7 +1,7 @@
-"""Lives of runs: each a process that does what `python run.py` does, forked from one that has imported everything.
+"""Lives of runs: processes that do what `python run.py` does, forked from one that has imported everything.
 
-A life can end by SIGKILL at a chosen operation on files, at a chosen time, or by itself; the next life of the same
-command continues with the folder that it left.
+A life ends by SIGKILL at a chosen operation on files, at a chosen time, or by itself; the next life of the same command
+continues with its folder.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ from typing import Any
 from tests.soak.faults import Fault, Injector, Operation, inject
 
 KILLED = -signal.SIGKILL
-# Every start of a process asks for the exit codes of all others, and a fork server tells each only once: whoever of
-# two threads that ask at the same time comes second is told 255.
+# Starting a process polls the exit codes of all others, and a fork server reports each only once: of two threads that
+# poll at the same time the second gets 255.
 ASKING = threading.Lock()
 
 
@@ -35,14 +35,14 @@ class Life:
 
     Attributes:
         process: the process; negative exit codes are signals.
-        folder: where it leaves what it says, and its operations on files.
+        folder: folder of its output and its list of operations on files.
     """
 
     process: BaseProcess
     folder: Path
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait for its end, at most so long. Returns whether it has ended."""
+        """Wait for the end, at most this long. Returns whether it has ended."""
         if not connection.wait([self.process.sentinel], seconds):
             return False
         with ASKING:
@@ -51,39 +51,39 @@ class Life:
 
     @property
     def code(self) -> int:
-        """The exit code, once it has ended."""
+        """The exit code, after the end."""
         self.wait()
         assert self.process.exitcode is not None
         return self.process.exitcode
 
     @property
     def said(self) -> str:
-        """What it wrote to standard error and standard output."""
+        """Its standard error and output."""
         self.wait()
         return (self.folder / "said.txt").read_text(errors="replace")
 
     @property
     def operations(self) -> list[Operation]:
-        """The operations on files that it began, the last one possibly not carried out."""
+        """The operations on files that it began; the last one may not have been carried out."""
         self.wait()
         lines = (self.folder / "operations.txt").read_text().splitlines()
         return [Operation(*line.split("\t")) for line in lines]
 
     def kill(self) -> None:
-        """SIGKILL, now."""
+        """Send SIGKILL."""
         self.process.kill()
 
 
 @cache
 def server() -> ForkServerContext:
-    """The process that has imported everything, and from which lives are forked."""
+    """Return the process that has imported everything, from which lives are forked."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.soak.warm"])
     return context
 
 
 def start(process: BaseProcess) -> None:
-    """Start a process of the server's."""
+    """Start a process from the server."""
     with ASKING:
         process.start()
 
@@ -92,10 +92,10 @@ def begin(config: Mapping[str, Any], scratch: Path, fault: Fault | None = None, 
     """Start a life.
 
     Args:
-        config: a composed and checked configuration (`tests.support.command.compose`).
-        scratch: a folder for what it leaves beside the run; made.
-        fault: what goes wrong with the files below `runs_dir`.
-        clock: seconds that the system's clock is wrong by at every second look, see `_unsteady`.
+        config: composed and checked configuration (`tests.support.command.compose`).
+        scratch: new folder for its output.
+        fault: fault in the files below `runs_dir`.
+        clock: error of the system's clock at every second call, in seconds, see `_unsteady`.
     """
     scratch.mkdir(parents=True)
     process = server().Process(target=_live, args=(dict(config), str(scratch), fault or Fault(), clock), daemon=True)
@@ -104,14 +104,14 @@ def begin(config: Mapping[str, Any], scratch: Path, fault: Fault | None = None, 
 
 
 def lived(config: Mapping[str, Any], scratch: Path, fault: Fault | None = None, clock: float = 0.0) -> Life:
-    """A life from its beginning to its end."""
+    """Start a life and wait for its end."""
     life = begin(config, scratch, fault, clock)
     life.wait()
     return life
 
 
 def _live(config: dict[str, Any], scratch: str, fault: Fault, clock: float) -> None:
-    """What happens in the process."""
+    """Train the run, in the process."""
     said = os.open(os.path.join(scratch, "said.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(said, 1)
     os.dup2(said, 2)
@@ -119,7 +119,7 @@ def _live(config: dict[str, Any], scratch: str, fault: Fault, clock: float) -> N
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.argv = ["run.py"]
     operations = os.open(os.path.join(scratch, "operations.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    write = os.write  # as it is before it is watched
+    write = os.write  # before it is watched
 
     def record(operation: Operation) -> None:
         write(operations, f"{operation.function}\t{operation.place}\n".encode())
@@ -142,7 +142,7 @@ def _live(config: dict[str, Any], scratch: str, fault: Fault, clock: float) -> N
 
 
 def _unsteady(jump: float) -> None:
-    """Let the system's clock jump to and fro: at every look it is `jump` seconds from where it was the time before."""
+    """Let the system's clock jump back and forth by `jump` seconds at every call."""
     real, looks = time.time, [0]
 
     def unsteady() -> float:
@@ -153,7 +153,7 @@ def _unsteady(jump: float) -> None:
 
 
 def listing(folder: Path) -> dict[str, Any]:
-    """What a status file says; empty without one."""
+    """Return the content of a status file; empty without one."""
     try:
         return json.loads((folder / "status.json").read_bytes())
     except (OSError, ValueError):
@@ -161,5 +161,5 @@ def listing(folder: Path) -> dict[str, Any]:
 
 
 def differences(expected: Mapping[str, bytes], found: Mapping[str, bytes]) -> list[str]:
-    """The names of the files that are not the same."""
+    """Return the names of the files that differ."""
     return sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))

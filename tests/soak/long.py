@@ -1,4 +1,4 @@
-"""Long runs: memory, open files and what is written per step, sampled from outside while a run continues."""
+"""Long runs: memory, open files and output, sampled from outside during the run."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from algd.storage.run_folder import run_path
 from tests.soak.lives import begin
 from tests.support.command import TINY, compose
 
-# Episodes of one step: as many beginnings and ends of episodes as there are steps. The replay wraps every 2000.
+# With episodes of one step they begin and end as often as possible. The replay wraps every 2000.
 LONG = [*TINY, "agent=gaussian", "batch_size=8", "buffer_size=2000", "env=toy", "env.horizon=1", "initial_steps=100",
         "checkpoint.every=2000", "eval.every=5000", "eval.episodes=2", "log_every=500", "snapshots=10"]
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -21,15 +21,15 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True)
 class Course:
-    """What was seen of a long run, one entry a sample.
+    """Measurements of a long run, with one entry per sample.
 
     Attributes:
-        episodes: that it had behind it.
+        episodes: finished episodes.
         memory: resident set, bytes.
         files: open files.
-        said: bytes that it wrote to the console, in all.
+        said: bytes of console output in total.
         folder: bytes in its folder without the tables, at the end.
-        seconds: that it took.
+        seconds: duration.
     """
 
     episodes: list[int]
@@ -40,24 +40,24 @@ class Course:
     seconds: float
 
     def settled(self) -> slice:
-        """The samples after the first third, when everything has happened once."""
+        """Return the samples after the first third, when everything has happened once."""
         return slice(next(i for i, n in enumerate(self.episodes) if n >= self.episodes[-1] / 3), None)
 
     @property
     def open_files(self) -> tuple[int, int]:
-        """How many files were open at most looks in the middle third and in the last. (A checkpoint has one more.)"""
+        """The most frequent number of open files in the middle third and in the last. (A checkpoint opens one more.)"""
         first, second = (next(i for i, n in enumerate(self.episodes) if n >= self.episodes[-1] * part / 3)
                          for part in (1, 2))
         return statistics.mode(self.files[first:second]), statistics.mode(self.files[second:])
 
     @property
     def bytes_per_episode(self) -> float:
-        """The slope of the memory over episodes, by least squares, once settled."""
+        """The slope of memory over episodes, by least squares, after the first third."""
         return float(np.polyfit(self.episodes[self.settled()], self.memory[self.settled()], 1)[0])
 
     @property
     def growth(self) -> int:
-        """The largest memory in the last third less the largest in the middle one, in bytes."""
+        """The largest memory in the last third minus the largest in the middle one, in bytes."""
         middle = [m for n, m in zip(self.episodes, self.memory, strict=True)
                   if self.episodes[-1] / 3 <= n < self.episodes[-1] * 2 / 3]
         last = [m for n, m in zip(self.episodes, self.memory, strict=True) if n >= self.episodes[-1] * 2 / 3]
@@ -65,13 +65,13 @@ class Course:
 
 
 def long_run(episodes: int, updates: int, folder: Path, every: float = 0.25) -> Course:
-    """Train for many episodes, and look at the process from outside.
+    """Train for many episodes, and sample the process from outside.
 
     Args:
-        episodes: environment steps, of which each is an episode.
-        updates: updates at each.
-        folder: a new folder, removed in the end.
-        every: seconds between two looks.
+        episodes: environment steps, each of which is an episode.
+        updates: updates per step.
+        folder: new folder, removed at the end.
+        every: seconds between samples.
     """
     config = compose(*LONG, f"total_steps={episodes}", f"updates_per_step={updates}", f"runs_dir={folder / 'runs'}")
     table = run_path(config) / "episodes.csv"
@@ -85,7 +85,7 @@ def long_run(episodes: int, updates: int, folder: Path, every: float = 0.25) -> 
             memory = int((process / "statm").read_text().split()[1]) * PAGE
             rows.append((count, memory, len(list((process / "fd").iterdir()))))
         except (OSError, IndexError):
-            continue  # not begun yet, or gone
+            continue  # not begun yet, or ended
     assert life.code == 0, life.said
     kept = sum(path.stat().st_size for path in run_path(config).rglob("*") if path.is_file() and path.suffix != ".csv")
     course = Course([n for n, _, _ in rows], [m for _, m, _ in rows], [f for _, _, f in rows], len(life.said), kept,

@@ -1,8 +1,8 @@
 """Kills of a search: python -m tests.soak.search [--kills 50] [--seed 0] [--where FOLDER]
 
-One search with Optuna, its runs real processes, is killed again and again, and the same command typed again each time;
-in the end its trials, their results and every run's tables and networks are those of a search that nobody disturbed.
-Exit code 0: they are. The folders of a search of which they are not are kept.
+A search with Optuna, whose runs are real processes, is killed again and again and repeated each time. At the end its
+trials, their results and all runs' tables and networks must be those of an undisturbed search. Exit code 0: they are.
+The folders of a search that differs are kept.
 """
 
 import argparse
@@ -36,7 +36,7 @@ LONGEST_WAIT = 6.0  # seconds from a life's first sign to its kill, at most
 
 
 def begin(runs: Path, scratch: Path, trials: int) -> Life:
-    """The search's command, as a process forked from one that has imported everything; its runs are not."""
+    """Start the search's command, forked from a process that has imported everything; its runs are not forked."""
     scratch.mkdir(parents=True)
     process: BaseProcess = server().Process(target=_search, args=(
         [*SEARCH, f"hydra.sweeper.n_trials={trials}", f"runs_dir={runs}"], str(scratch)))
@@ -45,7 +45,7 @@ def begin(runs: Path, scratch: Path, trials: int) -> Life:
 
 
 def _search(arguments: list[str], scratch: str) -> None:
-    """What happens in the process."""
+    """Run the command, in the process."""
     for name, number in (("output.txt", 1), ("said.txt", 2)):
         os.dup2(os.open(os.path.join(scratch, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
@@ -63,7 +63,7 @@ def _search(arguments: list[str], scratch: str) -> None:
 
 
 def kill(life: Life, runs: Path, chance: random.Random) -> str | None:
-    """Kill a life at a moment drawn by chance. Returns where it was; None: it had ended by itself."""
+    """Kill a life at a random moment. Returns the place; None: it had ended by itself."""
     journal = runs / "sweeps" / "search.journal"
     before, lines = _lines(journal), chance.choice([0, 1, 1, 2, 3, 4, 6, 9])
     while _lines(journal) < before + lines:
@@ -80,7 +80,7 @@ def kill(life: Life, runs: Path, chance: random.Random) -> str | None:
     assert pid is not None
     everything = chance.random() < 0.5
     if everything:
-        os.kill(pid, signal.SIGSTOP)  # it starts no more runs while the others are looked up
+        os.kill(pid, signal.SIGSTOP)  # so that it starts no more runs while the others are listed
         for child in _children(pid):
             os.kill(child, signal.SIGKILL)
     life.kill()
@@ -99,7 +99,7 @@ def _children(pid: int) -> list[int]:
 
 
 def trials_of(runs: Path) -> list[dict[str, Any]]:
-    """Every trial as Optuna reads it from the journal, but for the times."""
+    """Return every trial as Optuna reads it from the journal, without times."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = JournalStorage(JournalFileBackend(str(runs / "sweeps" / "search.journal")))
     return [{"number": trial.number, "state": trial.state.name, "params": trial.params, "values": trial.values,
@@ -108,12 +108,12 @@ def trials_of(runs: Path) -> list[dict[str, Any]]:
 
 
 def outcomes_of(runs: Path) -> dict[str, dict[str, bytes]]:
-    """Every run's tables, snapshots and last checkpoint."""
+    """Return every run's tables, snapshots and last checkpoint."""
     return {str(config.parent.relative_to(runs)): outcome(config.parent) for config in runs.glob("*/*/*/config.yaml")}
 
 
 def problems_of(runs: Path, twin: Path) -> list[str]:
-    """In what a search is another than its twin, a sentence each."""
+    """Return how a search differs from its twin, in a sentence each."""
     found, expected = trials_of(runs), trials_of(twin)
     problems = [f"trial {number} is {mine} and not {theirs}" for number, (mine, theirs)
                 in enumerate(zip(found, expected, strict=False)) if mine != theirs]
@@ -132,17 +132,17 @@ def problems_of(runs: Path, twin: Path) -> list[str]:
 
 def campaign(kills: int, seed: int, where: Path, tell: Callable[[str], object],
              trials: int = TRIALS) -> tuple[Counter[str], list[str]]:
-    """Kill searches until there were so many kills, and hold each to a twin that nobody disturbed.
+    """Kill searches until there were enough kills, and compare each with an undisturbed twin.
 
     Args:
-        kills: in all.
-        seed: of the moments.
-        where: a folder for the searches.
-        tell: gets a line for each kill and search.
-        trials: of a search.
+        kills: number of kills.
+        seed: seed of the moments.
+        where: folder of the searches.
+        tell: called with a line for each kill and search.
+        trials: trials of a search.
 
     Returns:
-        The kills by where they were, and the problems.
+        The number of kills by place, and the problems.
     """
     twin, chance = where / "twin", random.Random(seed)
     undisturbed = begin(twin, where / "lives" / "twin", trials)
@@ -174,7 +174,7 @@ def campaign(kills: int, seed: int, where: Path, tell: Callable[[str], object],
 
 
 def main() -> int:
-    """The command. Returns the exit code."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak.search", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)

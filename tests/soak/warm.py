@@ -1,6 +1,6 @@
-"""Everything that a life needs, imported and built once: lives are forked from the process that has done so.
+"""Imports and builds everything that a life needs: lives are forked from a process that has imported this module.
 
-No gradient is computed here: torch's own threads would not survive a fork.
+No gradient is computed here, since torch's threads would not survive a fork.
 """
 
 import torch
