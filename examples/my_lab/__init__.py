@@ -1,1 +1,1 @@
-"""A package of one's own beside this project: docs/extending.md walks through it."""
+"""An example of a package outside this project, explained in docs/extending.md."""

@@ -1,4 +1,4 @@
-"""An environment of one's own: walking towards a ledge."""
+"""An environment: walking towards a ledge."""
 
 from typing import Any, Literal
 
@@ -38,5 +38,5 @@ class Ledge(gymnasium.Env):
 
 def ledge(name: str, family: Literal["other"], reference_steps: PositiveInt, limit: NonNegativeFloat, limit_kind: Kind,
           horizon: PositiveInt, render_mode: str | None = None) -> Task:
-    """What env=ledge names."""
+    """Make the task env=ledge."""
     return Task(Ledge(horizon), name, family, Budget(limit, limit_kind, horizon))

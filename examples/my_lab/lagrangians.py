@@ -1,4 +1,4 @@
-"""A Lagrangian of one's own."""
+"""A Lagrangian."""
 
 import math
 
@@ -13,7 +13,7 @@ from algd.algorithm.guidance import Dual, Guidance
 class Softplus(Guidance):
     """E = −Q + (2λ/ρ) (log(1 + exp(ρ(Qc − h))) − log 2).
 
-    Near Qc = h it is the plain Lagrangian, whose slope λ it has there; well within the limit the constraint fades, and
+    Near Qc = h this is the plain Lagrangian, with slope λ at Qc = h; far within the limit the slope tends to 0, and
     beyond it the slope is at most 2λ.
 
     Args:
@@ -38,6 +38,6 @@ class Softplus(Guidance):
 
 def softplus(name: str, rho: Positive, dual: Dual, *, threshold: FiniteFloat, limit: NonNegativeFloat,
              observation_size: PositiveInt) -> Guidance:
-    """What guidance=softplus names. The arguments after the star come from the task; the others are its YAML's keys."""
+    """Make guidance=softplus. The keyword-only arguments come from the task, the others from the YAML file's keys."""
     rule = dual(threshold=threshold, limit=limit, observation_size=observation_size)
     return Softplus(rule, threshold, rho)
