@@ -1,12 +1,12 @@
-/* Multilayer perceptrons in float32 on a CPU: what `algd.algorithm.mlp.MLP` does.
+/* Multilayer perceptrons in float32 on a CPU, equal to `algd.algorithm.mlp.MLP`.
 
-   A library's matrix product leaves bias and activation to passes of their own, and has all rows of one layer done
-   before the next begins. Here bias and activation are applied while the numbers are in registers, a block of rows
-   goes through all layers before the next block, and rows whose gradient is zero are left out. Every sum runs in one
-   order, whatever the number of threads.
+   With a library's matrix products, bias and activation take separate passes over memory, and a layer is computed for
+   all rows before the next layer. Here bias and activation are applied in registers, a block of rows goes through all
+   layers before the next block, and rows with zero gradient are skipped. The order of every sum is independent of the
+   number of threads.
 
-   `algd.execution.native.library` builds it for the processor's instruction set; vectors are the compiler's own, so that any CPU
-   will do. */
+   `algd.execution.native.library` builds this file for the processor's instruction set; vectors are the compiler's
+   generic ones, so that it works on any CPU. */
 
 #include <omp.h>
 #include <stdint.h>
@@ -21,23 +21,23 @@ enum { LANES = 8, TILE = 6 };
 enum { LANES = 4, TILE = 6 };
 #endif
 enum { WIDTH = 2 * LANES, BLOCK = 64 / TILE * TILE };
-/* A tile is TILE rows by WIDTH columns of sums: as many as fit into the registers. A block of rows stays in the caches
-   while all panels of the weights, WIDTH columns each, pass by. */
+/* A tile is TILE rows by WIDTH columns of sums, as many as fit into the registers. A block of rows stays in the caches
+   while it is multiplied by all panels of the weights, WIDTH columns each. */
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t mask __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-/* What follows a sum: nothing; an activation; or the slope of one, from what the forward pass kept. */
+/* Operation after a sum: none; an activation; or a product with its slope, from what the forward pass kept. */
 enum { NOTHING, RELU, SILU, RELU_SLOPE, SILU_SLOPE };
 
 static inline vec pick(mask where, vec yes, vec no) { return (vec)((where & (mask)yes) | (~where & (mask)no)); }
 
-/* e^x to three units in the last place, for |x| ≤ 87 and the nearest of those beyond. x = n log 2 + r with log 2 in two
-   parts, of which n times the first is exact; e^r by a polynomial with the least error on |r| ≤ log(2)/2. */
+/* e^x to three units in the last place, with x clipped to |x| ≤ 87. x = n log 2 + r, with log 2 in two parts so that n
+   times the first is exact; e^r by the polynomial of least error on |r| ≤ log(2)/2. */
 static inline vec exponential(vec x) {
     const vec zero = {0}, limit = zero + 87.0f;
     x = pick(x > limit, limit, pick(x < -limit, -limit, x));
-    /* 1.5 · 2²³ leaves no bits for a fraction, and the integer in the lowest bits. */
+    /* Adding 1.5 · 2²³ rounds to an integer, which is then in the lowest bits. */
     const float magic = 12582912.0f;
     vec shifted = x * 1.44269504f + magic, n = shifted - magic;
     vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
@@ -48,8 +48,8 @@ static inline vec exponential(vec x) {
     return p * (vec)(((mask)shifted << 23) + 0x3f800000);
 }
 
-/* One vector of results. kept is read for a slope, and written by SILU where it is not NULL. What is not a number
-   stays so: comparisons are such that it passes. */
+/* Write one vector of results. kept is read for a slope, and written by SILU if it is not NULL. Comparisons are such
+   that NaN stays NaN. */
 static inline void finish(int after, vec x, float *kept, float *out) {
     const vec zero = {0};
     if (after == RELU) {
@@ -66,7 +66,7 @@ static inline void finish(int after, vec x, float *kept, float *out) {
     *(vec *)out = x;
 }
 
-/* `width` ≤ WIDTH results of one row, from their sums and what they start from (NULL: 0). */
+/* Write `width` ≤ WIDTH results of one row, from their sums and initial values (start; NULL: 0). */
 static inline void finish_row(int after, int width, const vec sum[2], const float *start, float *kept, float *out) {
     if (width == WIDTH) {
         for (int c = 0; c < 2; c++) {
@@ -85,8 +85,8 @@ static inline void finish_row(int after, int width, const vec sum[2], const floa
     memcpy(out, outs, 4 * width);
 }
 
-/* sum[r] = Σ_q a[r·by_row + q·by_column] panel[q], for r < height, q < k. With height a constant the sums are registers;
-   one of the strides is 1. */
+/* sum[r] = Σ_q a[r·by_row + q·by_column] panel[q], for r < height, q < k. A constant height keeps the sums in
+   registers; one of the strides is 1. */
 static inline __attribute__((always_inline)) void sum_tile(const int height, int k, const float *a, long by_row,
                                                            long by_column, const float *panel, vec sum[][2]) {
     vec sums[TILE][2] = {0};
@@ -100,7 +100,7 @@ static inline __attribute__((always_inline)) void sum_tile(const int height, int
     memcpy(sum, sums, height * sizeof sums[0]);
 }
 
-/* The tallest tile that `left` rows fill. */
+/* The height of the tallest tile that `left` rows fill. */
 static inline int tile_height(int left) { return left >= TILE ? TILE : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
 
 static inline __attribute__((always_inline)) void sum_rows(int height, int k, const float *a, long by_row,
@@ -128,7 +128,7 @@ static inline float dot(int k, const float *a, const float *b) {
 
 static inline int least(int a, int b) { return a < b ? a : b; }
 
-/* How many floats the panels of a (k, n) matrix take. */
+/* Number of floats in the panels of a (k, n) matrix. */
 long panel_size(int k, int n) { return (long)(n + WIDTH - 1) / WIDTH * WIDTH * k; }
 
 typedef float quad __attribute__((vector_size(16), aligned(4), may_alias));
@@ -151,8 +151,8 @@ static inline void transpose(const float *from, long by_row, float *to) {
     *(quad *)(to + 3 * WIDTH) = CHOOSE(left, right, 2, 3, 6, 7);
 }
 
-/* One matrix of w[q·by_k + j·by_n], q < k, j < n, as panels: WIDTH columns after the other, filled up with zeros.
-   One of the strides is 1. */
+/* Pack the matrix w[q·by_k + j·by_n], q < k, j < n, into panels of WIDTH columns, the last one padded with zeros. One
+   of the strides is 1. */
 static void pack_one(int k, int n, const float *w, long by_k, long by_n, float *panels) {
     for (int j = 0; j < n; j += WIDTH, panels += (long)k * WIDTH) {
         int width = least(WIDTH, n - j);
@@ -170,20 +170,20 @@ static void pack_one(int k, int n, const float *w, long by_k, long by_n, float *
     }
 }
 
-/* The panels of `members` matrices. */
+/* Pack `members` matrices into panels. */
 void pack(int members, int k, int n, const float *w, long by_member, long by_k, long by_n, float *panels) {
     for (int m = 0; m < members; m++) pack_one(k, n, w + m * by_member, by_k, by_n, panels + m * panel_size(k, n));
 }
 
-/* One layer of all members. Matrices are panels; or, with by_row > 0, their transpose as it is, rows by_row apart. */
+/* One layer of all members. Matrices are panels, or, if by_row > 0, their transpose with this row stride. */
 typedef struct {
     int k, n;                               /* x (k) ↦ y (n) */
-    const float *forward, *backward, *bias; /* (k, n), (n, k) and (n), each member's by_member apart; bias NULL: 0 */
+    const float *forward, *backward, *bias; /* (k, n), (n, k), (n), with member stride by_member; bias NULL: 0 */
     long forward_by_member, forward_by_row, backward_by_member, backward_by_row, bias_by_member;
-    float *of_weight, *of_bias;             /* gradients: (members, n, k) and (members, n); of_bias NULL: not wanted */
+    float *of_weight, *of_bias;             /* gradients: (members, n, k) and (members, n); of_bias NULL: none */
 } Layer;
 
-/* Rows of a matrix: those with these numbers; NULL: all, as they lie. data NULL: no matrix. */
+/* Rows of a matrix: those with these numbers; NULL: all, in order. data NULL: no matrix. */
 typedef struct {
     float *data;
     const int *numbers;
@@ -193,7 +193,7 @@ static inline float *row_of(Rows rows, int row, int width) {
     return rows.data + (long)(rows.numbers ? rows.numbers[row] : row) * width;
 }
 
-/* Ask for WIDTH numbers that will be used soon. */
+/* Prefetch WIDTH numbers. */
 static inline void fetch(const float *numbers) {
     __builtin_prefetch(numbers);
     __builtin_prefetch(numbers + LANES);
@@ -209,7 +209,7 @@ static inline __attribute__((always_inline)) void multiply_and(
             const float *a = x + (long)i * k;
             vec sum[TILE][2];
             height = tile_height(count - i);
-            /* What the sums will meet may be far away: it comes while they are made. */
+            /* Fetch what is combined with the sums while they are computed. */
             for (int r = 0; r < height; r++) {
                 if (kept.data) fetch(row_of(kept, i + r, n) + j);
                 if (start) fetch(start + (first + i + r) / repeat * by_start + j);
@@ -239,7 +239,7 @@ static void multiply(int after, int count, int k, int n, const float *x, const f
     }
 }
 
-/* How many floats of scratch a thread takes, if no layer's k or n is more than `widest`. */
+/* Number of floats of scratch per thread, if no layer's k or n is more than `widest`. */
 long scratch_size(int widest) { return 2L * BLOCK * widest; }
 
 /* `members` networks of `count` layers, with `activation` (RELU or SILU) after all but the last. */
@@ -249,15 +249,15 @@ typedef struct {
     float *scratch; /* threads · scratch_size(widest) */
 } Network;
 
-/* Below, a block of rows goes through all layers before the next, so that what a layer hands on stays in the caches.
-   Buffers that hold something of every layer have one layer's (members, rows, n) after the other's.
+/* In the functions below a block of rows goes through all layers before the next block, so that a layer's output stays
+   in the caches. Buffers with values of every layer are concatenations of (members, rows, n).
 
-   x: (members, rows, k of the first layer), its members x_by_member apart (0: one x for all). */
+   x: (members, rows, k of the first layer), with member stride x_by_member (0: one x for all). */
 
-/* values = the last layer's sums, (members, rows, n).
+/* Compute values, the last layer's sums, (members, rows, n).
 
-   start: in place of the first bias, at [m · start_by_member + r / repeat · start_by_row]; NULL: the bias.
-   inputs, slopes: the activations' values, and SiLU's slopes, of every layer but the last; NULL: not wanted. */
+   start: replaces the first bias, at [m · start_by_member + r / repeat · start_by_row]; NULL: the bias.
+   inputs, slopes: the activations' values, and SiLU's slopes, of every layer except the last; NULL: not written. */
 void forward(const Network *network, int rows, const float *x, long x_by_member, const float *start,
              long start_by_member, long start_by_row, int repeat, float *inputs, float *slopes, float *values) {
     const int members = network->members, count = network->count, widest = network->widest;
@@ -284,12 +284,11 @@ void forward(const Network *network, int rows, const float *x, long x_by_member,
         }
 }
 
-/* From ∂f/∂values, (members, rows, n of the last): `found`, ∂f/∂sums of every layer but the last, and `result`,
-   ∂f/∂x, (members, rows, k of the first); either may be NULL, but not both.
+/* From ∂f/∂values, (members, rows, n of the last layer), compute `found`, ∂f/∂sums of every layer except the last, and
+   `result`, ∂f/∂x, (members, rows, k of the first layer); one of them may be NULL.
 
-   kept: what `forward` left: ReLU's values (inputs), or SiLU's slopes.
-   chosen: (members, rows), of which the first counts[m] are the only rows that are looked at, and then found is NULL;
-   NULL: all. */
+   kept: what `forward` wrote: ReLU's values (inputs), or SiLU's slopes.
+   chosen: (members, rows), whose first counts[m] entries are the rows to compute, and then found is NULL; NULL: all. */
 void backward(const Network *network, int rows, float *kept, const float *gradient, const int *chosen,
               const int *counts, float *found, float *result) {
     const int members = network->members, count = network->count, widest = network->widest;
@@ -325,7 +324,7 @@ void backward(const Network *network, int rows, float *kept, const float *gradie
         }
 }
 
-/* of_weight = gᵀ x and of_bias = Σ_rows g of one layer. Returns 0 without memory. */
+/* Compute of_weight = gᵀ x and of_bias = Σ_rows g of one layer. Returns 0 if there is no memory. */
 static int layer_gradients(int threads, int members, int rows, const Layer *layer, const float *g, const float *x,
                            long x_by_member) {
     int k = layer->k, n = layer->n, matrices = x_by_member ? members : 1;
@@ -356,7 +355,7 @@ static int layer_gradients(int threads, int members, int rows, const Layer *laye
     return 1;
 }
 
-/* Every layer's of_weight and of_bias, from what `forward` left as inputs, what `backward` found, and ∂f/∂values.
+/* Compute every layer's of_weight and of_bias, from the inputs of `forward`, `found` of `backward`, and ∂f/∂values.
    Returns 0 if there is no memory. */
 int gradients(const Network *network, int rows, const float *x, long x_by_member, const float *inputs,
               const float *found, const float *gradient) {
@@ -372,7 +371,7 @@ int gradients(const Network *network, int rows, const float *x, long x_by_member
     return 1;
 }
 
-/* The numbers of the rows where slopes, (members, rows), are not zero, as `backward` wants them. */
+/* List the rows where slopes, (members, rows), are not zero, in the form that `backward` takes. */
 void choose(int members, int rows, const float *slopes, int *chosen, int *counts) {
     for (int m = 0; m < members; m++, chosen += rows, slopes += rows) {
         int count = 0;
