@@ -1,4 +1,4 @@
-# Everything runs from a virtual environment in the checkout: nothing else on the machine is touched.
+# Everything is installed in a virtual environment in the checkout; nothing else on the machine is changed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,8 +29,8 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps safety-gymnasium==1.0.0
 	touch $@
 
-# Plain against augmented ALGD-VE-SDE on throttle, three seeds each, two runs at once; then a short stretch of a real task
-# with a video; then what the runs say: table, comparison, curves, what was predicted, and one page with everything.
+# Plain against augmented ALGD-VE-SDE on throttle, three seeds each, two runs at once; then a short run on a real task
+# with a video; then the analysis: table, comparison, curves, predictions, and a report with everything.
 RUNS ?= runs/demo
 TRAIN := OMP_NUM_THREADS=1 $(BIN)/python run.py runs_dir=$(RUNS) logger=none
 demo: setup
@@ -49,19 +49,19 @@ demo: setup
 	@echo "Pictures: $(RUNS)/figures   video: $$(ls $(RUNS)/point_button1/*/*/videos/*.mp4)"
 	@echo "Next: . $(VENV)/bin/activate && python run.py agent=vesde guidance=augmented env=point_button1 seed=0"
 
-# The golden numbers, the configurations with their identities, the map of imports, runs that are resumed, and pages:
-# about 120 s of CPU time, after 35 s for lint and types without a cache.
+# The golden numbers, configurations with their identities, the directions of imports, checkpoints, and pages: about
+# 120 s of CPU time, after 35 s for lint and types without a cache.
 CHECKED := tests/config tests/algorithm/test_golden.py tests/algorithm/test_dual.py \
     tests/algorithm/test_lagrangian.py tests/algorithm/test_replay.py tests/cli/test_command_line.py \
     tests/storage/test_checkpoint.py tests/envs/test_toy.py tests/docs --ignore tests/docs/test_example.py
 check: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(CHECKED)
 
-# One process a core; a file's tests stay together, since some share what they trained.
+# One process per core; the tests of a file stay in one process, since some share trained runs.
 test: setup
 	$(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
-# Lower bounds are claims. What the direct dependencies need themselves is the newest that they allow.
+# Tests the lower bounds of the direct dependencies; indirect dependencies have the newest versions that these allow.
 LOWEST := .venv-lowest
 test-lowest: $(LOWEST)/.installed
 	$(LOWEST)/bin/python -m pytest $(CHECKED) tests/execution/test_native.py tests/envs/test_velocity.py \
@@ -76,7 +76,7 @@ $(LOWEST)/.installed: pyproject.toml
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps safety-gymnasium==1.0.0
 	touch $@
 
-# Faults in full: what the tests do to a few runs, for as long as there is time.
+# The faults of the tests, injected into as many runs as there is time for.
 MINUTES ?= 80
 soak: setup
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) --out docs/soak.md
@@ -88,12 +88,12 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Material for MkDocs prints an advertisement for its successor unless it is told not to.
+# The variable suppresses an advertisement that Material for MkDocs prints.
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
 	@echo "Open site/index.html"
 
-# What somebody gets who installs a release: nothing of the checkout is on the path of the tests but the tests.
+# Tests what a user of a release installs: of the checkout only the tests and the files they read are used.
 RELEASE := build/release
 release-check: setup
 	rm -rf dist $(RELEASE)
