@@ -117,7 +117,7 @@ def test_a_run_that_failed_is_worse_than_any_other(tmp_path: Path, capsys: pytes
 
 
 def test_several_sides_and_tasks_share_one_correction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With three sides and two tasks Holm's correction covers all tests; one test over tasks flips signs."""
+    """With three sides and two tasks Holm's correction covers all tests, including the sign tests over both tasks."""
     for env, scale in (("toy", 1.0), ("ring", 1000.0)):
         for seed in range(5):
             for guidance, gain in (("augmented", 3.0), ("plain", 1.0), ("pid", 3.0)):

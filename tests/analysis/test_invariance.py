@@ -214,7 +214,7 @@ def test_the_shift_grows_as_the_square_of_a_small_penalty(name: str, kind: multi
     assert policies.kl(policy, star) == pytest.approx(predicted, rel=0.02, abs=1e-12)
 
 
-# What holds for every problem
+# Properties of every problem
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

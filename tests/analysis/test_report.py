@@ -331,7 +331,7 @@ def test_a_phone_need_not_scroll_sideways(browser: Chrome, fixture_page: Path) -
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-# --- what else goes into it ----------------------------------------------------------------------------------------
+# --- landscapes ----------------------------------------------------------------------------------------------------
 
 
 def test_landscapes_of_a_real_run(tmp_path: Path) -> None:

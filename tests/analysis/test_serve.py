@@ -102,7 +102,7 @@ def evaluate(folder: Path, step: int, value: float) -> None:
     status.write_text(json.dumps(json.loads(status.read_text()) | {"step": step}))
 
 
-# --- what it shows -------------------------------------------------------------------------------------------------
+# --- content -------------------------------------------------------------------------------------------------------
 
 
 def test_it_follows_the_runs_and_never_writes(server: Server, runs: Path) -> None:

@@ -227,7 +227,7 @@ def test_the_fixture_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
     assert "at worst 2 different of 4" in " ".join(early["notes"])
 
 
-# --- what may stand together ---------------------------------------------------------------------------------------
+# --- runs that may be combined -------------------------------------------------------------------------------------
 
 
 def test_what_differs_is_refused_unless_pooled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -284,7 +284,7 @@ def test_differing_keys() -> None:
     assert differing_keys([one, other], ["extra"]) == differing_keys([one, other], ["extra.key"]) == []
 
 
-# --- which runs ----------------------------------------------------------------------------------------------------
+# --- finding runs --------------------------------------------------------------------------------------------------
 
 
 def test_where_runs_are_found(tmp_path: Path) -> None:

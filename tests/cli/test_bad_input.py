@@ -90,7 +90,7 @@ def test_there_are_enough() -> None:
     assert len({entry.typed for entry in RUN}) == len(RUN) >= 150
 
 
-# --- every key that there is, from its annotation ------------------------------------------------------------------
+# --- every key, by its annotation ----------------------------------------------------------------------------------
 
 BASES = {
     "augmented VE-SDE on a paper task": ["agent=vesde", "guidance=augmented", "env=point_button1", "logger=wandb"],

@@ -328,7 +328,7 @@ print(updates(300) - first)
     assert int(grown) < 3_000, f"{grown} kB"
 
 
-# --- where there is no library ----------------------------------------------------------------------------------------
+# --- without a library ------------------------------------------------------------------------------------------------
 
 def fresh(monkeypatch: pytest.MonkeyPatch, cache: Path, **environment: str) -> None:
     """Set the state of a new process with an empty cache."""

@@ -158,7 +158,7 @@ def test_a_checkpoint_holds_what_was_told() -> None:
     assert whole.checkpoint() == parts.checkpoint() and math.isinf(whole.sizes["multiplier falls"])
 
 
-# --- runs that really diverge ------------------------------------------------------------------------------------
+# --- runs that diverge -------------------------------------------------------------------------------------------
 
 SMALL = [*TINY, "agent=gaussian", "initial_steps=100", "log_every=20", "checkpoint.every=60"]
 # Every step costs 1 with any policy, so no limit below 20 can be kept.

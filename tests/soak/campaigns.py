@@ -214,7 +214,7 @@ def _has_grown(file: Path, seen: dict[str, int]) -> bool:
     return grown
 
 
-# --- no room ----------------------------------------------------------------------------------------------------------
+# --- full disks -------------------------------------------------------------------------------------------------------
 
 
 def failures(ground: Ground) -> list[Fault]:
@@ -418,7 +418,7 @@ def _same_json(before: bytes, after: bytes | None) -> bool:
         return False
 
 
-# --- several at once --------------------------------------------------------------------------------------------------
+# --- several processes ------------------------------------------------------------------------------------------------
 
 
 def together(ground: Ground, chance: random.Random, count: int) -> Trial:
