@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
@@ -30,14 +29,15 @@ def importances(study: Study) -> dict[str, float]:
         return {}
     worst = min(_quantities(trial)[0] for trial in finished)
 
-    def target(trial: FrozenTrial) -> float:
+    def loss(trial: FrozenTrial) -> float:
         gain, violation = _quantities(trial)
-        return gain if violation <= 0 else worst - violation
+        return -gain if violation <= 0 else violation - worst
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        # Optuna warns that the trials with the lowest values count as the better ones, as they are here.
+        warnings.simplefilter("ignore")
         try:
-            return get_param_importances(study.study, evaluator=PedAnovaImportanceEvaluator(), target=target)
+            return get_param_importances(study.study, evaluator=PedAnovaImportanceEvaluator(), target=loss)
         except (ValueError, RuntimeError):  # all values of a key are equal
             return {}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from algd.errors import UsageError
 from algd.storage.run_folder import RunFolder
@@ -18,6 +18,7 @@ from launchers.search.loop import run
 from launchers.search.settings import SearchSettings
 from launchers.search.space import Space, parse
 from launchers.search.study import Study, locked
+from launchers.search.summary import importances
 from tests.launchers.test_slurm import runs_in
 from tests.soak.campaigns import SMALL
 from tests.soak.search import campaign
@@ -197,6 +198,19 @@ def test_two_objectives_have_a_front(tmp_path: Path) -> None:
     assert 1 < len(front) <= 12
     for a, b in itertools.combinations(front, 2):
         assert (a.values[0] > b.values[0]) == (a.values[1] > b.values[1])
+
+
+def test_the_key_that_makes_trials_good_is_important(tmp_path: Path) -> None:
+    """Of a grid of two keys: a=1 makes the best trials, b=1 the worst, which are over the limit."""
+    space = space_of("a=1,2,3,4", "b=1,2,3,4")
+    with locked(tmp_path / "x.journal"):
+        study = Study(tmp_path / "x.journal", space, SearchSettings())
+        for a, b in itertools.product("1234", repeat=2):
+            result = [10.0, 0.0, LIMIT] if a == "1" else [20.0, 9.0, LIMIT] if b == "1" else [5.0, 0.0, LIMIT]
+            study.study.add_trial(create_trial(params={"a": a, "b": b}, distributions=dict(space.distributions),
+                                               value=result[0], user_attrs={"at 900": result}))
+        found = importances(study)
+    assert list(found) == ["a", "b"] and found["a"] > 0.9
 
 
 def best_gain(study: Study) -> float:
