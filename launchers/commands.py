@@ -29,6 +29,7 @@ from launchers.table import Line, as_data, as_text, counted, many, say, shown_pa
 
 WATCH_SECONDS = 5.0
 AGAIN = ("failed", "lost", "interrupted", "cancelled")
+ENDED = ("finished", "pruned", *AGAIN)
 
 
 class Inquiry:
@@ -88,7 +89,7 @@ def status(where: Sequence[Path], watch: bool, as_json: bool) -> int:
             if watch and sys.stdout.isatty():
                 print("\033[H\033[2J", end="")
             print(f"{as_text(lines)}\n{len(lines)} runs: {counted([line.state for line in lines])}", flush=True)
-        if not watch or all(line.state in ("finished", *AGAIN) for line in lines):
+        if not watch or all(line.state in ENDED for line in lines):
             return 0
         time.sleep(WATCH_SECONDS)
 

@@ -12,7 +12,6 @@ from algd.storage.run_folder import STATES, UNKNOWN, RunFolder
 # The states shown are those in status.json (`algd.storage.run_folder.STATES`) and these:
 NEW = "new"          # not started yet
 LOST = "lost"        # recorded as running, but its lock is free: it was killed
-ENDED = ("finished", "failed", "interrupted", LOST)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import pytest
 from algd.errors import UsageError
 from algd.storage.lock import Lock
 from algd.storage.provenance import code_version
+from launchers import commands
 from launchers.processes import death
 from launchers.slurm.queue import Task, elements, listed_of, read_accounting, read_queue
 from launchers.slurm.status import end_of, joined
@@ -117,6 +118,14 @@ def test_states_of_folders(tmp_path: Path) -> None:
     assert [(Path(line["run"]), line["state"], line["step"]) for line in shown] == [
         (new, "new", 0), (dead, "lost", 50), (done, "finished", 100)]
     assert "there are no runs" in launchers("status", tmp_path / "toy" / "nothing", code=2)
+
+
+def test_watching_ends_with_the_last_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a search has pruned a run, which nothing continues by itself."""
+    for state in ("finished", "pruned", "failed"):
+        make_run(tmp_path / "toy" / "vesde-augmented" / state, state=state)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))
+    assert commands.status([tmp_path], watch=True, as_json=False) == 0
 
 
 def test_runs_are_named_by_folders_and_lists(tmp_path: Path) -> None:
