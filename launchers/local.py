@@ -30,7 +30,11 @@ POLL_SECONDS = 0.1
 
 
 class StopRequests:
-    """The signals received that ask this process to stop."""
+    """The signals received that ask this process to stop.
+
+    A closed terminal may send SIGHUP twice, from its shell and when that ends, so a repeated SIGHUP does not count: the
+    runs would be killed before they had written a checkpoint.
+    """
 
     def __init__(self) -> None:
         self.received: list[int] = []
@@ -39,7 +43,8 @@ class StopRequests:
     def listening(self) -> Iterator["StopRequests"]:
         """Record stop signals inside this context, and restore the earlier handlers after it."""
         def receive(number: int, frame: FrameType | None) -> None:
-            self.received.append(number)
+            if number != signal.SIGHUP or not self.received:
+                self.received.append(number)
 
         before = {number: signal.signal(number, receive) for number in STOPPING}
         try:

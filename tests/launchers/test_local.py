@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from launchers.local import StopRequests
 from launchers.states import is_held
 from tests.support.command import ROOT, TINY, interrupted_at, outcome, run, start, status, train_here
 
@@ -129,6 +130,14 @@ def test_stopped_and_typed_again(number: signal.Signals, tmp_path: Path) -> None
     ((folder, _), (twin,)) = runs_in(tmp_path / "runs"), runs_in(tmp_path / "twin")
     expected, found = outcome(twin), outcome(folder)
     assert [name for name in expected if expected[name] != found[name]] == []
+
+
+def test_a_closed_terminal_asks_once() -> None:
+    """It may send SIGHUP twice, and the second request to stop kills the runs."""
+    with StopRequests().listening() as stop:
+        for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM):
+            signal.raise_signal(number)
+    assert stop.received == [signal.SIGHUP, signal.SIGTERM]
 
 
 def test_two_sweeps_that_share_a_run(tmp_path: Path) -> None:
