@@ -103,7 +103,8 @@ def sides(runs: Sequence[Run], conditions: Sequence[str]) -> list[Side]:
     Raises:
         UsageError: a condition is malformed or fits no run, or a run fits two conditions.
     """
-    found = [Side(condition, where(runs, condition.split())) for condition in conditions]
+    found = [Side(condition, where(runs, condition.split(), "--second" if place else "--first"))
+             for place, condition in enumerate(conditions)]
     for index, side in enumerate(found):
         for other in found[:index]:
             if both := [run for run in side.runs if any(run is rival for rival in other.runs)]:

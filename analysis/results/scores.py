@@ -88,7 +88,7 @@ def references(cells: Sequence[Cell], unconstrained: str, zero_cost: str) -> dic
         try:
             return float(said)
         except ValueError:
-            found = [run.result.mean_return for run in where(runs, said.split())
+            found = [run.result.mean_return for run in where(runs, said.split(), option)
                      if run.env == task and run.result is not None and run.result.finite]
         if not found:
             raise UsageError(f"{option} {said}: no run on {task} has a result; choose tasks with --where, or give a "

@@ -81,12 +81,13 @@ def check_key(runs: Sequence[Run], key: str) -> None:
                                                       "; keys are those of a run's config.yaml, such as guidance.rho"))
 
 
-def where(runs: Sequence[Run], conditions: Iterable[str]) -> list[Run]:
+def where(runs: Sequence[Run], conditions: Iterable[str], option: str = "--where") -> list[Run]:
     """Return the runs that fit all conditions.
 
     Args:
         runs: runs to choose from.
         conditions: "KEY=VALUE" or "KEY=VALUE,VALUE"; the key "state" is the state in status.json.
+        option: the option of the command line that they are from, for messages.
 
     Raises:
         UsageError: a condition has another form, no run has its key, or no run fits.
@@ -95,13 +96,13 @@ def where(runs: Sequence[Run], conditions: Iterable[str]) -> list[Run]:
     for condition in conditions:
         key, equals, wanted = condition.partition("=")
         if not equals or not key:
-            raise UsageError(f"--where {condition}: KEY=VALUE is needed, such as env=point_button1")
+            raise UsageError(f"{option} {condition}: KEY=VALUE is needed, such as env=point_button1")
         check_key(runs, key)
         values = wanted.split(",")
         left = [run for run in left if any(_same(value_of(run, key), value) for value in values)]
         if not left:
             there = sorted({str(value_of(run, key)) for run in runs})
-            raise UsageError(f"--where {condition}: no run is left; {key} is {', '.join(there)}")
+            raise UsageError(f"{option} {condition}: no run is left; {key} is {', '.join(there)}")
     return left
 
 

@@ -76,7 +76,7 @@ def test_references_that_cannot_be(tmp_path: Path) -> None:
     found = two_tasks(tmp_path)
     with pytest.raises(UsageError, match=r"ring: the unconstrained reference, 2000, must be above the zero-cost one"):
         references(found, "guidance=pid", "guidance=none")
-    with pytest.raises(UsageError, match="no run is left"):
+    with pytest.raises(UsageError, match="--unconstrained guidance=lost: no run is left"):
         references(found, "guidance=lost", "0")
     simple(tmp_path / "third", config(0, "augmented", "third"), 1, 0)
     with pytest.raises(UsageError, match="no run on third has a result"):
