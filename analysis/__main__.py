@@ -169,8 +169,9 @@ def report(arguments: argparse.Namespace) -> int:
     from analysis.report.page import write
     from analysis.runs.find import sweep_content
 
+    gathered = _gathered(arguments)  # first, since it refuses a file that is not a sweep's
     sweep = sweep_content(arguments.folders, arguments.runs_dir)
-    write(arguments.out, _title(arguments), _gathered(arguments), _options(arguments), sweep)
+    write(arguments.out, _title(arguments), gathered, _options(arguments), sweep)
     print(arguments.out)
     return 0
 

@@ -323,6 +323,7 @@ ANALYSIS = [
     bad("compare RUN", "--first", "--budgets"),
     bad("compare RUN --first x --second y", "--first x", "KEY=VALUE"),
     bad("compare RUN --first guidance=augmented --second guidance=plain", "--second guidance=plain", "augmented"),
+    bad("report RUN/evals.csv", "evals.csv", "sweep"),
     bad("report RUN --landscapes -1", "--landscapes", "-1", "from 0"),
     bad("report RUN --landscapes 0 --out /dev/null/x", "/dev/null/x", "cannot be written"),
     bad("landscape", "RUN", "--help"),
