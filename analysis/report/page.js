@@ -34,7 +34,7 @@
     if (!order) return;
     const direction = order.down ? -1 : 1;
     // Missing values come last in both directions.
-    const missing = (value) => value === Infinity || value === -Infinity;
+    const missing = (value) => [Infinity, -Infinity, "", "–"].includes(value);
     const lines = [...table.tBodies[0].rows].map((row) => [cellValue(row, order.column), row]);
     lines.sort(([a], [b]) => missing(a) || missing(b) ? missing(a) - missing(b) : direction * compare(a, b));
     table.tBodies[0].append(...lines.map(([, row]) => row));

@@ -222,6 +222,9 @@ def test_sorting(opened: Chrome) -> None:
     button.click()
     assert column(opened, "return") == [*(f"{number:.2f}" for number in numbers[::-1]), "–", "–"]
     assert opened.find_element(By.CSS_SELECTOR, "#runs th[aria-sort=descending]").text.startswith("return")
+    opened.find_element(By.XPATH, "//section[@id='runs']//button[text()='feasible']").click()
+    words = column(opened, "feasible")
+    assert words == [*sorted(word for word in words if word != "–"), "–", "–"]
 
 
 @pytest.mark.needs("browser")
