@@ -220,7 +220,7 @@ def logs(folder: Path, follow: bool, lines: int) -> int:
         inquiry = Inquiry([folder])
         (line,) = inquiry.lines()
         element = inquiry.elements.get(line.folder)
-        output = output_of(line.folder, element, inquiry.sweeps) if element else None
+        output = output_of(element, inquiry.sweeps) if element else None
         if element and output:
             say(f"{shown_path(line.folder)} has not begun; its task {named(element)}: {line.state}"
                 + (f", {line.note}" if line.note else ""))

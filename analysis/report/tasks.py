@@ -54,7 +54,7 @@ class TaskEnds:
             self._queue.refresh(patience=1)
         ends = {}
         for line in lines_of(elements, elements, self._queue.tasks, Readings()):
-            output = output_of(line.folder, elements[line.folder], sweeps)
+            output = output_of(elements[line.folder], sweeps)
             # A symbolic link could expose a file outside the sweep's folder.
             own = output is not None and output.resolve() == output
             ends[members[line.folder]] = TaskEnd(line.state, "\n".join(

@@ -116,7 +116,7 @@ def wait(sweep: Sweep, members: Sequence[Member], elements: Elements, settings: 
                 element = elements.get(line.folder)
                 if element and not tasks[element].active and line.folder not in told:
                     told.add(line.folder)
-                    tell(line, output_of(line.folder, element, [sweep]), settings.tail)
+                    tell(line, output_of(element, [sweep]), settings.tail)
             awaited = any(line.folder_state.held for line in lines if line.folder not in elements)
             if not awaited and not any(task.active for task in tasks.values()):
                 board.show(lines, 0.0)

@@ -30,8 +30,8 @@ def submitted_tasks(sweeps: Iterable[Sweep]) -> Elements:
     return found
 
 
-def output_of(folder: Path, element: tuple[str, int], sweeps: Iterable[Sweep]) -> Path | None:
-    """Return the output file of the task that a run was submitted in; None if no sweep has submitted it."""
+def output_of(element: tuple[str, int], sweeps: Iterable[Sweep]) -> Path | None:
+    """Return the output file of a task; None if no sweep has submitted it."""
     return next((sweep.directory / "slurm" / f"{named(element)}_0_log.out" for sweep in sweeps
                  if any(str(record["job"]) == element[0] for record in sweep.submissions)), None)
 
@@ -117,7 +117,7 @@ def lines_of(folders: Iterable[Path], elements: Mapping[Path, tuple[str, int]], 
         found = readings.state(folder, task)
         state, note = joined(found, task)
         if element and state in ("lost", "interrupted") and task and not task.active:
-            output = output_of(folder, element, sweeps)
+            output = output_of(element, sweeps)
             last = [line for line in tail(output, 5) if line.strip()] if output else []
             note += f": {last[-1].strip()}" if last and not (folder / LOG).exists() else ""
         lines.append(Line(folder, state, found, "".join(c if c.isprintable() else " " for c in note)))

@@ -80,7 +80,7 @@ def main(file: Path) -> int:
     interrupted = "interrupted" in states.values()
     if interrupted and orders.any:
         for folder in (folder for folder, state in states.items() if state == "interrupted"):
-            remember_stop(folder, restarts)
+            remember_stop(folder)
     if interrupted and orders.requeue and not orders.stop:
         requeue(orders)
     elif interrupted and orders.stop:
@@ -141,7 +141,7 @@ def why_stuck(folder: Path, restarts: int, step: int) -> str | None:
             "leave nodes out with hydra.launcher.exclude")
 
 
-def remember_stop(folder: Path, restarts: int) -> None:
+def remember_stop(folder: Path) -> None:
     """Record that this start was stopped in an orderly way, and not lost with its node."""
     with contextlib.suppress(OSError):
         if earlier := earlier_start(folder):

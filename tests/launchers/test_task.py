@@ -22,7 +22,7 @@ def test_stopped_twice_before_it_was_any_further(task: pytest.MonkeyPatch, tmp_p
     """One requeue without progress is accepted; after two orderly stops the reason is too little time."""
     for restarts in (0, 1):
         assert why_stuck(tmp_path, restarts, 50) is None
-        remember_stop(tmp_path, restarts)
+        remember_stop(tmp_path)
     reason = why_stuck(tmp_path, 2, 50)
     assert reason is not None and reason.endswith("checkpoint at step 50; give it more time or checkpoint more often")
 
