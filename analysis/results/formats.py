@@ -17,7 +17,6 @@ from analysis.results.table import DETAILS, NONE, Table, details, grid
 from analysis.runs.model import Run
 
 Format = Literal["markdown", "latex", "csv", "json"]
-FORMATS: tuple[Format, ...] = ("markdown", "latex", "csv", "json")
 # Name in CSV and JSON ↦ attributes of a run, as in `Cell.spread`.
 SPREADS = {"violation": ("result", "violation"), "cvar": ("result", "cvar"), "episodes_over": ("result", "over"),
            "training_cost": ("result", "training", "total_cost"),

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.polynomial import legendre
 from scipy.optimize import brentq
-from scipy.special import rel_entr
 
 from analysis.studies.invariance.energies import Energy, penalty
 from analysis.studies.invariance.problems import Array
@@ -79,11 +78,6 @@ def boltzmann(energy: Energy, beta: float, rule: Rule) -> Policy:
 def kl(p: Policy, q: Policy) -> float:
     """Return KL(p‖q) of two policies on the same rule, in nats."""
     return p.mean(p.log_density - q.log_density)
-
-
-def kl_masses(p: Array, q: Array) -> float:
-    """Return KL(p‖q) of two probability vectors, in nats."""
-    return float(rel_entr(p, q).sum())
 
 
 def crossing_levels(p: Policy, q: Policy) -> tuple[float, ...]:
