@@ -4,22 +4,18 @@ import torch
 from torch import Tensor
 
 
-def energy_distance(x: Tensor, y: Tensor) -> float:
-    """Return the unbiased estimate of 2 E‖X − Y‖ − E‖X − X'‖ − E‖Y − Y'‖, which can be negative.
-
-    Args:
-        x, y: samples, (n, d) and (m, d).
-    """
-    n = len(x)
-    inside = torch.arange(n + len(y)) < n
-    return float(_statistics(_distances(x, y), inside.unsqueeze(1))[0])
-
-
 def permutation_test(x: Tensor, y: Tensor, permutations: int, generator: torch.Generator) -> tuple[float, float]:
     """Return the energy distance of two samples, and the p-value of the hypothesis that they have the same density.
 
+    The distance is the unbiased estimate of 2 E‖X − Y‖ − E‖X − X'‖ − E‖Y − Y'‖, which can be negative.
+
     p = (1 + number of permutations with at least this distance) / (1 + permutations), so that p ≥ 1/(1 + permutations),
     and P(p ≤ u) ≤ u under the hypothesis.
+
+    Args:
+        x, y: samples, (n, d) and (m, d).
+        permutations: number of random assignments of the points to two samples.
+        generator: of the permutations.
     """
     n, total = len(x), len(x) + len(y)
     labels = torch.empty(total, permutations + 1, dtype=torch.bool)
