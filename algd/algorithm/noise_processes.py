@@ -1,7 +1,7 @@
 """Noise processes: the forward noise levels and one reverse step, without a network.
 
-A process has K = `steps` levels, numbered 1 (least noise) … K (most). The reverse process starts from `prior` and
-applies `step` at levels K, K−1, …, 1. The network's predictions are passed as a function
+A process has K = `steps` levels, numbered 1 (least noise) … K (most). The reverse process starts from
+N(0, prior_std² I) and applies `step` at levels K, K−1, …, 1. The network's predictions are passed as a function
 
     predict(head, x, level) -> (B, d)        head: one of the process's `heads`; x: (B, d), a latent
 
@@ -35,12 +35,6 @@ class NoiseProcess(Protocol):
     def step(self, predict: Predict, x: Tensor, level: int, z: Tensor | None) -> Tensor:
         """One reverse step, x_k ↦ x_{k−1}; z is a standard normal (B, d), or None for no noise."""
         ...
-
-
-def add_noise(process: NoiseProcess, x0: Tensor, level: Tensor, z: Tensor) -> Tensor:
-    """The forward process: x_k = scale_k · x_0 + spread_k · z, for x0, z (B, d) and levels (B,)."""
-    scale, spread = (c.to(x0)[level - 1].unsqueeze(-1) for c in (process.scales, process.spreads))
-    return scale * x0 + spread * z
 
 
 def reverse(process: NoiseProcess, predict: Predict, x: Tensor, draw: Callable[[], Tensor] | None) -> list[Tensor]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from algd.algorithm.noise_processes import DDPM, VESDE, add_noise, reverse
+from algd.algorithm.noise_processes import DDPM, VESDE, reverse
 from algd.algorithm.rng import RandomGenerator
 from algd.algorithm.score import monte_carlo_score
 
@@ -55,7 +55,7 @@ def test_ddpm_posterior_inverts_the_forward_process() -> None:
     """With the true noise as prediction and no push, the chain's means lead from x_K back to x_0."""
     process = DDPM(5, "linear", 1e-4, 0.02, 0.0)
     x0 = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
-    start = add_noise(process, x0, torch.full((64,), 5), torch.randn(64, 3))
+    start = process.scales[4] * x0 + process.spreads[4] * torch.randn(64, 3)
 
     def true_noise(head: str, x: Tensor, level: int) -> Tensor:
         return (x - process.scales[level - 1] * x0) / process.spreads[level - 1]
