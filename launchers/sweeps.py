@@ -25,6 +25,7 @@ from typing import Any
 from algd.errors import UsageError
 from algd.storage.files import write_atomically
 from algd.storage.provenance import process_record, safe_command
+from algd.storage.run_folder import ASIDE
 
 SWEEPS = "sweeps"
 
@@ -157,7 +158,7 @@ def run_folders(path: Path) -> list[Path]:
         if "config.yaml" in files:
             found.append(Path(at).resolve())
             folders.clear()
-        folders[:] = [name for name in folders if name != SWEEPS and ".old-" not in name]
+        folders[:] = [name for name in folders if name != SWEEPS and not ASIDE.search(name)]
     return sorted(found)
 
 

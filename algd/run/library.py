@@ -1,7 +1,6 @@
 """Functions for notebooks besides loading an agent: evaluate one, and read many runs' tables."""
 
 import csv
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from algd.errors import SimulatorError, UsageError
 from algd.run.build import build_task
 from algd.run.evaluation import evaluate as episodes_of
 from algd.run.loaded_agent import LoadedAgent
-from algd.storage.run_folder import RunFolder
+from algd.storage.run_folder import ASIDE, RunFolder
 
 Rows = list[dict[str, Any]]
 SURVIVED = 10  # failures of the simulator that one evaluation tolerates
@@ -106,7 +105,7 @@ def _folders(top: Path) -> list[Path]:
     """
     found = [file.parent for file in sorted(top.rglob("config.yaml"))
              if (file.parent / "status.json").exists()
-             and not any(re.search(r"\.old-\d+$", part) or part == "sweeps" for part in file.relative_to(top).parts)]
+             and not any(ASIDE.search(part) or part == "sweeps" for part in file.relative_to(top).parts)]
     if not found:
         raise UsageError(f"{top}: there is no run (a folder with config.yaml and status.json) here or below")
     return found

@@ -3,7 +3,6 @@
 import glob
 import json
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from algd.config.values import UNPRINTABLE
 from algd.errors import UsageError
+from algd.storage.run_folder import ASIDE
 from algd.storage.yaml import read_yaml
 from analysis.runs.model import NEEDED
 from analysis.runs.select import flat
@@ -120,7 +120,7 @@ def _runs_below(top: Path) -> Iterable[Path]:
             folders.clear()  # do not search inside a run folder
             yield Path(name)
         # A sweep's folder has a copy of the code, which may contain runs of tests.
-        folders[:] = [folder for folder in folders if folder != SWEEPS and not re.search(r"\.old-\d+$", folder)]
+        folders[:] = [folder for folder in folders if folder != SWEEPS and not ASIDE.search(folder)]
 
 
 def _configures_a_run(file: Path) -> bool:

@@ -131,10 +131,11 @@ def test_watching_ends_with_the_last_run(tmp_path: Path, monkeypatch: pytest.Mon
 def test_runs_are_named_by_folders_and_lists(tmp_path: Path) -> None:
     first, second = (make_run(tmp_path / "toy" / "a-b" / f"seed={seed}-1") for seed in (0, 1))
     make_run(tmp_path / "toy" / "a-b" / "seed=0-1.old-1")
+    other = make_run(tmp_path / "with.old-code" / "a-b" / "seed=0-1")
     sweep = Sweep(tmp_path / "sweeps" / "s.json", ["toy/a-b/seed=1-1"], [["seed=1"]])
     sweep.save()
     assert load_sweep(sweep.file) == sweep
-    assert named_runs([tmp_path]) == [first, second]
+    assert named_runs([tmp_path]) == [first, second, other]
     assert named_runs([sweep.file, first]) == [second, first]
     sweep.runs.append("../../elsewhere")
     sweep.save()
