@@ -14,7 +14,6 @@ import torch
 
 from algd.algorithm.agent import Agent
 from algd.algorithm.time_constants import time_constants
-from algd.budget import Budget
 from algd.config.identity import identity
 from algd.envs.registered import SAFETY_GYMNASIUM
 from algd.envs.task import Task, probe
@@ -22,6 +21,7 @@ from algd.errors import ExitCode, RunError, UsageError
 from algd.execution.step import Execution, keep_freed_memory, products_of, resolve_execution
 from algd.logging.console import Console, answer
 from algd.logging.mirror import Mirror
+from algd.logging.tables import budget_of
 from algd.run.build import build, build_agent, build_logger, build_task, check_memory, resolve_device
 from algd.run.callbacks import Callback, Callbacks
 from algd.run.checks import check_identity, is_finished, say_finished
@@ -91,9 +91,7 @@ def _leave_alone(folder: RunFolder, config: Mapping[str, Any]) -> int:
     """A run that is finished: its result.json is written if an earlier version did not."""
     say_finished(folder, config)
     had_one = folder.result.exists()
-    env = config["env"]
-    if "limit" in env and "limit_kind" in env:
-        budget = Budget(env["limit"], env["limit_kind"], env.get("horizon", 0))
+    if budget := budget_of(config):
         with contextlib.suppress(OSError):  # the folder may be read-only
             if write_result(folder, budget, config["eval"]["episodes"]) and had_one:
                 print(f"warning: {folder.result} does not match the run's tables: it is rewritten", file=sys.stderr)

@@ -13,11 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial
 
-from algd.budget import Budget
 from algd.config.messages import validated
 from algd.config.schema import check
 from algd.errors import UsageError
 from algd.logging.console import answer
+from algd.logging.tables import budget_of
 from algd.run.schedule import snapshot_steps
 from algd.storage.run_folder import RunFolder
 from launchers.ending import tell_end
@@ -111,6 +111,9 @@ def _corner(space: Space) -> dict[str, Any]:
 
 def _check(config: Mapping[str, Any], settings: Settings, options: SearchSettings) -> None:
     """Raise UsageError if the search's settings do not fit each other or the runs."""
+    if budget_of(config) is None:
+        raise UsageError(f"env={config['env']['name']}: a search compares costs with the limit, so that it needs "
+                         "env.limit and env.limit_kind")
     every, total = config["eval"]["every"], config["total_steps"]
     for rung in options.rungs:
         if rung >= total or rung % every:
@@ -203,8 +206,8 @@ def result_of(member: Member, step: int, sampler: str) -> Result | None:
     state = read_state(member.folder)
     if state.state != "finished" or state.step < step:
         return None
-    env = member.config["env"]
-    budget = Budget(env["limit"], env["limit_kind"], env["horizon"])
+    budget = budget_of(member.config)
+    assert budget is not None, "checked in `_check`"
     with RunFolder(member.folder).evals.open(newline="") as file:
         rows = [row for row in csv.DictReader(file)
                 if (row["step"], row["sampler"], row["source"]) == (str(step), sampler, "train")]

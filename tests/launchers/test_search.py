@@ -13,12 +13,14 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from algd.errors import UsageError
 from algd.storage.run_folder import RunFolder
 from launchers.search import study as study_module
+from launchers.search.driver import result_of
 from launchers.search.halving import Result, going_on
 from launchers.search.loop import run
 from launchers.search.settings import SearchSettings
 from launchers.search.space import Space, parse
 from launchers.search.study import Study, locked
 from launchers.search.summary import importances
+from launchers.sweeps import Member
 from tests.launchers.test_slurm import runs_in
 from tests.soak.campaigns import SMALL
 from tests.soak.search import campaign
@@ -230,6 +232,15 @@ def test_it_finds_more_than_random_search_with_fewer_updates(tmp_path: Path) -> 
         steps[kind] += trainer.steps
     assert steps["tpe"] < 0.6 * steps["random"]
     assert sorted(gains["tpe"])[4] > sorted(gains["random"])[4]
+
+
+def test_a_result_needs_no_more_of_the_environment_than_its_limit(tmp_path: Path) -> None:
+    """An environment of one's own may have no horizon."""
+    (tmp_path / "evals.csv").write_text("step,sampler,source,return,cost,discounted_cost\n"
+                                        "40,deterministic,train,3,2,1\n40,stochastic,train,9,9,9\n")
+    RunFolder(tmp_path).write_status({"state": "finished", "step": 40})
+    member = Member(tmp_path, {"env": {"name": "own", "limit": 4.0, "limit_kind": "discounted"}})
+    assert result_of(member, 40, "deterministic") == Result(3, 1, 4)
 
 
 # --- real processes ------------------------------------------------------------------------------------------------
