@@ -217,7 +217,7 @@ def show(board: Board, members: Sequence[Member], pool: Pool, speeds: Speeds, at
     lines, rest, elsewhere = [], {}, {member.folder for member in pool.elsewhere}
     for member in members:
         folder = member.folder
-        if folder in pool.running:
+        if folder in pool.running or folder in elsewhere:
             pool.found[folder] = read_state(folder)
             speeds.learn(folder, pool.found[folder])
         state = "running" if folder in pool.running else "elsewhere" if folder in elsewhere else \

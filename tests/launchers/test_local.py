@@ -13,8 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from launchers.local import StopRequests
-from launchers.states import is_held
+from algd.storage.run_folder import RunFolder
+from launchers.estimate import Speeds
+from launchers.local import Pool, StopRequests, show
+from launchers.states import is_held, read_state
+from launchers.sweeps import Member
+from launchers.table import Board
 from tests.support.command import ROOT, TINY, interrupted_at, outcome, run, start, status, train_here
 
 SMALL = [*TINY, "env=toy", "initial_steps=40", "total_steps=300", "checkpoint.every=150", "eval.every=150",
@@ -138,6 +142,16 @@ def test_a_closed_terminal_asks_once() -> None:
         for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM):
             signal.raise_signal(number)
     assert stop.received == [signal.SIGHUP, signal.SIGTERM]
+
+
+def test_the_progress_of_a_run_that_another_process_trains(tmp_path: Path) -> None:
+    member = Member(tmp_path / "toy" / "vesde-augmented" / "seed=0", {"total_steps": 100, "updates_per_step": 1})
+    member.folder.mkdir(parents=True)
+    pool = Pool(elsewhere=[member], found={member.folder: read_state(member.folder)})
+    RunFolder(member.folder).write_status({"state": "running", "step": 50, "total_steps": 100})
+    with Board("s") as board:
+        show(board, [member], pool, Speeds([member]), 1)
+    assert pool.found[member.folder].step == 50
 
 
 def test_two_sweeps_that_share_a_run(tmp_path: Path) -> None:
