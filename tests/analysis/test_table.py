@@ -1,5 +1,6 @@
 """Tables of runs, on folders written by hand with results computed by hand."""
 
+import argparse
 import csv
 import io
 import json
@@ -13,8 +14,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from algd.errors import UsageError
-from analysis.__main__ import main
+from algd.errors import ExitCode, UsageError
+from analysis.__main__ import COMMANDS, main
 from analysis.results.cells import cells, number
 from analysis.results.formats import escaped
 from analysis.runs.episodes import TrainingRecord, distinct, evaluations
@@ -424,6 +425,14 @@ def test_the_real_command_needs_no_torch(tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert lines_of(result.stdout, "toy", "return") == [["toy", "return", "**2.00**"]]
+
+
+def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(arguments: argparse.Namespace) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(COMMANDS, "table", interrupted)
+    assert main(["table", "runs"]) == ExitCode.INTERRUPTED
 
 
 def test_a_reader_that_has_gone_is_no_traceback(tmp_path: Path) -> None:
