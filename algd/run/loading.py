@@ -88,5 +88,9 @@ def _load_snapshot(agent: Agent, path: Path, folder: RunFolder) -> tuple[int, bo
         # Anything computed with them is NaN, not the value of untrained networks.
         tensors |= {name: torch.full_like(value, torch.nan) for name, value in agent.state_dict().items()
                     if is_of_critics(name)}
-    agent.load_state_dict(tensors)
+    try:
+        agent.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"{path} does not fit the networks of {folder.config_file} ({reason})") from error
     return step, has_critics

@@ -13,6 +13,7 @@ import torch
 
 import algd
 from algd.errors import UsageError
+from algd.storage.snapshots import write_snapshot
 from tests.support.command import TINY, only_run, train_here
 
 RUN = [*TINY, "env=toy", "initial_steps=30", "total_steps=60", "eval.every=40", "eval.episodes=2", "snapshots=2",
@@ -118,6 +119,17 @@ def test_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert algd.load(f"~/{folder.name}").step == 60
     snapshot = min((folder / "snapshots").iterdir())
     assert algd.load(f"~/{folder.name}/snapshots/{snapshot.name}").step == 30
+
+
+def test_a_snapshot_of_other_networks(folder: Path, tmp_path: Path) -> None:
+    """Put into a folder without a meta.json that says whose snapshots are in it."""
+    copy = tmp_path / folder.name
+    shutil.copytree(folder, copy)
+    (copy / "meta.json").unlink()
+    snapshot = min((copy / "snapshots").iterdir())
+    write_snapshot(snapshot, {"policy.network.weight": torch.zeros(3)}, 30, "aaaaaaaa")
+    with pytest.raises(UsageError, match=f"{snapshot.name} does not fit the networks"):
+        algd.load(snapshot)
 
 
 def test_evaluating_is_training_s_own_and_leaves_the_run_alone(agent: algd.LoadedAgent, folder: Path) -> None:
