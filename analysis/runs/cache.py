@@ -22,6 +22,8 @@ from types import TracebackType
 from typing import Any
 
 import algd.config.identity
+import algd.config.values
+import algd.storage.checkpoint_state
 import algd.storage.files
 import algd.storage.run_folder
 import algd.storage.yaml
@@ -34,6 +36,9 @@ FILES = ("config.yaml", "meta.json", "status.json", "evals.csv", "episodes.csv",
 CHECKPOINT_FILES = ("state.json", "manifest.json")
 SETTLED = 2_000_000_000  # nanoseconds; file times are coarser than a nanosecond, and clocks of file servers differ
 BYTES = 500_000_000  # a larger cache file is deleted and started again
+# Modules that take part in reading runs, besides those of this folder.
+ELSEWHERE = (algd.config.identity, algd.config.values, algd.storage.checkpoint_state, algd.storage.files,
+             algd.storage.run_folder, algd.storage.yaml, analysis.statistics.estimators)
 KEPT = ("config", "state", "reason", "step", "incomplete", "updates_per_second", "hours", "source", "foreign")
 
 
@@ -138,9 +143,7 @@ def _settled(stamp: str, now: int) -> bool:
 @cache
 def _code() -> str:
     """Return a checksum of the modules that read runs."""
-    elsewhere = (algd.config.identity, algd.storage.files, algd.storage.run_folder, algd.storage.yaml,
-                 analysis.statistics.estimators)
-    files = [*sorted(Path(__file__).parent.glob("*.py")), *(Path(module.__file__ or "") for module in elsewhere)]
+    files = [*sorted(Path(__file__).parent.glob("*.py")), *(Path(module.__file__ or "") for module in ELSEWHERE)]
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 

@@ -1,5 +1,6 @@
 """The cache of runs: a run is taken from it only if none of the files that it was read from has changed."""
 
+import ast
 import json
 import os
 import sqlite3
@@ -129,6 +130,15 @@ def test_other_code_reads_anew(tmp_path: Path, reads: list[Path], monkeypatch: p
     monkeypatch.setattr(cache, "_code", lambda: "another version")
     read(folder)
     assert len(reads) == 2
+
+
+def test_it_knows_the_code_that_reads_runs() -> None:
+    """A run of the cache is not believed once a module has changed that a module of `analysis.runs` reads it with."""
+    readers = [Path(cache.__file__).with_name(f"{name}.py")
+               for name in ("episodes", "integrity", "model", "omnisafe", "read", "select")]
+    used = {node.module for file in readers for node in ast.walk(ast.parse(file.read_text()))
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith(("algd.", "analysis.statistics."))}
+    assert used - {"algd.errors"} <= {module.__name__ for module in cache.ELSEWHERE}
 
 
 @pytest.mark.usefixtures("settled")
