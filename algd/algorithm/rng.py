@@ -23,9 +23,3 @@ class RandomGenerator:
     def integers(self, high: int, size: int) -> Tensor:
         """`size` integers, uniform on 0 … high − 1, int64."""
         return torch.randint(high, (size,), generator=self.generator, device=self.device)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {"generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.generator.set_state(state["generator"])

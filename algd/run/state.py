@@ -90,7 +90,7 @@ class TrainingState:
         self.errors.count = state["simulator_errors"]
         self.divergence.restore(state["divergence"])
         self.means.restore(state["means"], self.update_noise.device)
-        self.acting_noise.load_state_dict({"generator": state["acting_noise"]["generator"]})
+        self.acting_noise.generator.set_state(state["acting_noise"]["generator"])
         self._restore_update_noise(state["update_noise"]["generator"], warn)
         for name, table in self.tables.items():
             table.cut(state["tables"][name], _is_reevaluation if name == "evals" else None)
@@ -100,7 +100,7 @@ class TrainingState:
         """Restore the generator, or reseed it: those of a CPU and of a GPU have different algorithms and states."""
         generator = self.update_noise.generator
         if saved.numel() == generator.get_state().numel():
-            self.update_noise.load_state_dict({"generator": saved})
+            generator.set_state(saved)
             return
         generator.manual_seed(stream(self.seed, "updates", self.agent.updates))
         warn("the updates' random numbers are reseeded from here on, since the generator that was saved is for another "
