@@ -150,6 +150,12 @@ def number(value: float) -> str:
     return text.lstrip("-") if text.strip("-0.") == "" else text
 
 
+def with_interval(found: Estimate) -> str:
+    """Format an estimate with its interval in square brackets, if it has one."""
+    return number(found.value) + ("" if found.low is None or found.high is None
+                                  else f" [{number(found.low)}, {number(found.high)}]")
+
+
 def cells(runs: Sequence[Run], rows: Sequence[str] = ROWS, columns: Sequence[str] = COLUMNS, pool: bool = False,
           method: Method = "t", bootstrap_seed: int = 0, at_step: int | None = None,
           safe_share: float = SAFE_SHARE) -> list[Cell]:

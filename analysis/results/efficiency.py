@@ -6,7 +6,7 @@ import numpy as np
 
 from algd.errors import UsageError
 from analysis.markdown import markdown_table
-from analysis.results.cells import Cell, number
+from analysis.results.cells import Cell, number, with_interval
 from analysis.results.notes import interval_of
 from analysis.runs.model import Evaluation, Run
 from analysis.statistics.estimators import Floats, StayTime, iqm_interval, median_time
@@ -98,9 +98,7 @@ def _line(cell: Cell, wanted: Mapping[str, float]) -> list[str]:
     averages = [value for run in cell.runs if (value := average_return(run)) is not None]
     average = "–"
     if averages:
-        found = iqm_interval([np.array(averages)], cell.bootstrap_seed, cell.method)
-        average = number(found.value) + ("" if found.low is None or found.high is None
-                                         else f" [{number(found.low)}, {number(found.high)}]")
+        average = with_interval(iqm_interval([np.array(averages)], cell.bootstrap_seed, cell.method))
     shares = [value for run in cell.runs if (value := feasible_share(run)) is not None]
     spent = cell.spread("result", "training", "total_cost")
     return [*cell.row, *cell.column, f"{len(cell.evaluated)} of {len(cell.runs)}", str(cell.step or "–"),

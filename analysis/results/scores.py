@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from algd.errors import UsageError
 from analysis.markdown import markdown_table
-from analysis.results.cells import Cell, number
+from analysis.results.cells import Cell, number, with_interval
 from analysis.results.notes import interval_of
 from analysis.results.style import DASHES, LIMIT, STYLE, WIDTH, layered, legend, look
 from analysis.runs.gather import short
@@ -155,7 +155,7 @@ def markdown(found: Sequence[Scored], reference: dict[str, Reference], keys: Seq
     for score in found:
         safe = proportion_interval(score.safe, len(score.runs))
         ratio = "–" if not score.ratios else number(float(np.mean([values.mean() for values in score.ratios])))
-        lines.append([*score.column, str(len(score.runs)), *map(_estimate, (score.iqm, score.mean, score.gap)),
+        lines.append([*score.column, str(len(score.runs)), *map(with_interval, (score.iqm, score.mean, score.gap)),
                       number(score.safe_score), f"{score.safe}/{len(score.runs)} [{safe.low:.2f}, {safe.high:.2f}]",
                       ratio])
     tasks = found[0].tasks
@@ -177,11 +177,6 @@ def markdown(found: Sequence[Scored], reference: dict[str, Reference], keys: Seq
         markdown_table(["task", "unconstrained reference", "zero-cost reference"],
                        [[task, number(reference[task].unconstrained), number(reference[task].zero_cost)]
                         for task in tasks]), "\n".join(f"- {note}" for note in [*notes, *remarks])])
-
-
-def _estimate(found: Estimate) -> str:
-    return number(found.value) + ("" if found.low is None or found.high is None else
-                                f" [{number(found.low)}, {number(found.high)}]")
 
 
 def _said(option: str) -> str:
