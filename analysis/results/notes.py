@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from analysis.results.cells import Cell
 from analysis.results.steps import common_step, earlier_step
-from analysis.runs.gather import short, states
+from analysis.runs.gather import listed, short, states
 from analysis.runs.model import Run
 from analysis.statistics.estimators import SEEDS_FOR_INTERVAL, Method
 
 FEW_EPISODES = 20
-NAMED = 5  # runs or cells that a note lists
+STEPS = 5  # steps that a note lists
 REASON = 80  # characters of the reason of a failure
 
 
@@ -53,7 +53,7 @@ def _at(cells: Sequence[Cell]) -> str:
     steps = sorted({run.result.step for cell in cells for run in cell.runs if run.result})
     if len(steps) == 1:
         return f"at step {steps[0]}"
-    return f"at the step given ({', '.join(map(str, steps[:NAMED]))}{', …' if len(steps) > NAMED else ''})" if steps \
+    return f"at the step given ({', '.join(map(str, steps[:STEPS]))}{', …' if len(steps) > STEPS else ''})" if steps \
         else "at a common step, which there is none of yet"
 
 
@@ -61,7 +61,7 @@ def _results(cells: Sequence[Cell], runs: Sequence[Run]) -> list[str]:
     """Return notes on runs without a result, and why they have none."""
     found = []
     if failed := [run for run in runs if run.failed]:
-        found.append("Failed, hence not safe: " + _some([
+        found.append("Failed, hence not safe: " + listed([
             f"{short(run)} ({run.reason[:REASON].strip() if run.reason else 'no reason recorded'})" for run in failed])
             + ".")
     for env in dict.fromkeys(run.env for run in runs):
@@ -81,7 +81,7 @@ def _results(cells: Sequence[Cell], runs: Sequence[Run]) -> list[str]:
             found.append(f"{env}: no result, since no evaluation after step 0 is shared by the runs: {_runs(lacking)}.")
     if torn := [(run, step) for run in runs for step in run.incomplete
                 if step >= (run.judged_at or 0) or step > (run.last.step if run.last else -1)]:
-        found.append("Incomplete evaluations, which are not used: " + _some(
+        found.append("Incomplete evaluations, which are not used: " + listed(
             [f"{short(run)} at step {step} ({run.incomplete[step]} of {run.config['eval.episodes']} episodes)"
              for run, step in torn]) + ".")
     if odd := [run for run in runs if run.result is not None and not run.result.finite]:
@@ -144,12 +144,8 @@ def _missing_seeds(cells: Sequence[Cell]) -> list[str]:
 
 
 def _cells(some: Sequence[Cell]) -> str:
-    return _some([" ".join((*cell.row, *cell.column)) for cell in some])
+    return listed([" ".join((*cell.row, *cell.column)) for cell in some])
 
 
 def _runs(some: Sequence[Run]) -> str:
-    return _some([short(run) for run in some])
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    return listed([short(run) for run in some])

@@ -19,7 +19,7 @@ from analysis.markdown import markdown_table
 from analysis.results.cells import Cell, number, with_interval
 from analysis.results.notes import interval_of
 from analysis.results.style import DASHES, LIMIT, STYLE, WIDTH, layered, legend, look
-from analysis.runs.gather import short
+from analysis.runs.gather import listed, short
 from analysis.runs.model import Run
 from analysis.runs.select import where
 from analysis.statistics.aggregates import optimality_gaps, performance_profile
@@ -170,8 +170,7 @@ def markdown(found: Sequence[Scored], reference: dict[str, Reference], keys: Seq
     if left := sorted(set(reference) - set(tasks)):
         notes.append(f"Left out, since not every algorithm has a result there: {', '.join(left)}.")
     if lacking := [run for score in found for run in score.runs if run.result is None or run.failed]:
-        notes.append(f"Failed or without a result: {', '.join(short(run) for run in lacking[:5])}"
-                     + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "") + ".")
+        notes.append(f"Failed or without a result: {listed([short(run) for run in lacking])}.")
     return "\n\n".join([
         f"## Over {len(tasks)} tasks", markdown_table(header, lines, right=len(keys)),
         markdown_table(["task", "unconstrained reference", "zero-cost reference"],

@@ -77,7 +77,7 @@ def gather(names: Sequence[str], runs_dir: Path = Path("runs"), sampler: str = "
         mirrored, others = read_project(wandb, sampler)
         runs += mirrored
         if others:
-            left_out.append(f"Not this project's, and left out: {_some(others)}.")
+            left_out.append(f"Not this project's, and left out: {listed(others)}.")
     if not runs:
         first = next(iter(unreadable.values()))
         raise UsageError(first if len(unreadable) == 1 else f"none of {len(unreadable)} runs can be read; {first}")
@@ -90,7 +90,7 @@ def gather(names: Sequence[str], runs_dir: Path = Path("runs"), sampler: str = "
         if unfinished:
             left_out.append(f"Left out by --finished: {len(unfinished)} of {len(runs) + len(unfinished)} runs "
                             f"({states(unfinished)}), so that safety is that of the runs that got through: "
-                            f"{_some([short(run) for run in unfinished])}.")
+                            f"{listed([short(run) for run in unfinished])}.")
     return Gathered(runs, found.absent, unreadable, left_out)
 
 
@@ -104,5 +104,6 @@ def short(run: Run) -> str:
     return "/".join(run.folder.parts[-2:])
 
 
-def _some(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Return the first names in a sentence, and how many more there are."""
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
