@@ -57,7 +57,7 @@ def landscapes(tables: Sequence[Table], count: int) -> Iterable[Picture]:
 
         for run in chosen[:count]:
             try:
-                drawn = list(pictures(run.folder, 1, None, None, False, None, None, None, 12))
+                drawn = list(pictures(run.folder, states=1))
             except UsageError as error:  # such as an environment whose code is not trusted
                 print(f"warning: no landscape of {run.folder}: {error}", file=sys.stderr)
                 continue

@@ -146,9 +146,9 @@ def details(cell: Cell) -> list[str]:
 # --- numbers as text -----------------------------------------------------------------------------------------------
 
 
-def maybe(value: float | None, form: Callable[[float], str] = number) -> str:
+def maybe(value: float | None) -> str:
     """Format a number, or a dash for None."""
-    return NONE if value is None else form(value)
+    return NONE if value is None else number(value)
 
 
 def _spread(cell: Cell, *path: str, form: Callable[[float], str] = number) -> str:
