@@ -23,6 +23,7 @@ class Composer:
     Hydra first merges the files of the chosen config groups, then sets values. The merge is the same for all members
     with the same choices and is done once for them. Interpolations (${...}) are also resolved once, unless a set value
     contains one or is referred to by one.
+
     Args:
         loader, master: Hydra's config loader and its configuration of the multirun.
     """
