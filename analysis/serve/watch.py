@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from analysis.runs.find import SWEEPS, sweep_content, sweep_members
 from analysis.runs.gather import Gathered, gather
 from analysis.runs.model import Run
 from analysis.runs.read import read_run
+from launchers.search.record import NAME
 from launchers.states import is_held
 
 SHARE_OF_TIME = 0.2  # largest share of one core for refreshing the report
@@ -87,9 +88,10 @@ class Watch:
         gathered = replace(gathered, absent=self._waiting(gathered))
         ends = self._task_ends.of(run.folder for run in gathered.runs if stalled(run))
         signatures = ((folder, signature) for folder, (signature, _) in self._read.items())
-        seen = (refusal, *gathered.absent, *ends.items(), *signatures, *(_is_active(run) for run in gathered.runs))
+        sweep = sweep_content(self._names, self._runs_dir)
+        seen = (refusal, _results_of_search(sweep), *gathered.absent, *ends.items(), *signatures,
+                *(_is_active(run) for run in gathered.runs))
         if self._content is None or seen != self._seen:
-            sweep = sweep_content(self._names, self._runs_dir)
             self._content = assemble(self._title, gathered, self._options, self._link, sweep, refusal, live=True,
                                      ends=ends)
             self._seen, sections = seen, parts(self._content)
@@ -136,6 +138,16 @@ class Watch:
         identifier = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
         self._folders[identifier] = folder
         return f"runs/{identifier}/"
+
+
+def _results_of_search(sweep: Mapping[str, Any] | None) -> Signature:
+    """Return a value that changes with the search.json of a search's sweep, which is written when its runs have ended.
+    """
+    with contextlib.suppress(OSError):
+        if sweep:
+            found = (sweep["file"].with_suffix("") / NAME).stat()
+            return found.st_ino, found.st_size, found.st_mtime_ns
+    return ()
 
 
 def _is_active(run: Run) -> bool:

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from analysis.__main__ import main
+from analysis.report.content import Options
+from analysis.serve import watch as watch_module
+from analysis.serve.watch import Watch
 from launchers.search.record import SearchRecord, TrialRecord, read_record
 from tests.support.browser import chromium, complaints, until
 from tests.support.page import Page
@@ -97,6 +100,16 @@ def test_folders_outside_are_not_linked(sweep: Path) -> None:
     RECORD.model_copy(update={"trials": [TRIALS[0].model_copy(update={"runs": ["../../etc"]})]}).write(
         sweep.with_suffix(""))
     assert not [link for link in Page(written(sweep)).links if "etc" in link]
+
+
+def test_a_served_page_follows_the_record(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is written after the runs of a batch have ended, whose folders do not change any more."""
+    monkeypatch.setattr(watch_module, "SHARE_OF_TIME", 1.0)  # so that it looks again at once
+    watch = Watch([str(sweep)], sweep.parents[1], [], False, Options(), "found", seconds=0.0)
+    before, tag = watch.data()
+    assert watch.data() == (before, tag) and b"4 of 6 trials" in before
+    RECORD.model_copy(update={"trials": TRIALS[:3]}).write(sweep.with_suffix(""))
+    assert b"3 of 6 trials" in watch.data()[0]
 
 
 @pytest.mark.needs("browser")
