@@ -220,18 +220,18 @@
   let versions = data.versions; // section -> hash of its content
   let version = null;
 
-  /** Whether the new tables have the columns of the old ones, so that lines can be exchanged and the filter stays. */
-  function onlyLines(section, fresh) {
-    const heads = (node) => [...node.querySelectorAll("thead")].map((head) => head.textContent).join("\n");
-    return section.querySelector("[data-filtered]") !== null && heads(section) === heads(fresh);
-  }
+  /** A section's HTML without its tables' lines and its sentences, which can be exchanged so that the filter stays. */
+  const frame = (html) => html.replace(/<(tbody|p)\b.*?<\/\1>/gs, "");
+  const frames = new Map([...document.querySelectorAll("section")].map(({ id, innerHTML }) => [id, frame(innerHTML)]));
 
   function replace(section, html) {
     const fresh = document.createElement("template");
     fresh.innerHTML = html;
-    if (onlyLines(section, fresh.content)) {
-      const bodies = fresh.content.querySelectorAll("tbody");
-      section.querySelectorAll("tbody").forEach((body, place) => body.replaceWith(bodies[place]));
+    const before = frames.get(section.id);
+    frames.set(section.id, frame(fresh.innerHTML));
+    if (section.querySelector("[data-filtered]") !== null && before === frames.get(section.id)) {
+      const parts = fresh.content.querySelectorAll("tbody, p");
+      section.querySelectorAll("tbody, p").forEach((part, place) => part.replaceWith(parts[place]));
       for (const box of section.querySelectorAll("[data-filtered]")) {
         fillChoices(box);
         filter(box);

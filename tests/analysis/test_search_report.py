@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
+from selenium.webdriver.common.by import By
 
 from analysis.__main__ import main
 from analysis.report.content import Options
 from analysis.serve import watch as watch_module
+from analysis.serve.server import Server
 from analysis.serve.watch import Watch
 from launchers.search.record import SearchRecord, TrialRecord, read_record
 from tests.support.browser import chromium, complaints, until
@@ -119,3 +122,29 @@ def test_a_browser_draws_the_history(sweep: Path, tmp_path: Path) -> None:
         opened.get(f"file://{sweep.parents[2] / 'page.html'}")
         until(opened, "document.querySelector('#search .plot[data-drawn] .scatterlayer')")
         assert complaints(opened) == []
+
+
+@pytest.mark.needs("browser")
+def test_a_browser_follows_a_search(sweep: Path, tmp_path: Path) -> None:
+    """Its sentence changes while the filter stays, and its figure comes with the first result."""
+    first = RECORD.model_copy(update={"trials": TRIALS[3:], "best": [], "importances": {}})
+    first.write(sweep.with_suffix(""))
+    with Server(Watch([str(sweep)], sweep.parents[1], [], False, Options(), "found", seconds=0.2)) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            with chromium(tmp_path / "profile") as opened:
+                opened.get(server.address)
+                said = "document.querySelector('#search').textContent"
+                until(opened, f"{said}.includes('1 of 6 trials')")
+                words = opened.find_element(By.CSS_SELECTOR, "#search input[type=search]")
+                words.send_keys("augmented")
+                first.model_copy(update={"n_trials": 7}).write(sweep.with_suffix(""))
+                until(opened, f"{said}.includes('1 of 7 trials')")
+                assert words.get_attribute("value") == "augmented"
+                RECORD.write(sweep.with_suffix(""))
+                until(opened, "document.querySelector('#search .plot[data-drawn] .scatterlayer')")
+                assert complaints(opened) == []
+        finally:
+            server.shutdown()
+            thread.join()
