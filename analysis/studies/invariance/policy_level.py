@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from analysis.studies.invariance.energies import penalty, weight
-from analysis.studies.invariance.multipliers import at
+from analysis.studies.invariance.multipliers import at, decreasing_root
 from analysis.studies.invariance.policies import Policy
 from analysis.studies.invariance.problems import Array, Problem
 
@@ -25,13 +25,9 @@ def by_fixed_point(problem: Problem, beta: float, rho: float, lam: float, panels
     """
     def mismatch(mu: float) -> float:
         mean_excess = at(problem, beta, 0.0, mu, panels).cost - problem.threshold
-        return mu - float(weight(mean_excess, lam, rho))
+        return float(weight(mean_excess, lam, rho)) - mu
 
-    high = 1.0
-    while mismatch(high) < 0:
-        high *= 2
-    mu = 0.0 if mismatch(0.0) >= 0 else float(brentq(mismatch, 0.0, high, xtol=1e-15, rtol=8.9e-16))
-    return at(problem, beta, 0.0, mu, panels)
+    return at(problem, beta, 0.0, decreasing_root(mismatch), panels)
 
 
 @dataclass(frozen=True)
@@ -57,15 +53,7 @@ class Cells:
 
     def optimal_multiplier(self, beta: float) -> float:
         """Return λ* of the discretised problem P."""
-        def excess(mu: float) -> float:
-            return float(self.boltzmann(beta, mu) @ self.cost) - self.threshold
-
-        if excess(0.0) <= 0:
-            return 0.0
-        high = 1.0
-        while excess(high) > 0:
-            high *= 2
-        return float(brentq(excess, 0.0, high, xtol=1e-15, rtol=8.9e-16))
+        return decreasing_root(lambda mu: float(self.boltzmann(beta, mu) @ self.cost) - self.threshold)
 
     def objective(self, p: Array, beta: float, rho: float, lam: float) -> float:
         """Return J of a probability vector with positive entries."""
