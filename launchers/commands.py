@@ -18,7 +18,7 @@ from algd.logging.console import answer
 from algd.storage.provenance import process_record
 from algd.storage.run_folder import RunFolder
 from launchers.launch import SETTINGS, in_wandb, launch
-from launchers.processes import LOG, tail
+from launchers.processes import LOG, last_lines
 from launchers.settings import checked
 from launchers.slurm.queue import Queue, available
 from launchers.slurm.status import Elements, Readings, lines_of, named, output_of, submitted_tasks
@@ -229,10 +229,9 @@ def logs(folder: Path, follow: bool, lines: int) -> int:
             path = output
     if not path.exists():
         raise UsageError(f"{path} does not exist: this run has not been started by a sweep")
-    for text in tail(path, lines):
-        print(text)
     with path.open("rb") as file:
-        file.seek(0, os.SEEK_END)
+        for text in last_lines(file, lines):
+            print(text)
         while follow:
             ended = not is_held(folder)
             if added := file.read():

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from algd.errors import ExitCode
 from algd.logging.wandb import RUN_ID
@@ -84,10 +84,15 @@ def death(code: int) -> str:
 
 
 def tail(path: Path, lines: int) -> list[str]:
-    """Return the last lines of a file without reading all of it."""
+    """Return the last lines of a file; none if it cannot be read."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 400 * lines))
-            return file.read().decode(errors="replace").splitlines()[-lines:]
+            return last_lines(file, lines)
     except OSError:
         return []
+
+
+def last_lines(file: BinaryIO, lines: int) -> list[str]:
+    """Return the last lines of an open file without reading all of it; what is appended later can be read next."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - 400 * lines))
+    return file.read().decode(errors="replace").splitlines()[-lines:]

@@ -128,6 +128,22 @@ def test_watching_ends_with_the_last_run(tmp_path: Path, monkeypatch: pytest.Mon
     assert commands.status([tmp_path], watch=True, as_json=False) == 0
 
 
+def test_following_a_log_misses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
+    """Also what is written while its last lines are printed."""
+    log = make_run(tmp_path / "toy" / "vesde-augmented" / "seed=0") / "log.txt"
+    log.write_text("one\ntwo\n")
+
+    def printed(text: str) -> None:
+        sys.stdout.write(f"{text}\n")
+        with log.open("a") as file:
+            file.write("three\n")
+
+    monkeypatch.setattr(commands, "print", printed, raising=False)
+    assert commands.logs(log.parent, follow=True, lines=1) == 0
+    assert capsys.readouterr().out == "two\nthree\n"
+
+
 def test_runs_are_named_by_folders_and_lists(tmp_path: Path) -> None:
     first, second = (make_run(tmp_path / "toy" / "a-b" / f"seed={seed}-1") for seed in (0, 1))
     make_run(tmp_path / "toy" / "a-b" / "seed=0-1.old-1")
