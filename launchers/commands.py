@@ -117,8 +117,8 @@ def retry(where: Sequence[Path], trusted: Sequence[str] = (), exclude: Sequence[
     codes: list[int] = []
     for file, folders in groups.items():
         earlier = load_sweep(file) if file else None
-        given: dict[str, Any] = dict(earlier.launcher) if earlier else {"kind": "local"}
-        kind = given.pop("kind")
+        given: dict[str, Any] = dict(earlier.launcher) if earlier else {}
+        kind = given.pop("kind", "local")
         if exclude:
             if kind != "slurm":
                 raise UsageError(f"--exclude {exclude[0]}: {shown_path(folders[0])} was not run by SLURM, but here")

@@ -115,6 +115,8 @@ def _check_types(sweep: Sweep) -> None:
                       ("experiment", str | None), ("code", str | None)):
         if not isinstance(getattr(sweep, key), kind):
             raise TypeError(f"{key} is not what it should be")
+    if sweep.launcher and sweep.launcher.get("kind") not in ("local", "slurm"):
+        raise TypeError("its launcher is neither local nor slurm")
     for submission in sweep.submissions:
         job, tasks = submission["job"], submission["tasks"]
         # The id becomes an argument of scancel and squeue.

@@ -157,6 +157,10 @@ def test_runs_are_named_by_folders_and_lists(tmp_path: Path) -> None:
     sweep.save()
     with pytest.raises(UsageError, match="lists runs outside"):
         load_sweep(sweep.file)
+    sweep.launcher = {"kind": "cluster"}
+    sweep.save()
+    with pytest.raises(UsageError, match="neither local nor slurm"):
+        load_sweep(sweep.file)
 
 
 def test_snapshots_are_shared_by_content(tmp_path: Path) -> None:
