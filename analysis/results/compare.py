@@ -42,8 +42,9 @@ class Side:
         return np.array(list(self.by_seed(task, quantity).values()))
 
     def ranked(self, task: str, quantity: str) -> Floats:
-        """Return the same for rank comparisons: a failed run without a result is worse than any other."""
-        lost = sum(run.failed and run.result is None for run in self.on(task))
+        """Return the same for rank comparisons: a run that failed without a result, or whose result is not a number, is
+        worse than any other."""
+        lost = sum(run.failed if run.result is None else not run.result.finite for run in self.on(task))
         return np.append(self.values(task, quantity), np.full(lost, -np.inf if quantity == "return" else np.inf))
 
     def by_seed(self, task: str, quantity: str) -> dict[int, float]:
@@ -79,9 +80,9 @@ class Comparison:
         tasks: tasks on which both sides have a result.
         left_out: tasks on which only one side has a result.
         differing: texts on other keys in which the sides differ, if pooling was requested.
-        returns: probability that a run of the first has a higher return than one of the second; a failed run without a
-            result has the lowest.
-        costs: probability that it has a lower cost; a failed run without a result has the highest.
+        returns: probability that a run of the first has a higher return than one of the second; a run that failed
+            without a result, or whose result is not a number, has the lowest.
+        costs: probability that it has a lower cost; such a run has the highest.
         tests: of return and cost on each task with a common seed, then over all such tasks if there are several.
         looks: line styles of the two sides in figures.
     """

@@ -56,6 +56,15 @@ def test_sides_that_cannot_be_compared() -> None:
         compare([mixed, mixed])
 
 
+def test_a_result_that_is_not_a_number_loses_against_every_other(tmp_path: Path) -> None:
+    """One of two runs has diverged without failing; the other wins against both rivals: 2 of 4."""
+    for seed, value in ((0, 9.0), (1, float("nan"))):
+        simple(tmp_path / f"a{seed}", config(seed), value, 1)
+        simple(tmp_path / f"b{seed}", config(seed, guidance="plain"), 5 + seed, 2)
+    (found,) = compare(sides(runs_in(tmp_path), ["guidance=augmented", "guidance=plain"]))
+    assert (found.returns.value, found.costs.value) == (0.5, 0.5)
+
+
 def test_ties_are_half_a_win() -> None:
     (found,) = compare(sides(fixture_runs("env.family=stock"), ["guidance=augmented", "guidance=plain"]))
     paired = of(found, "safety_point_goal1", "return").paired
