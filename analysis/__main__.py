@@ -141,9 +141,11 @@ def efficiency(arguments: argparse.Namespace) -> int:
     """Print the sample efficiency of each family of tasks."""
     from analysis.results.efficiency import markdown, wanted_returns
 
-    rows, columns, wanted = _keys(arguments.rows), _keys(arguments.columns), wanted_returns(arguments.wanted)
-    print("\n\n".join(markdown(found, rows, columns, wanted, remarks)
-                      for _, found, remarks in _families(arguments, rows, columns)))
+    rows, columns = _keys(arguments.rows), _keys(arguments.columns)
+    families = list(_families(arguments, rows, columns))
+    wanted = wanted_returns(arguments.wanted, {run.env for _, found, _ in families for cell in found
+                                               for run in cell.runs})
+    print("\n\n".join(markdown(found, rows, columns, wanted, remarks) for _, found, remarks in families))
     return 0
 
 

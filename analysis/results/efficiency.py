@@ -1,6 +1,6 @@
 """Sample efficiency: steps until a return is reached within the limit, average return, and cost of training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -47,11 +47,11 @@ def _seen(run: Run) -> list[Evaluation]:
     return [point for point in run.evaluations if 0 < point.step <= (run.judged_at or 0)]
 
 
-def wanted_returns(options: Sequence[str]) -> dict[str, float]:
+def wanted_returns(options: Sequence[str], tasks: Collection[str]) -> dict[str, float]:
     """Parse options such as "12.5" and "point_button1=12.5" to a return by task, with "" for all other tasks.
 
     Raises:
-        UsageError: an option has another form.
+        UsageError: an option has another form, or names a task that none of these is.
     """
     found = {}
     for option in options:
@@ -60,6 +60,8 @@ def wanted_returns(options: Sequence[str]) -> dict[str, float]:
             found[task if equals else ""] = float(value)
         except ValueError as error:
             raise UsageError(f"--return {option}: a number is needed, or TASK=NUMBER") from error
+        if equals and task not in tasks:
+            raise UsageError(f"--return {option}: no run is on {task}, but on {', '.join(sorted(tasks))}")
     return found
 
 

@@ -116,4 +116,6 @@ def test_efficiency_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert line[-1] == "15 (15 … 15)"
     assert main(["efficiency", str(tmp_path), "--return", "toy=x"]) == 2
     assert "--return toy=x: a number is needed, or TASK=NUMBER" in capsys.readouterr().err
-    assert wanted_returns(["3", "ring=4.5"]) == {"": 3.0, "ring": 4.5}
+    assert main(["efficiency", str(tmp_path), "--return", "toi=1"]) == 2
+    assert "--return toi=1: no run is on toi, but on toy" in capsys.readouterr().err
+    assert wanted_returns(["3", "ring=4.5"], {"ring"}) == {"": 3.0, "ring": 4.5}
