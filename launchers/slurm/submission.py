@@ -14,7 +14,7 @@ import re
 import secrets
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -235,7 +235,7 @@ def submit_end(sweep: Sweep, settings: SlurmSettings, code: Path, jobs: Sequence
     ends = [record for record in sweep.submissions if not any(record["tasks"])]
     tasks = Queue((str(record["job"]), 0) for record in ends).refresh(patience=1)
     waiting = [record for record in ends if tasks[str(record["job"]), 0].active]
-    if any(set(jobs) <= set(record["after"]) for record in waiting):
+    if any(set(jobs) <= set(record["after"]) and on_end_of(sweep, record) == settings.on_end for record in waiting):
         return
     # Options for runs are dropped: the job is small, and a user who releases held runs would not release this job.
     options = {name: value for name, value in settings.sbatch.items() if name not in ("hold", "dependency")}
@@ -248,6 +248,13 @@ def submit_end(sweep: Sweep, settings: SlurmSettings, code: Path, jobs: Sequence
         return
     if waiting:
         ask(["scancel", *(str(record["job"]) for record in waiting)])
+
+
+def on_end_of(sweep: Sweep, record: Mapping[str, Any]) -> str | None:
+    """Return the command that a submission runs at the end; None if its file is gone."""
+    with contextlib.suppress(OSError):
+        return str(json.loads((sweep.directory / record["file"]).read_bytes())["on_end"])
+    return None
 
 
 def sbatch(script: Path, lock: IO[str]) -> str:

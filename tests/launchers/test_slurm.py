@@ -138,6 +138,18 @@ def test_a_second_submission_counts_what_the_first_has_queued(cluster: Cluster, 
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans)), spans
 
 
+def test_another_command_for_the_end(cluster: Cluster, tmp_path: Path) -> None:
+    """The same sweep with another on_end has nothing to submit, and the later command is run instead of the earlier."""
+    for word in ("earlier", "later"):
+        submit(*SHORT, "seed=0", f"runs_dir={tmp_path}", "+hydra.launcher.sbatch.hold=true",
+               f"hydra.launcher.on_end='cat > /dev/null; echo {word} >> {tmp_path / 'told'}'")
+    (job,) = jobs_of(tmp_path)
+    cluster.ask("scontrol", "release", job)
+    until(lambda: (tmp_path / "told").exists(), "the command at the end")
+    until(lambda: cluster.ask("squeue", "-h") == "", "an empty queue")
+    assert (tmp_path / "told").read_text() == "later\n"
+
+
 def test_packed_failed_and_killed(cluster: Cluster, tmp_path: Path) -> None:
     """Of three runs in one task one is killed, one fails and one finishes; SLURM reports the task as FAILED."""
     sweep = start("-m", *SLURM, *LONG, "agent.policy.beta=1.0,2.0,1e-38", f"runs_dir={tmp_path}", "seed=0",
