@@ -24,7 +24,7 @@ from launchers.slurm.queue import Queue, available
 from launchers.slurm.status import Elements, Readings, lines_of, named, output_of, submitted_tasks
 from launchers.slurm.submission import adopt, submission_lock
 from launchers.states import is_held
-from launchers.sweeps import SWEEPS, Member, Sweep, begin_sweep, load_sweep, named_runs, sweeps_of
+from launchers.sweeps import SWEEPS, Member, Sweep, begin_sweep, load_sweep, named_runs, readable_sweeps
 from launchers.table import Line, as_data, as_text, counted, many, say, shown_path
 
 WATCH_SECONDS = 5.0
@@ -67,12 +67,17 @@ class Inquiry:
 
 
 def settled_sweeps(runs_dir: Path, wait: bool) -> list[Sweep]:
-    """Return the sweeps of a runs_dir, oldest first, after adopting arrays whose job ids were never recorded."""
-    sweeps = sweeps_of(runs_dir)
+    """Return the sweeps of a runs_dir, oldest first, after adopting arrays whose job ids were never recorded.
+
+    A sweep whose file cannot be read is named and left out: the others' runs are still to be seen and stopped.
+    """
+    sweeps, unreadable = readable_sweeps(runs_dir)
+    for reason in unreadable:
+        say(f"warning: left out: {reason}")
     if available() and any(record["job"] is None for sweep in sweeps for record in sweep.submissions):
         # `status` must also work without write permission, and without waiting for a submission.
         with contextlib.suppress(OSError, BlockingIOError), submission_lock(runs_dir / SWEEPS, wait):
-            sweeps = sweeps_of(runs_dir)
+            sweeps, _ = readable_sweeps(runs_dir)
             for sweep in sweeps:
                 adopt(sweep)
     return sweeps

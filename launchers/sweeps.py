@@ -148,9 +148,26 @@ def begin_sweep(runs_dir: Path, name: str | None, experiment: str | None, member
 
 
 def sweeps_of(runs_dir: Path) -> list[Sweep]:
-    """Return all sweeps of a runs_dir, oldest first."""
-    files = sorted((runs_dir / SWEEPS).glob("*.json"), key=lambda file: file.stat().st_mtime)
-    return [load_sweep(file) for file in files]
+    """Return all sweeps of a runs_dir, oldest first.
+
+    Raises:
+        UsageError: the file of one cannot be read.
+    """
+    sweeps, unreadable = readable_sweeps(runs_dir)
+    if unreadable:
+        raise UsageError(unreadable[0])
+    return sweeps
+
+
+def readable_sweeps(runs_dir: Path) -> tuple[list[Sweep], list[str]]:
+    """Return all sweeps of a runs_dir whose files can be read, oldest first, and why each of the others cannot."""
+    sweeps, unreadable = [], []
+    for file in sorted((runs_dir / SWEEPS).glob("*.json"), key=lambda file: file.stat().st_mtime):
+        try:
+            sweeps.append(load_sweep(file))
+        except UsageError as error:
+            unreadable.append(str(error))
+    return sweeps, unreadable
 
 
 def run_folders(path: Path) -> list[Path]:

@@ -4,11 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from algd.errors import UsageError
 from launchers.processes import tail
-from launchers.slurm.queue import Queue, Task, available
+from launchers.slurm.queue import UNKNOWN, Queue, Task, available
 from launchers.slurm.status import Readings, lines_of, output_of, submitted_tasks
-from launchers.sweeps import SWEEPS, sweeps_of
+from launchers.sweeps import SWEEPS, readable_sweeps
 
 QUOTED = 10  # number of output lines to show
 
@@ -43,14 +42,11 @@ class TaskEnds:
                 for folder, end in self._ends(runs_dir, members).items()}
 
     def _ends(self, runs_dir: Path, members: dict[Path, Path]) -> dict[Path, TaskEnd]:
-        try:
-            sweeps = sweeps_of(runs_dir)
-        except (OSError, UsageError):  # unreadable, or not a sweep's file
-            return {}
+        sweeps, _ = readable_sweeps(runs_dir)
         elements = {run: element for run, element in submitted_tasks(sweeps).items() if run in members}
         if available():
             for element in elements.values():
-                self._queue.tasks.setdefault(element, Task("UNKNOWN"))
+                self._queue.tasks.setdefault(element, Task(UNKNOWN))
             self._queue.refresh(patience=1)
         ends = {}
         for line in lines_of(elements, elements, self._queue.tasks, Readings()):

@@ -77,6 +77,14 @@ def test_cancel_retry_and_logs(tmp_path: Path) -> None:
     assert "nothing failed or was stopped" in launchers("retry", folder)
 
 
+def test_a_sweep_file_that_cannot_be_read_hides_no_run(tmp_path: Path) -> None:
+    make_run(tmp_path / "toy" / "a-b" / "seed=0-1", state="interrupted")
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "torn.json").write_text('{"runs": [')
+    shown = launchers("status", tmp_path)
+    assert "1 interrupted" in shown and f"warning: left out: {tmp_path}/sweeps/torn.json is not a sweep's" in shown
+
+
 def test_the_sweep_in_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs share group and tags, and `sync` uploads offline runs once, however often they were started."""
     for name, value in {"WANDB_API_KEY": "0" * 40, "WANDB_CONFIG_DIR": str(tmp_path / "settings"),
