@@ -17,8 +17,8 @@ from pathlib import Path
 
 from algd.cli.arguments import Parser
 from algd.errors import ExitCode, UsageError
+from algd.storage.sweep_file import SWEEPS
 from launchers.commands import cancel, logs, retry, status, sync
-from launchers.sweeps import SWEEPS
 
 
 def parser() -> Parser:

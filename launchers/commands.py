@@ -17,6 +17,7 @@ from algd.errors import ExitCode, UsageError
 from algd.logging.console import answer
 from algd.storage.provenance import process_record
 from algd.storage.run_folder import RunFolder
+from algd.storage.sweep_file import SWEEPS
 from launchers.launch import SETTINGS, in_wandb, launch
 from launchers.processes import LOG, last_lines
 from launchers.settings import checked
@@ -24,7 +25,7 @@ from launchers.slurm.queue import Queue, available
 from launchers.slurm.status import Elements, Readings, lines_of, named, output_of, submitted_tasks
 from launchers.slurm.submission import adopt, submission_lock
 from launchers.states import is_held
-from launchers.sweeps import SWEEPS, Member, Sweep, begin_sweep, load_sweep, named_runs, readable_sweeps
+from launchers.sweeps import Member, Sweep, begin_sweep, load_sweep, named_runs, readable_sweeps
 from launchers.table import Line, as_data, as_text, counted, many, say, shown_path
 
 WATCH_SECONDS = 5.0

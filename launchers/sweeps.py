@@ -26,8 +26,7 @@ from algd.errors import UsageError
 from algd.storage.files import write_atomically
 from algd.storage.provenance import process_record, safe_command
 from algd.storage.run_folder import ASIDE
-
-SWEEPS = "sweeps"
+from algd.storage.sweep_file import SWEEPS, read_sweep_file
 
 
 @dataclass(frozen=True)
@@ -93,24 +92,18 @@ def load_sweep(file: Path) -> Sweep:
     Raises:
         UsageError: it is not a valid sweep file.
     """
+    content = read_sweep_file(file.resolve())
+    known = {key: value for key, value in content.items() if key in Sweep.__dataclass_fields__ and key != "file"}
     try:
-        content = json.loads(file.read_bytes())
-        known = {key: value for key, value in content.items() if key in Sweep.__dataclass_fields__ and key != "file"}
         sweep = Sweep(file.resolve(), **known)
         _check_types(sweep)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise UsageError(f"{file} is not a sweep's list of members: {error}") from error
-    # The file may come from another user, so its members must be inside its own runs_dir.
-    if not all(isinstance(run, str) and sweep.runs_dir in (sweep.runs_dir / run).resolve().parents
-               for run in sweep.runs):
-        raise UsageError(f"{file} lists runs outside {sweep.runs_dir}")
     return sweep
 
 
 def _check_types(sweep: Sweep) -> None:
     """Raise TypeError or ValueError if a sweep's file does not have the types of `Sweep`."""
-    if not isinstance(sweep.runs, list) or not all(isinstance(run, str) and run.isprintable() for run in sweep.runs):
-        raise TypeError("runs is not a list of folders")
     for key, kind in (("launcher", dict), ("driver", dict), ("time", str), ("command", str), ("submissions", list),
                       ("experiment", str | None), ("code", str | None)):
         if not isinstance(getattr(sweep, key), kind):

@@ -12,6 +12,7 @@ from algd.run.build import build_task
 from algd.run.evaluation import evaluate as episodes_of
 from algd.run.loaded_agent import LoadedAgent
 from algd.storage.run_folder import ASIDE, RunFolder
+from algd.storage.sweep_file import SWEEPS
 
 Rows = list[dict[str, Any]]
 SURVIVED = 10  # failures of the simulator that one evaluation tolerates
@@ -105,7 +106,7 @@ def _folders(top: Path) -> list[Path]:
     """
     found = [file.parent for file in sorted(top.rglob("config.yaml"))
              if (file.parent / "status.json").exists()
-             and not any(ASIDE.search(part) or part == "sweeps" for part in file.relative_to(top).parts)]
+             and not any(ASIDE.search(part) or part == SWEEPS for part in file.relative_to(top).parts)]
     if not found:
         raise UsageError(f"{top}: there is no run (a folder with config.yaml and status.json) here or below")
     return found

@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from algd.storage.sweep_file import SWEEPS
 from launchers.processes import tail
 from launchers.slurm.queue import UNKNOWN, Queue, Task, available
 from launchers.slurm.status import Readings, lines_of, output_of, submitted_tasks
-from launchers.sweeps import SWEEPS, readable_sweeps
+from launchers.sweeps import readable_sweeps
 
 QUOTED = 10  # number of output lines to show
 

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from algd.config.values import UNPRINTABLE
 from algd.errors import UsageError
 from algd.storage.run_folder import ASIDE
+from algd.storage.sweep_file import SWEEPS, read_sweep_file, sweep_members
 from algd.storage.yaml import read_yaml
 from analysis.runs.model import NEEDED
 from analysis.runs.select import flat
 
-SWEEPS = "sweeps"
 RUN_FILES = {"evals.csv", "status.json", "meta.json"}  # a config.yaml beside one of them is a run's
 
 
@@ -62,35 +61,12 @@ def find_runs(names: Iterable[str], runs_dir: Path = Path("runs")) -> Found:
     return Found(sorted(found.values()), sorted(absent.values()))
 
 
-def sweep_members(file: Path) -> list[Path]:
-    """Return the folders of a sweep's members, existing or not, in the sweep's order.
-
-    Raises:
-        UsageError: the file is not a sweep file, or lists folders outside its own runs_dir.
-    """
-    top = file.parent.parent
-    try:
-        listed = json.loads(file.read_bytes())["runs"]
-        if not isinstance(listed, list):
-            raise TypeError("runs is not a list of folders")
-        members = [top / run for run in listed]
-        if unreadable := next((member for member in members if UNPRINTABLE.search(str(member))), None):
-            raise ValueError(f"control characters in {str(unreadable)!a}")
-        # The file may come from somebody else, so its paths must not lead out of its runs_dir.
-        inside = all(top.resolve() in member.resolve().parents for member in members)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UsageError(f"{file} is not a sweep's list of members ({type(error).__name__}: {error})") from error
-    if not inside:
-        raise UsageError(f"{file} lists runs outside {top}")
-    return members
-
-
 def sweep_content(names: Sequence[str], runs_dir: Path = Path("runs")) -> dict[str, Any] | None:
     """Return the content of the sweep file, with its path as "file", if the names are one sweep; else None."""
     if len(names) != 1:
         return None
     file = Path(names[0]) if Path(names[0]).is_file() else _sweep_called(names[0], runs_dir)
-    return None if file is None or Path(names[0]).is_dir() else json.loads(file.read_bytes()) | {"file": file}
+    return None if file is None or Path(names[0]).is_dir() else read_sweep_file(file) | {"file": file}
 
 
 def _sweep_called(name: str, runs_dir: Path) -> Path | None:

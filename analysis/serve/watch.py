@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from algd.errors import UsageError
+from algd.storage.sweep_file import SWEEPS, sweep_members
 from analysis.report.content import Content, Options, assemble
 from analysis.report.grids import stalled
 from analysis.report.page import as_json, figures_data, parts, render, versions
 from analysis.report.tasks import TaskEnds
 from analysis.runs.cache import stamp_of
-from analysis.runs.find import SWEEPS, sweep_content, sweep_members
+from analysis.runs.find import sweep_content
 from analysis.runs.gather import Gathered, gather
 from analysis.runs.model import Run
 from analysis.runs.read import read_run

@@ -20,6 +20,7 @@ from algd.logging.console import answer
 from algd.logging.tables import budget_of
 from algd.run.schedule import snapshot_steps
 from algd.storage.run_folder import RunFolder
+from algd.storage.sweep_file import SWEEPS
 from launchers.ending import tell_end
 from launchers.grid import compose_members
 from launchers.launch import SETTINGS, in_wandb, launch
@@ -31,7 +32,7 @@ from launchers.search.study import Study, locked
 from launchers.search.summary import describe, record
 from launchers.settings import Settings, checked
 from launchers.states import read_state
-from launchers.sweeps import SWEEPS, Member, begin_sweep, load_sweep
+from launchers.sweeps import Member, begin_sweep, load_sweep
 from launchers.table import say, shown_path
 
 

@@ -165,6 +165,7 @@ def test_runs_are_named_by_folders_and_lists(tmp_path: Path) -> None:
     sweep.save()
     with pytest.raises(UsageError, match="lists runs outside"):
         load_sweep(sweep.file)
+    sweep.runs.pop()
     sweep.launcher = {"kind": "cluster"}
     sweep.save()
     with pytest.raises(UsageError, match="neither local nor slurm"):
