@@ -17,10 +17,9 @@ from tests.support.command import TINY, compose, only_run, outcome, status, trai
 BUDGET = Budget(limit=10.0, kind="episode", horizon=400)
 
 
-def signs(multiplier: float | None = 0.7, limit: float = 10.0) -> Divergence:
+def signs(fixed_multiplier: bool = False) -> Divergence:
     """Return the checks of a run with rewards up to 2 and costs up to 1 per step, and h = 2.455."""
-    budget = Budget(limit, "episode", 400)
-    found = Divergence(budget, budget.threshold(0.99), multiplier, 0.99, 0.99, settling_updates=1000)
+    found = Divergence(BUDGET, BUDGET.threshold(0.99), fixed_multiplier, 0.99, 0.99, settling_updates=1000)
     found.observe(-2.0, 0.0)
     found.observe(1.0, 1.0)
     return found
@@ -82,7 +81,7 @@ def test_a_multiplier_that_falls_over_the_limit() -> None:
 
 
 def test_without_a_constraint_no_multiplier_is_looked_at() -> None:
-    assert evaluations(signs(multiplier=None), *[at(0.0, 20)] * 5) == []
+    assert evaluations(signs(fixed_multiplier=True), *[at(0.0, 20)] * 5) == []
 
 
 def test_a_multiplier_that_outweighs_the_reward_is_told_once_per_factor_of_ten() -> None:
@@ -113,7 +112,7 @@ def test_cost_critics_that_do_not_see_the_cost_have_time_to_form() -> None:
 
 
 def test_without_any_cost_and_limit_there_is_nothing_to_compare_with() -> None:
-    found = Divergence(Budget(0.0, "episode", 400), 0.0, 0.7, 0.99, 0.99, 1000)
+    found = Divergence(Budget(0.0, "episode", 400), 0.0, False, 0.99, 0.99, 1000)
     assert evaluations(found, *[at(0.7, 0, predicted=1e-3, measured=0.0, tail=0.0)] * 4) == []
 
 

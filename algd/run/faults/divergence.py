@@ -69,7 +69,7 @@ class Divergence:
     Args:
         budget: the allowed cost.
         threshold: h, the limit in the cost critics' units.
-        multiplier: λ at the start; None: it is constant, and being over the limit is no sign.
+        fixed_multiplier: whether λ is constant, so that being over the limit is no sign.
         discount, cost_discount: γ and γ_c.
         settling_updates: updates that the cost critics need; None: they do not predict the discounted cost
             (agent.cost_backup=reach).
@@ -79,9 +79,9 @@ class Divergence:
         count: warnings so far.
     """
 
-    def __init__(self, budget: Budget, threshold: float, multiplier: float | None, discount: float,
+    def __init__(self, budget: Budget, threshold: float, fixed_multiplier: bool, discount: float,
                  cost_discount: float, settling_updates: float | None):
-        self.budget, self.threshold, self.multiplier = budget, threshold, multiplier
+        self.budget, self.threshold, self.fixed_multiplier = budget, threshold, fixed_multiplier
         self.discount, self.cost_discount, self.settling_updates = discount, cost_discount, settling_updates
         self.largest_reward = self.largest_cost = 0.0
         self.recent: list[EvaluationMeans] = []
@@ -94,10 +94,8 @@ class Divergence:
     @classmethod
     def of(cls, agent: Agent, budget: Budget) -> "Divergence":
         """Return the signs that an agent can show under a budget."""
-        dual = agent.guidance.dual
         settling = SETTLED * agent.target_interval / agent.polyak / (1 - agent.cost_discount)
-        return cls(budget, budget.threshold(agent.cost_discount),
-                   None if isinstance(dual, Fixed) else float(dual.multiplier()),
+        return cls(budget, budget.threshold(agent.cost_discount), isinstance(agent.guidance.dual, Fixed),
                    agent.discount, agent.cost_discount, settling if agent.cost_backup == "sum" else None)
 
     def observe(self, reward: float, cost: float) -> None:
@@ -150,7 +148,7 @@ class Divergence:
 
     def _multiplier(self) -> list[str]:
         """λ that rises or falls while the cost stays over the limit, or outweighs the reward."""
-        if self.multiplier is None:
+        if self.fixed_multiplier:
             return []
         multipliers, costs = [past.lam for past in self.recent], [past.spent for past in self.recent]
         limit, lam = self.budget.limit, multipliers[-1]
