@@ -229,7 +229,10 @@ def _add_grouping(command: argparse.ArgumentParser) -> None:
                          help="configuration keys of the columns (default agent,guidance)")
     command.add_argument("--pool", action="store_true",
                          help="combine runs that differ in more than the keys of rows and columns")
-    _add_intervals(command)
+    command.add_argument("--interval", choices=("t", "percentile"), default="t",
+                         help="bootstrap interval: with Student's t for few seeds, or of percentiles (default t)")
+    command.add_argument("--bootstrap-seed", type=_count_or_none, default=0, metavar="N",
+                         help="of the resampling (default 0)")
 
 
 def _add_page(command: argparse.ArgumentParser) -> None:
@@ -245,11 +248,3 @@ def _add_import(command: argparse.ArgumentParser) -> None:
     """Add the option for importing and trusting modules."""
     command.add_argument("--import", type=_imported, action="append", metavar="MODULE",
                          help="import this module first, which registers the runs' environment; can be repeated")
-
-
-def _add_intervals(command: argparse.ArgumentParser) -> None:
-    """Add the options for confidence intervals."""
-    command.add_argument("--interval", choices=("t", "percentile"), default="t",
-                         help="bootstrap interval: with Student's t for few seeds, or of percentiles (default t)")
-    command.add_argument("--bootstrap-seed", type=_count_or_none, default=0, metavar="N",
-                         help="of the resampling (default 0)")

@@ -129,7 +129,7 @@ def curve_figure(family: str, row: tuple[str, ...], cells: Sequence[Cell], colum
         f"{family}/{task}/{quantity}", f"{family}/{task}", f"{label}: {mean}, {band}{smoothing}",
         f"{label} against environment steps on {task}{smoothing}. At the end of each line, the {mean} over seeds: "
         + "; ".join(last) + limit_said + ".",
-        data, plain_layout("environment steps", label, [line_at("y", limit, "limit") for limit in limits]))
+        data, plain_layout("environment steps", label, [limit_line("y", limit) for limit in limits]))
 
 
 def trade_off_figure(family: str, row: tuple[str, ...], cells: Sequence[Cell],
@@ -161,7 +161,7 @@ def trade_off_figure(family: str, row: tuple[str, ...], cells: Sequence[Cell],
     return Figure(
         f"{family}/{task}/trade-off", "", f"return against cost at step {at}",
         f"Return against cost of each seed's evaluation at step {at} on {task}. " + "; ".join(said) + ".", data,
-        plain_layout("cost (hollow: not safe)", "return", [line_at("x", limit, "limit") for limit in limits]))
+        plain_layout("cost (hollow: not safe)", "return", [limit_line("x", limit) for limit in limits]))
 
 
 def thinned(series: Series, most: int) -> Series:
@@ -218,7 +218,7 @@ def _band(middle: Curve, column: Column, place: int) -> list[dict[str, Any]]:
         gap: list[None] = [None] if x else []
         x += [*gap, *steps, *steps[::-1]]
         y += [*gap, *rounded(middle.high[start:end]), *rounded(middle.low[start:end][::-1])]
-    return [_trace("band", place, x, y, fill="toself", fillcolor=_transparent(column.color, 0.16), line={"width": 0},
+    return [_trace("band", place, x, y, fill="toself", fillcolor=_transparent(column.color), line={"width": 0},
                    hoverinfo="skip", name=html.escape(column.name))] if x else []
 
 
@@ -236,17 +236,17 @@ def _seeds(having: Sequence[tuple[Run, Series]], column: Column, place: int,
     return found
 
 
-def _transparent(color: str, share: float) -> str:
+def _transparent(color: str) -> str:
     red, green, blue = (int(color[place:place + 2], 16) for place in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{share})"
+    return f"rgba({red},{green},{blue},0.16)"
 
 
-def line_at(axis: str, value: float, name: str) -> dict[str, Any]:
-    """Return a labelled straight line across the plot at a value of one axis."""
+def limit_line(axis: str, limit: float) -> dict[str, Any]:
+    """Return a labelled straight line across the plot at a limit on one axis."""
     other = "x" if axis == "y" else "y"
-    return {"type": "line", f"{axis}0": value, f"{axis}1": value, f"{other}0": 0, f"{other}1": 1,
+    return {"type": "line", f"{axis}0": limit, f"{axis}1": limit, f"{other}0": 0, f"{other}1": 1,
             f"{other}ref": "paper", "line": dict(LIMIT), "layer": "above",
-            "label": {"text": f"{name} {value:g}", "textposition": "end", "font": {"size": 11, "color": GREY}}}
+            "label": {"text": f"limit {limit:g}", "textposition": "end", "font": {"size": 11, "color": GREY}}}
 
 
 def plain_layout(x: str, y: str, shapes: list[dict[str, Any]]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from analysis.report.figures import LIMIT, Figure, line_at, plain_layout, rounded
+from analysis.report.figures import LIMIT, Figure, limit_line, plain_layout, rounded
 from analysis.report.grids import NONE, Entry, Grid, Link
 from launchers.search.record import SearchRecord, TrialRecord
 
@@ -98,7 +98,7 @@ def _figure(record: SearchRecord) -> Figure | None:
     limits = sorted({trial.limit for trial in known if trial.limit is not None})
     if not history:
         return Figure("search/front", "", "return against cost of each trial", f"Return against cost. {ending}", data,
-                      _layout("cost", [line_at("x", limit, "limit") for limit in limits]))
+                      _layout("cost", [limit_line("x", limit) for limit in limits]))
     data += _best_so_far(known)
     return Figure("search/history", "", "return of each trial, and the best within the limit so far",
                   f"Return of the trials in their order. {ending}", data, _layout("trial", []))

@@ -18,6 +18,7 @@ from analysis.studies.closed_forms.targets import Mixture
 
 ERRORS = ("prior", "steps", "estimator")
 """In the order in which `decompose` switches them on."""
+MOST_NORMALS = 2**20  # random numbers in memory at once
 
 
 @dataclass(frozen=True)
@@ -93,19 +94,15 @@ def vesde_exact(process: VESDE, target: Mixture) -> Predict:
     return lambda head, x, level: score(x, int(level))
 
 
-def vesde_estimated(process: VESDE, target: Mixture, samples: int, beta: float, generator: torch.Generator,
-                    most: int = 2**20) -> Predict:
-    """Return φ* with N = samples, resampled at each call, as the predictor of a VE-SDE.
-
-    `most` limits the numbers that are in memory at once.
-    """
+def vesde_estimated(process: VESDE, target: Mixture, samples: int, beta: float, generator: torch.Generator) -> Predict:
+    """Return φ* with N = samples, resampled at each call, as the predictor of a VE-SDE."""
     energy = target.energy(beta)
 
     def estimate(x: Tensor, sigma: Tensor) -> Tensor:
         normals = torch.randn(len(x), samples, target.size, generator=generator, dtype=x.dtype)
         return monte_carlo_score(energy, x, sigma.expand(len(x)), normals, beta)
 
-    rows = max(1, most // (samples * target.size))
+    rows = max(1, MOST_NORMALS // (samples * target.size))
 
     def predict(head: str, x: Tensor, level: Tensor | int) -> Tensor:
         sigma = process.spreads[int(level) - 1].to(x)

@@ -18,27 +18,27 @@ from algd.algorithm.energy import EnergyAtStates
 from algd.algorithm.noise_processes import NoiseProcess, Predict
 from algd.algorithm.policies.diffusion import DiffusionPolicy
 from algd.algorithm.rng import RandomGenerator
-from analysis.studies.closed_forms.chains import Truth
+from analysis.studies.closed_forms.chains import MOST_NORMALS, Truth
 from analysis.studies.closed_forms.targets import Mixture, gaussian
 
 NODES = {1: 1201, 2: 601}
 """Grid points along each axis, by dimension: 0.01 and 0.02 apart."""
+REACH = 6.0  # half the width of the grid
 Space = Literal["action", "latent"]
 SPACES: tuple[Space, ...] = ("latent", "action")
 
 
 class LatentGrid:
-    """The density of the latent on a grid over [−reach, reach]^d, d = 1 or 2; its tails decay as exp(−2|x|).
+    """The density of the latent on a grid over [−REACH, REACH]^d, d = 1 or 2; its tails decay as exp(−2|x|).
 
     Args:
         target: the density of the energy on R^d.
         nodes: grid points along each axis.
-        reach: half the width of the grid.
     """
 
-    def __init__(self, target: Mixture, nodes: int, reach: float = 6.0):
-        self.nodes, self.reach, self.size = nodes, reach, target.size
-        self.axis = torch.linspace(-reach, reach, nodes, dtype=torch.float64)
+    def __init__(self, target: Mixture, nodes: int):
+        self.nodes, self.size = nodes, target.size
+        self.axis = torch.linspace(-REACH, REACH, nodes, dtype=torch.float64)
         x = torch.stack(torch.meshgrid(*[self.axis] * target.size, indexing="ij"), -1)
         log_slope = 2 * (math.log(2) - x - torch.nn.functional.softplus(-2 * x)).sum(-1)
         log_density = target.log_density(torch.tanh(x)) + log_slope
@@ -60,18 +60,18 @@ class LatentGrid:
             half = kernel @ self.mass
             density = half @ kernel
             values = [(slope @ self.mass @ kernel) / density, (half @ slope.T) / density]
-        return GridScore([v.numpy() for v in values], self.reach, self.nodes)
+        return GridScore([v.numpy() for v in values], self.nodes)
 
 
 class GridScore:
     """A score tabulated on a grid, one array per output: linear between nodes, constant beyond the grid."""
 
-    def __init__(self, values: list[np.ndarray], reach: float, nodes: int):
-        self.values, self.reach, self.nodes = values, reach, nodes
+    def __init__(self, values: list[np.ndarray], nodes: int):
+        self.values, self.nodes = values, nodes
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the score (n, d) at points (n, d); a one-dimensional table is used for each coordinate."""
-        place = ((x.double() + self.reach) / (2 * self.reach) * (self.nodes - 1)).T.numpy()
+        place = ((x.double() + REACH) / (2 * REACH) * (self.nodes - 1)).T.numpy()
         if len(self.values) == 1:
             columns = [map_coordinates(self.values[0], p[None], order=1, mode="nearest") for p in place]
         else:
@@ -109,7 +109,7 @@ def estimated(policy: DiffusionPolicy, target: Mixture, noise: RandomGenerator,
 
     def predict(head: str, x: Tensor, level: Tensor | int) -> Tensor:
         parts = []
-        for part in x.split(max(1, 2**20 // (policy.mc_samples * target.size))):
+        for part in x.split(max(1, MOST_NORMALS // (policy.mc_samples * target.size))):
             levels = torch.full((len(part),), int(level))
             normals = noise.normal(len(part), policy.mc_samples, target.size)
             parts.append(policy.score_target(energy, point(part), levels, normals))

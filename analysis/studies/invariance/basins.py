@@ -6,18 +6,21 @@ from scipy.optimize import minimize
 from analysis.studies.invariance.energies import Energy
 from analysis.studies.invariance.problems import Array
 
+ITERATIONS = 400
+RESOLUTION = 0.02  # the largest step, and the distance up to which two minimisers are the same
 
-def descend(energy: Energy, points: Array, iterations: int = 400, longest: float = 0.02) -> Array:
+
+def descend(energy: Energy, points: Array) -> Array:
     """Return the local minimiser, (n, d), that each point (n, d) reaches by projected gradient descent.
 
-    Each point has its own step length. Steps only decrease the energy and are at most `longest`, so that no barrier is
+    Each point has its own step length. Steps only decrease the energy and are at most RESOLUTION, so that no barrier is
     crossed. Points that end in the same small cell share one refined minimiser.
     """
     a = np.clip(points, -1, 1)
     value, gradient, rate = energy.value(a), energy.gradient(a), np.full(len(a), 0.1)
-    for _ in range(iterations):
+    for _ in range(ITERATIONS):
         move = -rate[:, None] * gradient
-        move *= np.minimum(1, longest / np.maximum(np.linalg.norm(move, axis=1), 1e-300))[:, None]
+        move *= np.minimum(1, RESOLUTION / np.maximum(np.linalg.norm(move, axis=1), 1e-300))[:, None]
         trial = np.clip(a + move, -1, 1)
         trial_value = energy.value(trial)
         better = trial_value < value
@@ -26,7 +29,7 @@ def descend(energy: Energy, points: Array, iterations: int = 400, longest: float
         rate = np.clip(np.where(better, 1.5 * rate, 0.4 * rate), 1e-8, 1e8)
     if not energy.problem.cost.differentiable:
         return a
-    _, first, cell = np.unique(np.round(a / longest), axis=0, return_index=True, return_inverse=True)
+    _, first, cell = np.unique(np.round(a / RESOLUTION), axis=0, return_index=True, return_inverse=True)
     return np.array([_polish(energy, a[i]) for i in first])[np.ravel(cell)]
 
 
@@ -36,11 +39,11 @@ def _polish(energy: Energy, start: Array) -> Array:
     return result.x
 
 
-def distinct(points: Array, apart: float = 0.02) -> Array:
-    """Return the points (n, d) without those closer than `apart` to an earlier one."""
+def distinct(points: Array) -> Array:
+    """Return the points (n, d) without those closer than RESOLUTION to an earlier one."""
     kept: list[Array] = []
     for point in points:
-        if all(np.linalg.norm(point - other) > apart for other in kept):
+        if all(np.linalg.norm(point - other) > RESOLUTION for other in kept):
             kept.append(point)
     return np.array(kept)
 

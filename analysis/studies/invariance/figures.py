@@ -120,16 +120,16 @@ def constraint(rows: list[Row], names: tuple[str, ...]) -> Figure:
     return figure
 
 
-def temperature(rows: list[Row], rho: float = 1.0) -> Figure | None:
-    """Draw KL and W₁ as β → 0 at a fixed ρ, with the theoretical limits of KL where they exist."""
+def temperature(rows: list[Row]) -> Figure | None:
+    """Draw KL and W₁ as β → 0 at ρ = 1, with the theoretical limits of KL where they exist."""
     wanted = [n for n in ("linear", "quadratic", "two_hills", "hazard", "gap", "disc", "gap_plane")
-              if any(row["problem"] == n and row["rho"] == rho for row in rows)]
+              if any(row["problem"] == n and row["rho"] == 1 for row in rows)]
     if not wanted:
         return None
     figure = Figure(figsize=(WIDTH, 4.3), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True)
     for name, colour, marker in zip(wanted, COLOURS, MARKERS, strict=False):
-        mine = [row for row in rows if row["problem"] == name and row["rho"] == rho]
+        mine = [row for row in rows if row["problem"] == name and row["rho"] == 1]
         top.plot(*_columns(mine, "beta", "kl"), color=colour, marker=marker, label=name)
         bottom.plot(*_columns(mine, "beta", "w1"), color=colour, marker=marker)
         if np.isfinite(mine[0]["limiting_kl"]):

@@ -15,6 +15,10 @@ from analysis.studies.invariance.multipliers import at, decreasing_root
 from analysis.studies.invariance.policies import Policy
 from analysis.studies.invariance.problems import Array, Problem
 
+NEWTON_STEPS = 500  # at most
+TOLERANCE = 1e-6  # change of λ at which the method of multipliers ends
+MULTIPLIER_STEPS = 100_000  # at most
+
 
 def by_fixed_point(problem: Problem, beta: float, rho: float, lam: float, panels: int) -> Policy:
     """Return the minimiser of J, by a scalar fixed-point equation.
@@ -68,13 +72,13 @@ def cells(problem: Problem, per_axis: int) -> Cells:
                  problem.threshold)
 
 
-def by_convex_optimisation(grid: Cells, beta: float, rho: float, lam: float, steps: int = 500) -> Array:
+def by_convex_optimisation(grid: Cells, beta: float, rho: float, lam: float) -> Array:
     """Return the minimiser of J over the probability simplex, (n,), by damped Newton steps from the uniform vector.
 
     The Hessian is diag(β/p) + ρ 1[active] Qc Qcᵀ. Steps preserve Σp = 1 and keep all entries positive.
     """
     p = np.full(len(grid.reward), 1 / len(grid.reward))
-    for _ in range(steps):
+    for _ in range(NEWTON_STEPS):
         mean_excess = float(p @ grid.cost) - grid.threshold
         active = float(weight(mean_excess, lam, rho))
         gradient = -grid.reward + beta * (np.log(p / grid.volume) + 1) + active * grid.cost
@@ -100,8 +104,8 @@ def by_convex_optimisation(grid: Cells, beta: float, rho: float, lam: float, ste
     return p
 
 
-def multiplier_steps(grid: Cells, beta: float, rho: float, tolerance: float = 1e-6, most: int = 100_000) -> int:
-    """Return the number of steps of the method of multipliers from λ = 0 until λ changes by less than the tolerance.
+def multiplier_steps(grid: Cells, beta: float, rho: float) -> int:
+    """Return the number of steps of the method of multipliers from λ = 0 until λ changes by less than TOLERANCE.
 
     A step minimises J and sets λ ← [λ + ρ(E_π[Qc] − h)]₊, which is the μ of the minimiser (`by_fixed_point`).
     """
@@ -109,7 +113,7 @@ def multiplier_steps(grid: Cells, beta: float, rho: float, tolerance: float = 1e
         return float(grid.boltzmann(beta, mu) @ grid.cost) - grid.threshold
 
     lam = 0.0
-    for step in range(1, most + 1):
+    for step in range(1, MULTIPLIER_STEPS + 1):
         high = float(weight(mean_excess(lam), lam, rho))  # the bracket at μ = λ is a bound of the root
         low, high = sorted((lam, high))
 
@@ -117,7 +121,7 @@ def multiplier_steps(grid: Cells, beta: float, rho: float, tolerance: float = 1e
             return mu - float(weight(mean_excess(mu), lam, rho))
 
         following = low if low == high else float(brentq(mismatch, low, high, xtol=1e-12))
-        if abs(following - lam) < tolerance:
+        if abs(following - lam) < TOLERANCE:
             return step
         lam = following
-    return most
+    return MULTIPLIER_STEPS

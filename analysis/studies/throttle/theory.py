@@ -52,27 +52,26 @@ def noisy_minimiser(lam: float, limit: float, rho: float, spread: float) -> tupl
 
 @cache
 def closed_loop(limit: float, rho: float, updates: int, initial_steps: int, initial_multiplier: float,
-                learning_rate: float, signal: Signal = "replay", spread: float = 0.0, lag: int = 0,
-                start: float = 0.5) -> tuple[Floats, Floats]:
+                learning_rate: float, signal: Signal = "replay", spread: float = 0.0,
+                lag: int = 0) -> tuple[Floats, Floats]:
     """Simulate dual ascent with a policy that always minimises the mean energy at its λ.
 
     Args:
         limit: h.
         rho: ρ; 0: the plain Lagrangian.
         updates: number of updates, one after each step, from a replay buffer that keeps everything.
-        initial_steps: steps before the first update, at the mean speed `start`.
+        initial_steps: steps before the first update, at the mean speed 1/2 of an untrained policy.
         initial_multiplier, learning_rate, signal: settings of dual ascent. "replay": the cost is the mean of all speeds
             so far; "policy" and "episodes": the mean speed of the policy.
         spread: σ of the policy; 0: a deterministic policy.
         lag: number of updates by which the policy lags behind λ.
-        start: mean speed of the untrained policy.
 
     Returns:
         Noise-free speeds and λ, each (updates,).
     """
     rule = LogAscent(initial_multiplier, learning_rate, "replay", threshold=limit)
     table = np.array([noisy_minimiser(lam, limit, rho, spread) for lam in LEVELS]) if spread else None
-    total, speeds, lams = initial_steps * start, np.empty(updates), np.empty(updates)
+    total, speeds, lams = initial_steps / 2, np.empty(updates), np.empty(updates)
     nothing = torch.zeros(1, 1)
     for update in range(updates):
         lams[update] = rule.multiplier().item()
