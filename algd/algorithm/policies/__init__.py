@@ -28,7 +28,7 @@ class ActingPolicy(Protocol):
         ...
 
     def draw_loss(self, batch: int, noise: RandomGenerator) -> tuple[Tensor, ...]:
-        """The random numbers of one `loss` at `batch` states."""
+        """The random numbers of one update at `batch` states: the `draws` of `loss` or `improve`."""
         ...
 
     def sample(self, observation: Tensor, normals: Tensor) -> Sample:

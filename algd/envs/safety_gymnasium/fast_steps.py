@@ -163,7 +163,7 @@ def fast_task(task: type) -> type:
 
 
 def simulate(self: Any, action: np.ndarray) -> bool:
-    """One environment step of physics. Returns that no exception occurred: MuJoCo's bindings raise none."""
+    """One environment step of physics. Returns whether the simulator failed: never, MuJoCo's bindings raise nothing."""
     self.agent.apply_action(action)
     steps = self.random_generator.binomial(self.sim_conf.frameskip_binom_n, self.sim_conf.frameskip_binom_p)
     if self._mocaps:

@@ -89,7 +89,7 @@ def cells(rows: list[Row]) -> list[Row]:
     p is of the sign-flip test over seeds of the difference in swing to plain guidance with otherwise equal settings.
     """
     found: list[Row] = []
-    plain = {(*_cell(row), row["seed"]): row["swing"] for row in rows}
+    swings = {(*_cell(row), row["seed"]): row["swing"] for row in rows}
     for cell in sorted({_cell(row) for row in rows}):
         agent, rho, rule, *rates, batch = cell
         here = sorted((row for row in rows if _cell(row) == cell), key=lambda row: row["seed"])
@@ -97,9 +97,9 @@ def cells(rows: list[Row]) -> list[Row]:
         predicted = {key: f"{np.mean([row[key] for row in here]):.2f}" if here[0][key] != "" else ""
                      for key in ("predicted_swing", "as_measured")}
         count = {key: f"{sum(row[key] for row in here)}/{len(here)}" for key in ("feasible", "swings")}
-        pairs = [plain[agent, 0, *cell[2:], row["seed"]] - row["swing"] for row in here
-                 if rho and (agent, 0, *cell[2:], row["seed"]) in plain]
-        p = sign_flip([np.array(pairs)])
+        differences = [swings[agent, 0, *cell[2:], row["seed"]] - row["swing"] for row in here
+                       if rho and (agent, 0, *cell[2:], row["seed"]) in swings]
+        p = sign_flip([np.array(differences)])
         found.append({"agent": agent, "rho": f"{rho:g}" if rho else "plain", "rule for λ": rule,
                       "rates of policy and λ, batch": f"{', '.join(str(rate or '-') for rate in rates)}, {batch}",
                       "seeds": ", ".join(str(row["seed"]) for row in here),
