@@ -29,8 +29,8 @@ from benchmarks.setting import random_replay
 from tests.algorithm.test_update import AGENTS, GUIDANCES, Draws64, batch_of, small_agent
 from tests.support.command import TINY, compose, only_run, train_here
 
+# For a dozen updates in float64: rounding errors of 1e-16, which Adam and φ/‖φ‖ can amplify.
 EXACT = {"rtol": 0, "atol": 1e-10, "equal_nan": True}
-"""Of float64 through a dozen updates: rounding of 1e-16, enlarged by Adam and by φ/‖φ‖ as it may be."""
 
 
 def assert_same_updates(step: Step, agent: Agent, twin: Agent, count: int, **tolerances: Any) -> None:

@@ -22,11 +22,9 @@ from tests.support.rounding import ShuffledSums
 
 pytestmark = pytest.mark.needs("compiler")
 
-ORDERS = 3
-MARGIN = 10.0
-"""An error in C may be so many times the largest of ORDERS orders in torch; found on an Intel Xeon: 3 at most."""
-ULPS = 4 * torch.finfo(torch.float32).eps
-"""What is allowed beside that, relative to a tensor's largest number."""
+ORDERS = 3  # random orders of torch's sums
+MARGIN = 10.0  # allowed ratio of the error in C to the largest in those orders; was at most 3 on an Intel Xeon
+ULPS = 4 * torch.finfo(torch.float32).eps  # allowed in addition, relative to a tensor's largest number
 
 
 class Draws32(Draws64):

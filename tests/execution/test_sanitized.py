@@ -14,8 +14,8 @@ from tests.support.needs import sanitizer
 pytestmark = pytest.mark.needs("sanitizers")
 
 TESTS = "random_shapes or several_calls or number_of_threads or few_units"
+# A fault that only a sanitizer sees: a row of weights is read one number too far.
 OVERRUN = ("panels + q * WIDTH, from + q * by_k, 4 * width", "panels + q * WIDTH, from + q * by_k, 4 * width + 4")
-"""A fault that nobody else sees: a row of weights is read one number too far."""
 
 
 def sanitizers() -> dict[str, str]:

@@ -16,8 +16,7 @@ from algd.algorithm.score import monte_carlo_score
 from analysis.studies.closed_forms.distances import permutation_test
 from analysis.studies.closed_forms.targets import Mixture
 
-ERRORS = ("prior", "steps", "estimator")
-"""In the order in which `decompose` switches them on."""
+ERRORS = ("prior", "steps", "estimator")  # in the order in which `decompose` switches them on
 MOST_NORMALS = 2**20  # random numbers in memory at once
 
 
@@ -53,14 +52,12 @@ class Result:
     p_value: float
 
 
-QUANTITIES = ("mean", "variance", "first", "distance")
-"""The Result's numbers that are compared; all are 0 for a perfect sampler."""
-DIVERGED = "diverges"
-"""Stands in a table for a number of a sample whose root mean square is above 1000, or not a number."""
+QUANTITIES = ("mean", "variance", "first", "distance")  # fields of Result that are 0 for a perfect sampler
+DIVERGED = "diverges"  # in tables, instead of the numbers of a sample that has `diverged`
 
 
 def diverged(sample: Tensor) -> bool:
-    """Return whether a sample (n, d) has diverged, so that its deviations are meaningless."""
+    """Return whether a sample's (n, d) root mean square is above 1000 or not finite: its deviations are meaningless."""
     size = sample.double().square().mean().sqrt()
     return not bool(size <= 1000)
 
@@ -139,8 +136,7 @@ def affine_moments(process: NoiseProcess, predict: Predict, mean: float, varianc
     return mean, variance
 
 
-Switches = tuple[bool, bool, bool]
-"""(prior, steps, estimator), True where that error is on."""
+Switches = tuple[bool, bool, bool]  # prior, steps, estimator: True if that error is on
 NONE, EVERY = (False, False, False), (True, True, True)
 ALONE: dict[str, Switches] = {
     "prior": (True, False, False), "steps": (False, True, False), "estimator": (False, False, True)}

@@ -16,14 +16,17 @@ class Laws:
 
     With q = N(x, σ²I), f = ∇ log p, φ = ∇ log p_σ(x) and r = p/E_q[p], the delta method for the ratio
     E_q[p f]/E_q[p] gives  bias = −E_q[r² (f − φ)]  and  variance = E_q[r² (f − φ)²].
+
+    Attributes:
+        score: φ, the limit of φ*, (d,).
+        bias, variance: N times the bias and the variance of φ*, each (d,).
+        weight_square: E_q[r²] ≥ 1; N / E_q[r²] is the effective number of samples for large N.
     """
 
     score: Tensor
-    """(d,), φ, what φ* tends to."""
     bias: Tensor
     variance: Tensor
     weight_square: float
-    """E_q[r²] ≥ 1: N / E_q[r²] is the effective number of samples for large N."""
 
 
 @dataclass(frozen=True)

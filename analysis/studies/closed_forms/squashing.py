@@ -21,8 +21,7 @@ from algd.algorithm.rng import RandomGenerator
 from analysis.studies.closed_forms.chains import MOST_NORMALS, Truth
 from analysis.studies.closed_forms.targets import Mixture, gaussian
 
-NODES = {1: 1201, 2: 601}
-"""Grid points along each axis, by dimension: 0.01 and 0.02 apart."""
+NODES = {1: 1201, 2: 601}  # grid points along each axis, by dimension: 0.01 and 0.02 apart
 REACH = 6.0  # half the width of the grid
 Space = Literal["action", "latent"]
 SPACES: tuple[Space, ...] = ("latent", "action")

@@ -100,6 +100,7 @@ def _mixture(weights: list[float], means: list[list[float]], variances: list[flo
     return Mixture(*(torch.tensor(x, dtype=torch.float64) for x in (weights, means, variances)))
 
 
+# In units of the action: all have most of their mass inside [−1, 1]^d.
 TARGETS = {
     "gaussian_1": gaussian(1),
     "gaussian_2": gaussian(2),
@@ -107,4 +108,3 @@ TARGETS = {
     "mixture_1": _mixture([0.3, 0.7], [[-0.6], [0.5]], [0.15**2, 0.2**2]),
     "mixture_2": _mixture([0.3, 0.7], [[-0.5, -0.3], [0.5, 0.4]], [0.15**2, 0.2**2]),
 }
-"""Their units are the action's: all have most of their mass inside [−1, 1]^d."""

@@ -21,8 +21,7 @@ from algd.envs.throttle import GAIN
 
 Floats = NDArray[np.float64]
 LATENTS = np.linspace(-5, 5, 1001)[:, None]
-LAG = 40
-"""Updates by which a policy is late, as measured on plain guidance with signal=policy (`lags` in measured.py)."""
+LAG = 40  # updates that a policy lags behind λ: measured by `MeasuredRun.lags` with plain guidance and signal=policy
 LEVELS = np.geomspace(1e-4, 1e4, 161)  # values of λ between which the closed loop interpolates
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)  # for expectations over a standard normal ε
 
