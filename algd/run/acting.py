@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 from torch import Tensor
 
 from algd.algorithm.agent import Agent, act
@@ -78,9 +79,17 @@ class Actor:
             NumericalError: it is not finite.
         """
         state = torch.from_numpy(np.asarray(observation, np.float32)[None])
-        action = self._act(state, self._noise)[0].numpy().astype(self._space.dtype)
-        if not np.isfinite(action).all():
-            raise NumericalError(f"the policy's action is {action.tolist()} at observation "
-                                 f"{np.asarray(observation).tolist()}")
-        # tanh(x)·scale + bias can round to just outside the box.
-        return action.clip(self._space.low, self._space.high)
+        return in_box(self._act(state, self._noise)[0], np.asarray(observation), self._space)
+
+
+def in_box(action: Tensor, observation: np.ndarray | Tensor, space: Box) -> np.ndarray:
+    """A policy's actions, (d,) or (B, d), in the type of the action space and clipped to it.
+
+    Raises:
+        NumericalError: an action at the observation, (s,) or (B, s), is not finite.
+    """
+    found = action.numpy().astype(space.dtype)
+    if not np.isfinite(found).all():
+        raise NumericalError(f"the policy's action is {found.tolist()} at observation {observation.tolist()}")
+    # tanh(x)·scale + bias can round to just outside the box.
+    return found.clip(space.low, space.high)

@@ -14,8 +14,8 @@ from torch import Tensor
 from algd.algorithm.agent import Agent
 from algd.algorithm.rng import RandomGenerator
 from algd.envs.task import Task
-from algd.errors import NumericalError, UsageError
-from algd.run.acting import ActingCopy
+from algd.errors import UsageError
+from algd.run.acting import ActingCopy, in_box
 from algd.storage.run_folder import RunFolder
 
 Values = np.ndarray | np.floating | Tensor
@@ -79,11 +79,7 @@ class LoadedAgent:
         states, single = self._rows(observation, self.observation_space, "observation")
         source = RandomGenerator(noise) if isinstance(noise, int) else noise
         with torch.inference_mode():
-            actions = self._acting(states.detach().cpu(), source).numpy().astype(self.action_space.dtype)
-        if not np.isfinite(actions).all():
-            raise NumericalError(f"the policy's action is {actions.tolist()} at observation {states.tolist()}")
-        # tanh(x)·scale + bias can round to just outside the box.
-        actions = actions.clip(self.action_space.low, self.action_space.high)
+            actions = in_box(self._acting(states.detach().cpu(), source), states, self.action_space)
         answer = torch.from_numpy(actions).to(observation.device) if isinstance(observation, Tensor) else actions
         return answer[0] if single else answer
 
