@@ -92,6 +92,8 @@ def smoothed(series: Series, window: int) -> Series:
 def series_of(run: Run, quantity: str, sampler: str = "deterministic") -> Series:
     """Return a run's values of a quantity in `EVALUATED`, or of a column of metrics.csv.
 
+    Without a constraint λ is always 0, and the series is empty.
+
     Args:
         sampler: sampler of the evaluations with which the run was read.
     """
@@ -102,11 +104,14 @@ def series_of(run: Run, quantity: str, sampler: str = "deterministic") -> Series
         return Series(*np.array(spent, dtype=float).reshape(-1, 2).T)
     if quantity in EVALUATED:
         return Series(run.steps.astype(float), run.returns if quantity == "return" else run.costs)
+    empty = Series(np.array([]), np.array([]))
     if run.metrics:
-        return run.metrics.get(quantity, Series(np.array([]), np.array([])))
-    found = [(float(row["step"]), float(row[quantity])) for row in rows(run.folder / "metrics.csv")
-             if row.get(quantity)]
-    return Series(*np.array(found, dtype=float).reshape(-1, 2).T)
+        found = run.metrics.get(quantity, empty)
+    else:
+        read = [(float(row["step"]), float(row[quantity])) for row in rows(run.folder / "metrics.csv")
+                if row.get(quantity)]
+        found = Series(*np.array(read, dtype=float).reshape(-1, 2).T)
+    return empty if quantity == "lam" and not found.values.any() else found
 
 
 def critic_error(run: Run, sampler: str) -> Series:

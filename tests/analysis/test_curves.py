@@ -18,7 +18,7 @@ from analysis.results.style import look
 from analysis.results.tradeoff import draw_tradeoff, path
 from analysis.runs.model import Series
 from analysis.runs.read import read_run
-from tests.analysis.run_folders import FIXTURE, config, evaluation, fixture_runs, make_run
+from tests.analysis.run_folders import FIXTURE, config, evaluation, fixture_runs, make_run, runs_in
 
 matplotlib.use("Agg")
 KEYS = ("agent", "guidance")
@@ -108,6 +108,16 @@ def test_a_multiplier_that_falls_by_decades_can_be_seen(tmp_path: Path, lams: st
     (folder / "metrics.csv").write_text("step,lam\n" + "".join(f"{100 * i},{lam}\n"
                                                               for i, lam in enumerate(lams.split(","))))
     assert draw(cells([read_run(folder)]), KEYS, "lam").axes[0].get_yscale() == scale
+
+
+def test_runs_without_a_constraint_have_no_multiplier(tmp_path: Path) -> None:
+    """Their λ of 0 would make a logarithmic axis impossible."""
+    for guidance, lams in (("none", "0,0"), ("augmented", "0.7,1e-5")):
+        folder = make_run(tmp_path / guidance, config(guidance=guidance), evaluation(200, [(1, 1, 1), (2, 1, 1)]))
+        (folder / "metrics.csv").write_text("step,lam\n" + "".join(f"{100 * i},{lam}\n"
+                                                                  for i, lam in enumerate(lams.split(","))))
+    (axis,) = draw(cells(runs_in(tmp_path)), KEYS, "lam").axes
+    assert axis.get_yscale() == "log" and len(axis.get_lines()) == 1
 
 
 def test_cumulative_training_cost() -> None:

@@ -72,7 +72,7 @@ def test_numbers_of_throttle_are_those_of_its_page() -> None:
 
 def test_numbers_of_the_real_task_are_those_of_its_runs() -> None:
     runs = ROOT / "docs" / "results" / "point_button1_short" / "point_button1"
-    for guidance in ("plain", "augmented"):
+    for guidance in ("plain", "augmented", "none"):
         (file,) = runs.glob(f"vesde-{guidance}/seed=0-*/result.json")
         result = json.loads(file.read_text())
         assert f"| VE-SDE, {guidance} | {result['return']:.2f} | {result['cost']:.2f} |" in README

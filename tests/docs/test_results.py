@@ -9,6 +9,7 @@ import pytest
 import algd
 from algd.storage.run_folder import RunFolder
 from analysis.__main__ import main
+from analysis.runs.read import read_run
 from tests.support.command import ROOT
 
 DATA = ROOT / "docs" / "results"
@@ -41,6 +42,17 @@ def test_every_run_that_was_begun_is_on_the_page() -> None:
     tabled = {argument.split("/")[2] for command in PRINTED for argument in shlex.split(command)[4:]
               if argument.startswith("docs/results/")}
     assert {folder.relative_to(DATA).parts[0] for folder in RUNS} == tabled
+
+
+def test_costs_after_the_corner_are_those_of_the_evaluations() -> None:
+    """In the corner all evaluations are the same, as at step 2,000."""
+    for guidance in ("augmented", "plain", "none"):
+        (folder,) = (DATA / "point_button1_short" / "point_button1").glob(f"vesde-{guidance}/seed=0-*")
+        steps = {point.step: f"{point.mean_return:.1f} / {point.mean_cost:.1f}"
+                 for point in read_run(folder).evaluations}
+        last = max(step for step in steps if steps[step] == steps[2000])
+        later = [steps[last + 2000 * place] for place in range(1, 7)]
+        assert f"{guidance}: {last:,}" in PAGE and f"| {guidance} | {' | '.join(later)} |" in PAGE
 
 
 @pytest.mark.parametrize("folder", [run for run in RUNS if (run / "snapshots").exists()], ids=str)
