@@ -154,13 +154,13 @@ def sweeps_of(runs_dir: Path) -> list[Sweep]:
 
 def readable_sweeps(runs_dir: Path) -> tuple[list[Sweep], list[str]]:
     """Return all sweeps of a runs_dir whose files can be read, oldest first, and why each of the others cannot."""
-    sweeps, unreadable = [], []
-    for file in sorted((runs_dir / SWEEPS).glob("*.json"), key=lambda file: file.stat().st_mtime):
+    found, unreadable = [], []
+    for file in sorted((runs_dir / SWEEPS).glob("*.json")):
         try:
-            sweeps.append(load_sweep(file))
-        except UsageError as error:
+            found.append((load_sweep(file), file.stat().st_mtime))
+        except (OSError, UsageError) as error:
             unreadable.append(str(error))
-    return sweeps, unreadable
+    return [sweep for sweep, _ in sorted(found, key=lambda each: each[1])], unreadable
 
 
 def run_folders(path: Path) -> list[Path]:

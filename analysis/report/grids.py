@@ -31,7 +31,7 @@ MEANING = {
     "pruned": "A search stopped it at a rung, where others were better. The same settings as a plain run finish it.",
     "starting": "It is being built, or takes its initial steps.",
     "running": "It trains.",
-    WAITING: "A sweep lists it, and it has not started. If its SLURM task has said something, it stands here.",
+    WAITING: "A sweep lists it, and it has not started. If its SLURM task has any output, the last lines are shown.",
 }
 ORDER = ("running", "starting", "failed", "lost", UNREADABLE, "interrupted", "cancelled", UNKNOWN, WAITING, "pruned",
          "finished")

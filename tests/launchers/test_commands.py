@@ -81,6 +81,7 @@ def test_a_sweep_file_that_cannot_be_read_hides_no_run(tmp_path: Path) -> None:
     make_run(tmp_path / "toy" / "a-b" / "seed=0-1", state="interrupted")
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps" / "torn.json").write_text('{"runs": [')
+    (tmp_path / "sweeps" / "gone.json").symlink_to(tmp_path / "nowhere")
     shown = launchers("status", tmp_path)
     assert "1 interrupted" in shown and f"warning: left out: {tmp_path}/sweeps/torn.json is not a sweep's" in shown
 
