@@ -2,10 +2,11 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 
 from algd.algorithm.agent import Agent
 from algd.algorithm.rng import RandomGenerator
@@ -13,13 +14,14 @@ from algd.envs.task import Task
 from algd.errors import SimulatorError
 from algd.logging.console import Console
 from algd.run.acting import Actor
-from algd.run.episodes import Episode, Interrupted, run_episode
+from algd.run.episodes import Episode, Interrupted, Observer, run_episode
 from algd.run.faults.simulator_errors import SimulatorErrors
 from algd.seeding import episode_seed, stream
 from algd.storage.table import Table
 
 SAMPLERS = ("deterministic", "stochastic")
 Rows = list[dict[str, Any]]
+AT_BOUND = 0.005  # of a component's range: within 0.01 of −1 or 1, where the slope of tanh is at most 0.02
 
 
 def give_up(error: SimulatorError) -> Task:
@@ -28,15 +30,48 @@ def give_up(error: SimulatorError) -> Task:
 
 
 class FirstAction:
-    """An observer that keeps an episode's first observation and action."""
+    """An observer that keeps an episode's first observation and action, and calls another one."""
 
-    def __init__(self) -> None:
+    def __init__(self, other: Observer | None) -> None:
+        self._other = other
         self.observation: np.ndarray | None = None
         self.action: np.ndarray | None = None
 
     def __call__(self, episode: Episode, observation: np.ndarray, action: np.ndarray | None) -> None:
         if self.action is None:
             self.observation, self.action = observation.copy(), action
+        if self._other is not None:
+            self._other(episode, observation, action)
+
+
+class Bounds:
+    """An observer that counts how often each component of the action is at its lower and at its upper bound.
+
+    Args:
+        space: the actions.
+    """
+
+    def __init__(self, space: Box):
+        margin = AT_BOUND * (space.high - space.low)
+        self._low, self._high = space.low + margin, space.high - margin
+        self._counts, self._steps = np.zeros((2, *space.shape), int), 0
+
+    def __call__(self, episode: Episode, observation: np.ndarray, action: np.ndarray | None) -> None:
+        if action is not None:
+            self._counts += np.stack([action <= self._low, action >= self._high])
+            self._steps += 1
+
+    def shares(self) -> tuple[float, ...]:
+        """For each component, the share of steps at the bound where it was most often; negative at the lower one."""
+        low, high = self._counts / max(self._steps, 1)
+        return tuple(np.where(low > high, -low, high).tolist())
+
+
+class Evaluation(NamedTuple):
+    """One evaluation during training: its rows by sampler, and `Bounds.shares` over the episodes of both."""
+
+    rows: dict[str, Rows]
+    at_bound: tuple[float, ...]
 
 
 @torch.no_grad()
@@ -55,7 +90,8 @@ def predicted_cost(agent: Agent, first: FirstAction) -> float | str:
 
 def evaluate(agent: Agent, task: Task, run_seed: int, step: int, episodes: int, cost_discount: float, source: str,
              stop: Callable[[], bool] = lambda: False,
-             failed: Callable[[SimulatorError], Task] = give_up) -> Iterator[dict[str, Any]]:
+             failed: Callable[[SimulatorError], Task] = give_up,
+             observe: Observer | None = None) -> Iterator[dict[str, Any]]:
     """Rows of evals.csv: `episodes` episodes with each sampler, on the same episode seeds.
 
     The seeds and the stochastic sampler's noise follow from the run's seed, the source and the step alone. An episode
@@ -63,6 +99,7 @@ def evaluate(agent: Agent, task: Task, run_seed: int, step: int, episodes: int, 
 
     Args:
         failed: called with the exception that ended such an episode; returns the environment to continue with.
+        observe: called with every step.
 
     Raises:
         Interrupted: `stop` returned True.
@@ -74,7 +111,7 @@ def evaluate(agent: Agent, task: Task, run_seed: int, step: int, episodes: int, 
         act = Actor(agent, task, noise)
         for number in range(episodes):
             seed = episode_seed(run_seed, purpose, step, number)
-            first = FirstAction()
+            first = FirstAction(observe)
             episode = run_episode(task, act, seed, cost_discount, stop, first)
             yield {"step": step, "sampler": sampler, "source": source, "episode": number, "seed": seed,
                    **episode.row(), "predicted_cost": predicted_cost(agent, first)}
@@ -102,21 +139,18 @@ class Evaluator:
         self._seed, self._every, self._episodes = config["seed"], config["eval"]["every"], config["eval"]["episodes"]
         self._task: Task | None = None
 
-    def evaluate(self, step: int) -> dict[str, Rows] | None:
-        """Evaluate both samplers.
-
-        Returns:
-            The rows by sampler; None, with no row left in the table, if it was interrupted.
-        """
+    def evaluate(self, step: int) -> Evaluation | None:
+        """Evaluate both samplers. None, with no row left in the table, if it was interrupted."""
         if self._task is None:
             self._task = self._build_task()
             self._console.say(f"step {step}: evaluating {self._episodes} episodes with each sampler, as every "
                               f"{self._every} steps")
         before, errors_before = self._table.position(), self._errors.count
         rows: dict[str, Rows] = {sampler: [] for sampler in SAMPLERS}
+        bounds = Bounds(self._task.action_space)
         try:
             for row in evaluate(self._agent, self._task, self._seed, step, self._episodes, self._agent.cost_discount,
-                                "train", self._stop, self._renew_task):
+                                "train", self._stop, self._renew_task, bounds):
                 self._table.append(row)
                 rows[row["sampler"]].append(row)
         except Interrupted:
@@ -125,7 +159,7 @@ class Evaluator:
             return None
         for sampler in SAMPLERS:
             self._tell(step, sampler, rows[sampler])
-        return rows
+        return Evaluation(rows, bounds.shares())
 
     def _tell(self, step: int, sampler: str, rows: Rows) -> None:
         assert self._task is not None

@@ -161,11 +161,12 @@ class Trainer:
     def _evaluate(self) -> bool:
         """Evaluate both samplers, and check for signs of divergence. Returns False if it was interrupted."""
         state = self.state
-        rows = self.evaluator.evaluate(state.step)
-        if rows is None:
+        evaluation = self.evaluator.evaluate(state.step)
+        if evaluation is None:
             return False
+        rows = evaluation.rows
         means = evaluation_means(float(self.agent.guidance.multiplier), self.budget, self.agent.cost_discount,
-                                 rows["stochastic"])
+                                 rows["stochastic"], evaluation.at_bound)
         for warning in state.divergence.after_evaluation(state.step, means, self.agent.updates):
             self.console.warn(warning)
         for warning in self._mirror_warnings():

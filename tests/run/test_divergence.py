@@ -5,10 +5,16 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from gymnasium.spaces import Box
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from algd.algorithm.policies.gaussian import GaussianPolicy
 from algd.budget import Budget
+from algd.run.episodes import Episode
+from algd.run.evaluation import Bounds
 from algd.run.faults.divergence import Divergence, EvaluationMeans, evaluation_means
 from algd.run.faults.requests import Requests
 from algd.run.train import train
@@ -30,8 +36,9 @@ def evaluations(found: Divergence, *recent: EvaluationMeans, updates: int = 0) -
             for sentence in found.after_evaluation(number, means, updates)]
 
 
-def at(lam: float, spent: float, predicted: float = 2.0, measured: float = 2.0, tail: float = 0.1) -> EvaluationMeans:
-    return EvaluationMeans(lam, spent, predicted, measured, tail)
+def at(lam: float, spent: float, predicted: float = 2.0, measured: float = 2.0, tail: float = 0.1,
+       at_bound: tuple[float, ...] = (0.2, -0.9)) -> EvaluationMeans:
+    return EvaluationMeans(lam, spent, predicted, measured, tail, at_bound)
 
 
 def means(**values: float) -> dict[str, float]:
@@ -45,9 +52,9 @@ def test_the_means_are_over_the_stochastic_episodes_that_are_whole() -> None:
 
     rows = [row(6, 2, 100, 0, 3.0), row(2, 1, 300, 0, 5.0), row(99, 99, 1, 1, "")]
     tail = 0.99**200 * (8 / 400) / (1 - 0.99)
-    assert evaluation_means(0.5, BUDGET, 0.99, rows) == EvaluationMeans(0.5, 4.0, 4.0, 1.5, tail)
-    assert evaluation_means(0.5, Budget(1.0, "discounted", 400), 0.99, rows).spent == 1.5
-    assert evaluation_means(0.5, BUDGET, 0.99, rows[2:]) is None
+    assert evaluation_means(0.5, BUDGET, 0.99, rows, (0.5,)) == EvaluationMeans(0.5, 4.0, 4.0, 1.5, tail, (0.5,))
+    assert evaluation_means(0.5, Budget(1.0, "discounted", 400), 0.99, rows, ()).spent == 1.5
+    assert evaluation_means(0.5, BUDGET, 0.99, rows[2:], ()) is None
 
 
 def test_a_multiplier_that_rises_over_the_limit_is_told_once_per_doubling() -> None:
@@ -111,6 +118,30 @@ def test_cost_critics_that_do_not_see_the_cost_have_time_to_form() -> None:
                              "see the cost")
 
 
+def test_the_share_of_steps_at_a_bound() -> None:
+    """In a box of [0, 2] x [−1, 1] the bounds begin at 0.01 and 1.99, −0.99 and 0.99."""
+    bounds = Bounds(Box(np.array([0, -1], np.float32), np.array([2, 1], np.float32)))
+    for action in ((0.0, 1.0), (0.0095, -0.5), (0.0105, 0.995), (2.0, 0.985), None):
+        bounds(Episode(0.99), np.zeros(3), None if action is None else np.array(action, np.float32))
+    assert bounds.shares() == (-0.5, 0.5)
+
+
+def test_actions_at_a_bound_are_told_when_there_are_more_of_them() -> None:
+    def policy(*shares: tuple[float, ...]) -> list[str]:
+        return evaluations(signs(), *(at(0.7, 5, at_bound=one) for one in shares))
+
+    assert policy(*[(0.94, -0.94)] * 5) == []
+    assert policy((1.0, 0.0), (-1.0, 0.0), (1.0, 0.0)) == []  # not the same bound
+    assert policy((1.0, 0.0), (1.0, 0.0), (0.5, 0.0), (1.0, 0.0)) == []
+    told = policy(*[(0.3, -0.96, 0.1)] * 4, *[(1.0, -1.0, 0.1)] * 4)
+    assert told == ["step 2: component 1 (lower) of the policy's action was at the same bound in at least 96% of the "
+                    "steps of each of the last 3 evaluations: the slope of tanh is almost 0 there, and the policy may "
+                    "hardly learn for a long time",
+                    "step 6: components 0 (upper), 1 (lower) of the policy's action were at the same bound in at least "
+                    "100% of the steps of each of the last 3 evaluations: the slope of tanh is almost 0 there, and the "
+                    "policy may hardly learn for a long time"]
+
+
 def test_without_any_cost_and_limit_there_is_nothing_to_compare_with() -> None:
     found = Divergence(Budget(0.0, "episode", 400), 0.0, False, 0.99, 0.99, 1000)
     assert evaluations(found, *[at(0.7, 0, predicted=1e-3, measured=0.0, tail=0.0)] * 4) == []
@@ -155,6 +186,18 @@ def test_a_checkpoint_holds_what_was_told() -> None:
         losses = means(critic_loss=float(4**step))
         assert whole.after_updates(step, losses, 1.0) == parts.after_updates(step, losses, 1.0)
     assert whole.checkpoint() == parts.checkpoint() and math.isinf(whole.sizes["multiplier falls"])
+
+
+def test_a_checkpoint_without_the_actions_is_continued() -> None:
+    """Checkpoints of earlier versions have no shares at the bounds."""
+    old = signs()
+    evaluations(old, *[at(0.7, 5)] * 2)
+    state = old.checkpoint()
+    state["looks"] = [values[:5] for values in state["looks"]]
+    found = signs()
+    found.restore(state)
+    stuck = [at(0.7, 5, at_bound=(1.0,))] * 4
+    assert [number for number, one in enumerate(stuck) if found.after_evaluation(number, one, 0)] == [2]
 
 
 # --- runs that diverge -------------------------------------------------------------------------------------------
@@ -238,6 +281,25 @@ def test_a_learning_rate_that_is_far_too_large(critic: str, loss: str, tmp_path:
                "agent.polyak=1", "total_steps=60", "eval.episodes=1", f"runs_dir={tmp_path}")
     sentences = told(only_run(tmp_path), capsys.readouterr().err)
     assert any(f"step 40: {loss} is" in sentence and "the critics diverge" in sentence for sentence in sentences)
+
+
+class OneWay(GaussianPolicy):
+    """Its first component is always at the lower bound."""
+
+    def _sample(self, observation: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        action, log_prob = super()._sample(observation, z)
+        return torch.cat([(self.bias - self.scale)[:1].expand(len(action), 1), action[:, 1:]], -1), log_prob
+
+    def deterministic(self, observation: torch.Tensor) -> torch.Tensor:
+        return self._sample(observation, torch.zeros(len(observation), len(self.scale)))[0]
+
+
+def test_a_policy_that_steers_one_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_here(*SMALL, "env=toy", "total_steps=60", "eval.every=20", "eval.episodes=1", f"trusted=[{__name__}]",
+               f"agent.policy._target_={__name__}.OneWay", f"runs_dir={tmp_path}")
+    (sentence,) = told(only_run(tmp_path), capsys.readouterr().err)
+    assert sentence.startswith("step 40: component 0 (lower) of the policy's action was at the same bound in at least "
+                               "100% of the steps")
 
 
 def test_a_run_that_learns_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,7 @@ GROWN = 100.0       # factor by which a loss has grown
 ABSURD = 100.0      # ratio of the error of a step to the largest reward or cost of a step
 BEYOND = 5.0        # ratio of Q to the largest possible return, to which an entropy bonus may add
 TENFOLD = 10.0
+STUCK = 0.95        # share of an evaluation's steps in which a component of the action is at one bound
 SETTLED = 5.0       # time constants after which a bootstrapped value has settled
 
 
@@ -37,6 +38,8 @@ class EvaluationMeans:
         predicted: mean of what the cost critics predict at the episodes' first states and actions.
         measured: mean discounted cost of the same episodes.
         tail: an estimate of the discounted cost after their last step: γ_c^length · mean cost of a step / (1 − γ_c).
+        at_bound: for each component of the action, the share of both samplers' steps at one bound; negative at the
+            lower one. Empty in the checkpoints of earlier versions.
     """
 
     lam: float
@@ -44,10 +47,11 @@ class EvaluationMeans:
     predicted: float
     measured: float
     tail: float
+    at_bound: tuple[float, ...] = ()
 
 
 def evaluation_means(lam: float, budget: Budget, cost_discount: float,
-                     episodes: Iterable[Mapping[str, Any]]) -> EvaluationMeans | None:
+                     episodes: Iterable[Mapping[str, Any]], at_bound: tuple[float, ...]) -> EvaluationMeans | None:
     """The means over the rows of evals.csv of the stochastic sampler's episodes, those that the simulator ended left
     out; None if it ended all."""
     whole = [row for row in episodes if not row["simulator_error"]]
@@ -60,7 +64,7 @@ def evaluation_means(lam: float, budget: Budget, cost_discount: float,
     step_cost = math.fsum(row["cost"] for row in whole) / sum(row["length"] for row in whole)
     spent = math.fsum(budget.spent(row["cost"], row["discounted_cost"]) for row in whole) / len(whole)
     return EvaluationMeans(lam, spent, mean("predicted_cost"), mean("discounted_cost"),
-                           cost_discount ** mean("length") * step_cost / (1 - cost_discount))
+                           cost_discount ** mean("length") * step_cost / (1 - cost_discount), at_bound)
 
 
 class Divergence:
@@ -111,7 +115,7 @@ class Divergence:
         self.recent = [*self.recent, means][-EVALUATIONS:]
         if len(self.recent) < EVALUATIONS:
             return []
-        return [*self._multiplier(), *self._cost_critics(updates)]
+        return [*self._multiplier(), *self._cost_critics(updates), *self._policy()]
 
     def after_updates(self, step: int, means: Mapping[str, float], reward_unit: float) -> list[str]:
         """Return the warnings after the updates of one row of metrics.csv.
@@ -188,6 +192,24 @@ class Divergence:
             return self._warn("cost critics below", below[-1], DOUBLED, f"{numbers}: they do not see the cost")
         return []
 
+    def _policy(self) -> list[str]:
+        """Components of the action that are at the same bound in nearly all states."""
+        stuck, least = [], 1.0
+        for number, shares in enumerate(zip(*(past.at_bound for past in self.recent), strict=False)):
+            for name, sign in (("lower", -1), ("upper", 1)):
+                share = min(sign * share for share in shares)
+                if share >= STUCK:
+                    stuck.append(f"{number} ({name})")
+                    least = min(least, share)
+        if not stuck:
+            return []
+        what = f"component {stuck[0]} of the policy's action was" if len(stuck) == 1 else (
+            f"components {', '.join(stuck)} of the policy's action were")
+        return self._warn("actions at a bound", len(stuck), DOUBLED, (
+            f"{what} at the same bound in at least {math.floor(100 * least)}% of the steps of each of the last "
+            f"{EVALUATIONS} evaluations: the slope of tanh is almost 0 there, and the policy may hardly learn for a "
+            "long time"))
+
     def _warn(self, sign: str, size: float, factor: float, sentence: str) -> list[str]:
         """The warning, if the sign is new or has grown by the factor since the last one."""
         before = self.sizes.get(sign)
@@ -205,7 +227,7 @@ class Divergence:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.largest_reward, self.largest_cost = state["largest"]
-        self.recent = [EvaluationMeans(*values) for values in state["looks"]]
+        self.recent = [EvaluationMeans(*values[:5], *map(tuple, values[5:])) for values in state["looks"]]
         self.first_losses, self.sizes = state["first_losses"], state["told"]
         self.warnings, self.count = state["warnings"], state["count"]
 
