@@ -5,8 +5,9 @@
 trains `benchmarks/plain_update.py` on a task with the settings of conf/. Initial weights, initial steps, batch size,
 evaluation episodes and seeds are those of the project's run of this agent and seed with guidance=augmented. Every
 `--evaluate-every` steps, at step 0 and at the end it evaluates `--episodes` deterministic and as many stochastic
-episodes. FOLDER gets evals.csv and episodes.csv with the project's columns; `predicted_cost` stays empty. A stopped run
-cannot be resumed.
+episodes, and prints their means and the share of steps in which each component of the action was at a bound. FOLDER
+gets evals.csv and episodes.csv with the project's columns; `predicted_cost` stays empty. A stopped run cannot be
+resumed.
 """
 
 import argparse
@@ -22,7 +23,8 @@ import torch
 
 from algd.envs.task import Task
 from algd.run.build import build_agent, build_task
-from algd.run.evaluation import SAMPLERS, Episode, run_episode
+from algd.run.episodes import Episode, run_episode
+from algd.run.evaluation import SAMPLERS, Bounds
 from algd.seeding import episode_seed, stream
 from algd.storage.run_folder import EPISODE_COLUMNS, EVALUATION_COLUMNS
 from benchmarks.plain_update import PlainAgent
@@ -40,7 +42,8 @@ def actor(agent: PlainAgent, task: Task, deterministic: bool) -> Callable[[np.nd
     return act
 
 
-def evaluate(agent: PlainAgent, task: Task, config: dict[str, Any], step: int) -> Iterator[dict[str, Any]]:
+def evaluate(agent: PlainAgent, task: Task, config: dict[str, Any], step: int,
+             bounds: Bounds) -> Iterator[dict[str, Any]]:
     """Yield rows of evals.csv on the project's evaluation seeds, without advancing training's random numbers."""
     seed, purpose = config["seed"], "evaluation train"
     with torch.random.fork_rng(devices=[]):
@@ -49,7 +52,7 @@ def evaluate(agent: PlainAgent, task: Task, config: dict[str, Any], step: int) -
             act = actor(agent, task, sampler == "deterministic")
             for number in range(config["eval"]["episodes"]):
                 reset = episode_seed(seed, purpose, step, number)
-                episode = run_episode(task, act, reset, config["agent"]["cost_discount"])
+                episode = run_episode(task, act, reset, config["agent"]["cost_discount"], observe=bounds)
                 yield {"step": step, "sampler": sampler, "source": "train", "episode": number, "seed": reset,
                        **episode.row()}
 
@@ -76,7 +79,8 @@ def train(config: dict[str, Any], out: Path) -> None:
         observation, episode = begin()
         for step in range(-config["initial_steps"], config["total_steps"] + 1):
             if step >= 0 and (step % config["eval"]["every"] == 0 or step == config["total_steps"]):
-                rows = list(evaluate(agent, evaluation_task, config, step))
+                bounds = Bounds(task.action_space)
+                rows = list(evaluate(agent, evaluation_task, config, step, bounds))
                 evaluated.writerows(rows)
                 evals.flush()
                 rate = agent.updates / spent_on_updates if spent_on_updates else 0.0
@@ -85,6 +89,7 @@ def train(config: dict[str, Any], out: Path) -> None:
                     sums = [(row["return"], row["cost"]) for row in rows if row["sampler"] == sampler]
                     means.append("{}: return {:.4g}, cost {:.4g}".format(sampler, *np.mean(sums, axis=0)))
                 print(f"step {step}/{config['total_steps']}  {'; '.join(means)}  λ {agent.log_lam.exp().item():.4g}  "
+                      f"at a bound {', '.join(f'{share:.2f}' for share in bounds.shares())}  "
                       f"{rate:.3g} updates/s", flush=True)
             if step == config["total_steps"]:
                 break

@@ -6,18 +6,22 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from algd.algorithm.agent import Batch
+from algd.algorithm.rng import RandomGenerator
+from algd.execution.step import prepare_agent
+from algd.run.acting import Actor
 from algd.run.build import build, build_agent, build_task
 from algd.run.evaluation import evaluate
 from algd.seeding import stream
 from benchmarks import plain_run, seeds
 from benchmarks.__main__ import MEASUREMENTS
 from benchmarks.plain_update import PlainAgent
-from benchmarks.setting import configuration
+from benchmarks.setting import configuration, long_run
 from benchmarks.turns import take_turns
 from benchmarks.whole_runs import SMALL, measure
 from tests.support.command import ROOT, TINY, compose
@@ -66,6 +70,38 @@ def test_the_plain_update_is_the_same_update(agent_name: str, float64: None) -> 
     for head, linear in agent.policy.network.heads.items():
         torch.testing.assert_close(linear.weight, plain.heads[head].weight, **near)
     torch.testing.assert_close(agent.guidance.multiplier, plain.log_lam.exp(), **near)
+
+
+def test_the_plain_update_is_the_same_at_full_size_on_a_real_task() -> None:
+    """The default networks in C, and the straightforward ones, on transitions of point_button1, in float32."""
+    config = configuration("agent=vesde", "guidance=augmented", "env=point_button1")
+    task = build_task(config)
+    torch.manual_seed(0)
+    agent = build_agent(config, task)
+    plain, act = PlainAgent(agent, 256), Actor(agent, task, RandomGenerator(1))
+    observation, _ = task.reset(seed=0)
+    transitions = []
+    for _ in range(300):
+        action = act(observation)
+        following, reward, _, _, info = task.step(action)
+        transitions.append((observation, action, reward, info["cost"], following, 0.0, 0.0))
+        observation = following
+    columns = [torch.as_tensor(np.stack(column), dtype=torch.float32) for column in zip(*transitions, strict=True)]
+    step = prepare_agent(agent, long_run())
+    for update in range(20):
+        rows = torch.randint(300, (256,), generator=torch.Generator().manual_seed(update))
+        parts = [column[rows] for column in columns]
+        torch.manual_seed(update)
+        plain.update_from(*parts)
+        torch.manual_seed(update)
+        agent.update(Batch(*parts), GlobalNoise(), step)
+    states, actions = columns[:2]
+    with torch.no_grad():
+        mine = agent.critics(states, actions), agent.cost_critics(states, actions), agent.policy.deterministic(states)
+        others = (torch.stack([q.squeeze(-1) for q in plain.critic(states, actions)]), plain.cost(states, actions),
+                  plain.act(states, True))
+    for one, other in zip(mine, others, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
 
 
 def test_a_plain_run_begins_as_the_projects_own(tmp_path: Path) -> None:

@@ -1,12 +1,16 @@
 """docs/results.md shows what its commands print of the runs in docs/results/, and every run that was begun."""
 
+import csv
 import re
 import shlex
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 import algd
+from algd.run.episodes import run_episode
+from algd.run.evaluation import Bounds
 from algd.storage.run_folder import RunFolder
 from analysis.__main__ import main
 from analysis.runs.read import read_run
@@ -53,6 +57,43 @@ def test_costs_after_the_corner_are_those_of_the_evaluations() -> None:
         last = max(step for step in steps if steps[step] == steps[2000])
         later = [steps[last + 2000 * place] for place in range(1, 7)]
         assert f"{guidance}: {last:,}" in PAGE and f"| {guidance} | {' | '.join(later)} |" in PAGE
+
+
+def test_the_two_implementations_on_throttle() -> None:
+    """Means over the second half of the steps, by seed."""
+    costs = defaultdict(list)
+    with (DATA / "side_by_side" / "throttle.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["sampler"] == "stochastic" and int(row["step"]) >= 1500:
+                costs[row["implementation"], int(row["seed"])].append(float(row["cost"]))
+    for implementation in ("project", "straightforward"):
+        means = [costs[implementation, seed] for seed in range(5)]
+        assert {len(values) for values in means} == {11}
+        assert f"| {implementation} | {' | '.join(f'{sum(values) / 11:.2f}' for values in means)} |" in PAGE
+
+
+def test_the_two_implementations_on_point_button1() -> None:
+    (folder,) = (DATA / "point_button1_short" / "point_button1").glob("vesde-augmented/seed=0-*")
+    for name, path in (("project", folder), ("straightforward", DATA / "side_by_side" / "point_button1")):
+        sums = defaultdict(list)
+        with (path / "evals.csv").open(newline="") as file:
+            for row in csv.DictReader(file):
+                if row["sampler"] == "deterministic" and 0 < int(row["step"]) <= 20_000:
+                    sums[int(row["step"])].append((float(row["return"]), float(row["cost"])))
+        means = [" / ".join(f"{sum(values) / len(values):.1f}" for values in zip(*sums[step], strict=True))
+                 for step in sorted(sums)]
+        assert len(means) == 10 and f"| {name} | {' | '.join(means)} |" in PAGE
+
+
+@pytest.mark.parametrize("guidance", ["augmented", "plain", "none"])
+def test_which_published_policies_steer(guidance: str) -> None:
+    """In an episode without noise the steering of two of the three is nearly always at its lower bound."""
+    (folder,) = (DATA / "point_button1_short" / "point_button1").glob(f"vesde-{guidance}/seed=0-*")
+    agent = algd.load(folder)
+    bounds, task = Bounds(agent.action_space), agent.task
+    run_episode(task, agent.act, 1, 0.99, observe=bounds)
+    _, steering = bounds.shares()
+    assert steering > -0.9 if guidance == "augmented" else steering < -0.95
 
 
 @pytest.mark.parametrize("folder", [run for run in RUNS if (run / "snapshots").exists()], ids=str)
