@@ -71,7 +71,8 @@ def test_numbers_of_throttle_are_those_of_its_page() -> None:
 
 
 def test_numbers_of_the_real_task_are_those_of_its_runs() -> None:
-    cells = {"VE-SDE, augmented": "short/point_button1/vesde-augmented", "CVPO": "hard/point_button1/cvpo-plain",
+    cells = {"DDPM, augmented": "short/point_button1/ddpm-augmented", "CVPO": "hard/point_button1/cvpo-plain",
+             "VE-SDE, augmented": "short/point_button1/vesde-augmented",
              "VE-SDE, plain": "short/point_button1/vesde-plain", "VE-SDE, none": "short/point_button1/vesde-none"}
     for method, cell in cells.items():
         (file,) = (ROOT / "docs" / "results").glob(f"point_button1_{cell}/seed=0-*/result.json")
