@@ -175,6 +175,7 @@ def estimate(members: Sequence[Member], rest: Mapping[Path, int], settings: Sett
 def simultaneous(settings: Settings, members: Sequence[Member], count: int) -> int:
     """Return the largest number of `count` runs that run at the same time."""
     if isinstance(settings, SlurmSettings):
-        return min(count, (settings.max_running or count) * settings.runs_per_task)
+        tasks = (len(task) for array in arrays_of(members, settings, len(members)) for task in array.tasks)
+        return min(count, sum(sorted(tasks, reverse=True)[:settings.max_running]))
     assert isinstance(settings, LocalSettings)
     return min(count, settings.jobs or default_jobs([member.config for member in members], visible_gpus()))

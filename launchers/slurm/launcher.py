@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from algd.errors import ExitCode, UsageError
-from launchers.estimate import Speeds, estimate
+from launchers.estimate import Speeds, estimate, simultaneous
 from launchers.members import Plan, begin_afresh, refuse_fresh, steps_left, triage
 from launchers.processes import LOG
 from launchers.settings import SlurmSettings
@@ -139,5 +139,5 @@ def seconds_left(lines: Sequence[Line], members: Sequence[Member], speeds: Speed
         if line.state in ("running", "queued"):
             rest[line.folder] = member.config["total_steps"] - max(line.folder_state.step, 0)
     running = sum(line.state == "running" for line in lines)
-    most = (settings.max_running or len(rest)) * settings.runs_per_task
-    return speeds.seconds_left(rest, max(running, 1) if settings.max_running is None else most)
+    at_once = max(running, 1) if settings.max_running is None else simultaneous(settings, members, len(rest))
+    return speeds.seconds_left(rest, at_once)

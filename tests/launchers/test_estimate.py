@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from launchers.estimate import Cost, Speeds, amount, cost, estimate, makespan
+from launchers.estimate import Cost, Speeds, amount, cost, estimate, makespan, simultaneous
 from launchers.settings import LocalSettings, SlurmSettings
 from launchers.states import RunState
 from launchers.sweeps import Member
@@ -63,6 +63,16 @@ def test_costs() -> None:
     assert cost(members, seconds, LocalSettings(), 2) == Cost(3 * 37, 0)
     on_gpus = [Member(each.folder, dict(each.config) | {"device": "auto"}) for each in members]
     assert cost(on_gpus, seconds, LocalSettings(), 4, gpus=2) == Cost(3 * 37, 37 / 2)
+
+
+def test_runs_at_the_same_time_on_slurm() -> None:
+    """`max_running` limits tasks, which have as many runs as the settings of their group say, or as are left."""
+    members = [member(f"{env}/x-y/seed={seed}-1", env=env) for env in ("toy", "ring") for seed in range(5)]
+    settings = SlurmSettings(per="env", tasks={"ring": {"runs_per_task": 3}}, runs_per_task=1)
+    # Tasks: five of one run (toy), one of three and one of two (ring).
+    limited = [simultaneous(settings.model_copy(update={"max_running": most}), members, 10) for most in (1, 2, 3, 9)]
+    assert limited == [3, 5, 6, 10]
+    assert simultaneous(settings, members, 10) == 10 and simultaneous(settings, members, 4) == 4
 
 
 @pytest.mark.parametrize(("value", "said"), [(0.01, "less than 0.1"), (0.06, "0.1"), (3.14, "3.1"), (9.96, "10"),
