@@ -2,15 +2,22 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
-# The pure Python reader takes eight times as long, most of the time of a table of many runs.
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 BYTES = 1_000_000
 DEPTH = 50
 FEW = 1000  # openings of lists and groups that no depth comes of that could hurt
+
+
+# The pure Python reader takes eight times as long, most of the time of a table of many runs.
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Dates are text, as for OmegaConf, which wrote the file."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
 
 
 def read_yaml(path: Path) -> Any:
@@ -27,14 +34,14 @@ def read_yaml(path: Path) -> Any:
         # Aliases multiply, and the loader recurses in C, where too great a depth is not an exception.
         if re.search(r"[*&]\S", text) or sum(map(text.count, "[{-?")) > FEW:
             _check_shape(text)
-        return yaml.load(text, Loader=LOADER)
+        return yaml.load(text, Loader=Loader)
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split())[:200]) from error
 
 
 def _check_shape(text: str) -> None:
     depth = 0
-    for event in yaml.parse(text, Loader=LOADER):
+    for event in yaml.parse(text, Loader=Loader):
         if isinstance(event, yaml.AliasEvent):
             raise ValueError(f"it refers to another place in itself, *{event.anchor}")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)

@@ -25,22 +25,25 @@ class Compared:
 def comparisons(table: Table, bootstrap_seed: int, at_step: int | None, pool: bool) -> tuple[list[Compared], list[str]]:
     """Return a family's comparisons, with p-values adjusted together, and notes on all of them.
 
-    If the columns cannot be compared, return no comparisons and one note with the reason.
+    Columns without a result are left out and named. If the others cannot be compared, return no comparisons and a note
+    with the reason.
     """
     columns = list(dict.fromkeys(cell.column for cell in table.cells))
-    if len(columns) < 2:
+    every = [Side(" ".join(f"{key}={value}" for key, value in zip(table.columns, column, strict=True)),
+                  [run for cell in table.cells if cell.column == column for run in cell.runs]) for column in columns]
+    some = [side for side in every if any(run.result is not None and run.result.finite for run in side.runs)]
+    if len(some) < 2:
         return [], []
-    some = [Side(" ".join(f"{key}={value}" for key, value in zip(table.columns, column, strict=True)),
-                 [run for cell in table.cells if cell.column == column for run in cell.runs]) for column in columns]
+    left_out = [f"Not compared, since it has no result: {side.name}." for side in every if side not in some]
     try:
         found = compare(some, bootstrap_seed, at_step, pool, all_pairs=len(some) <= ALL_PAIRS)
     except UsageError as error:
-        return [], [f"The columns are not compared: {error}."]
+        return [], [f"The columns are not compared: {error}.", *left_out]
     shown = [Compared(
         f"{pair.first.name} against {pair.second.name}",
         _grid(SIDE_HEADER, [side_row(side, task) for task in pair.tasks for side in (pair.first, pair.second)]),
         _grid(TEST_HEADER, [test_row(test) for test in pair.tests]), own_notes(pair)) for pair in found]
-    return shown, test_notes(sum(test.p_value is not None for pair in found for test in pair.tests))
+    return shown, [*test_notes(sum(test.p_value is not None for pair in found for test in pair.tests)), *left_out]
 
 
 def _grid(header: Sequence[str], lines: Sequence[Sequence[str]]) -> Grid:

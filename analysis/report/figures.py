@@ -107,7 +107,7 @@ def curve_figure(family: str, row: tuple[str, ...], cells: Sequence[Cell], colum
         column = columns[cell.column]
         place = list(columns).index(cell.column)
         having = [(run, smoothed(found, window)) for run in cell.runs
-                  if len((found := series_of(run, quantity, sampler)).steps)]
+                  if np.isfinite((found := series_of(run, quantity, sampler)).values).any()]
         if not having:
             continue
         series = [thinned(values, BAND_POINTS) for _, values in having]

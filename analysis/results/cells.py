@@ -7,10 +7,11 @@ coverage for costs of few seeds (docs/analysis.md).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from algd.config.identity import ADDED
 from algd.errors import UsageError
 from analysis.results.steps import judged, waiting
 from analysis.runs.model import Run
@@ -188,13 +189,13 @@ def cells(runs: Sequence[Run], rows: Sequence[str] = ROWS, columns: Sequence[str
     found = [_cell(row, column, members, pool, method, bootstrap_seed, safe_share)
              for (row, column), members in sorted(
                  groups.items(), key=lambda item: (sorting(item[0][0]), sorting(item[0][1])))]
-    return _with_best(found)
+    return _with_best(found, ranked_along(columns))
 
 
 def _refuse_twins(runs: Sequence[Run]) -> None:
     seen: dict[str, Run] = {}
     for run in runs:
-        relevant = sorted((key, canonical(value)) for key, value in run.config.items() if not may_differ(key))
+        relevant = sorted((key, canonical(value)) for key, value in (ADDED | run.config).items() if not may_differ(key))
         if (twin := seen.setdefault(repr((run.seed, relevant)), run)) is not run:
             raise UsageError(f"{twin.folder} and {run.folder} are the same run: name only one of them")
 
@@ -245,18 +246,24 @@ def _cell(row: tuple[str, ...], column: tuple[str, ...], members: list[Run], poo
     # Comparisons with NaN are False, so a NaN cost is not within the limit. With one limit the cost is compared with it
     # directly, since a mean of differences has rounding errors at the limit itself.
     within = cost <= cell.limit if cell.limit is not None else over <= 0
+    # A run without a result, such as one that failed, would leave the means and might have been the worst.
     return replace(cell, mean_return=iqm_interval(strata, bootstrap_seed, method),
                    mean_cost=Estimate(cost, None, None, len(results)),
-                   feasible=within and cell.safe >= safe_share * len(members) - 1e-9)
+                   feasible=within and len(results) == len(members)
+                   and cell.safe >= safe_share * len(members) - 1e-9)
 
 
-def _with_best(found: list[Cell]) -> list[Cell]:
+def ranked_along(columns: Sequence[str]) -> Literal["row", "column"]:
+    """Return where a cell's rivals are: in its column if the columns are tasks, whose returns have different units."""
+    return "column" if {"env", "env.name"} & set(columns) else "row"
+
+
+def _with_best(found: list[Cell], along: Literal["row", "column"]) -> list[Cell]:
     """Return the cells with `best` set; equal printed returns share it, and a return that is not finite has none."""
-    rivals: dict[tuple[tuple[str, ...], float | None], list[float]] = {}
+    ranked: dict[Any, list[float]] = {}
     for cell in found:
         if cell.feasible and cell.mean_return is not None and np.isfinite(cell.mean_return.value):
-            rivals.setdefault((cell.row, cell.limit), []).append(cell.mean_return.value)
-    return [replace(cell, best=bool(cell.feasible and cell.mean_return is not None
-                                    and np.isfinite(cell.mean_return.value)
-                                    and number(cell.mean_return.value) == number(max(rivals[cell.row, cell.limit]))))
-            for cell in found]
+            ranked.setdefault((getattr(cell, along), cell.limit), []).append(cell.mean_return.value)
+    return [replace(cell, best=bool(
+        cell.feasible and cell.mean_return is not None and np.isfinite(cell.mean_return.value)
+        and number(cell.mean_return.value) == number(max(ranked[getattr(cell, along), cell.limit])))) for cell in found]

@@ -191,10 +191,10 @@ def _refuse_mixed(side: Side, pool: bool) -> None:
 
 
 def _differing(first: Side, second: Side, named: Sequence[str]) -> list[str]:
-    """Describe, for each common task, the keys in which the sides differ besides those of their conditions."""
+    """Describe, for each common task, the keys in which the runs of both differ besides those of the conditions."""
     found = []
     for task in sorted({run.env for run in first.runs} & {run.env for run in second.runs}):
-        runs = [first.on(task)[0], second.on(task)[0]]
+        runs = [*first.on(task), *second.on(task)]
         keys = differing_keys([run.config for run in runs], named)
         if any(run.foreign for run in runs):
             keys = [key for key in keys if key in COMPARABLE]

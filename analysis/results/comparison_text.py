@@ -61,7 +61,7 @@ def side_row(side: Side, task: str) -> list[str]:
 
 
 def test_row(test: SignTest) -> list[str]:
-    p, adjusted = ("–" if p is None else f"{p:.3f}" for p in (test.p_value, test.adjusted))
+    p, adjusted = ("–" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001" for p in (test.p_value, test.adjusted))
     if test.paired is None:
         return ["all tasks", test.quantity, "–", "–", p, adjusted, "–"]
     pair = test.paired

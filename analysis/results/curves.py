@@ -82,17 +82,20 @@ def _curve(series: Sequence[Series], estimate: Callable[[Floats], Estimate]) -> 
 
 
 def smoothed(series: Series, window: int) -> Series:
-    """Return the moving average over the last `window` values, or over as many as there are."""
-    sums = np.concatenate([[0.0], np.cumsum(series.values)])
-    ends = np.arange(1, len(series.values) + 1)
+    """Return the moving average over the last `window` finite values, or over as many as there are."""
+    if window == 1:
+        return series
+    finite = np.isfinite(series.values)
+    sums = np.concatenate([[0.0], np.cumsum(series.values[finite])])
+    ends = np.arange(1, len(sums))
     starts = np.maximum(ends - window, 0)
-    return Series(series.steps, (sums[ends] - sums[starts]) / (ends - starts))
+    return Series(series.steps[finite], (sums[ends] - sums[starts]) / (ends - starts))
 
 
 def series_of(run: Run, quantity: str, sampler: str = "deterministic") -> Series:
     """Return a run's values of a quantity in `EVALUATED`, or of a column of metrics.csv.
 
-    Without a constraint λ is always 0, and the series is empty.
+    With guidance=none λ is always 0, and the series is empty.
 
     Args:
         sampler: sampler of the evaluations with which the run was read.
@@ -111,7 +114,8 @@ def series_of(run: Run, quantity: str, sampler: str = "deterministic") -> Series
         read = [(float(row["step"]), float(row[quantity])) for row in rows(run.folder / "metrics.csv")
                 if row.get(quantity)]
         found = Series(*np.array(read, dtype=float).reshape(-1, 2).T)
-    return empty if quantity == "lam" and not found.values.any() else found
+    unconstrained = quantity == "lam" and run.config["guidance.name"] == "none" and not found.values.any()
+    return empty if unconstrained else found
 
 
 def critic_error(run: Run, sampler: str) -> Series:
@@ -246,7 +250,8 @@ def _lines(axis: Axes, curve: Curve, singles: Sequence[Series], runs: int, style
     if evaluated and count > CROWDED:
         style = style | {"markersize": style["markersize"] * CROWDED / count}
     # A segment is drawn in full colour if both of its ends have all seeds.
-    axis.plot(curve.steps, np.where(whole, curve.centre, np.nan), markevery=every, **style)
+    if whole.any():
+        axis.plot(curve.steps, np.where(whole, curve.centre, np.nan), markevery=every, **style)
     if not whole.all():
         near = np.where(_with_neighbours(~whole), curve.centre, np.nan)
         faint = style | {"alpha": FAINT, "linewidth": 0.7 * style["linewidth"]}

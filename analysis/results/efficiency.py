@@ -15,13 +15,13 @@ from analysis.statistics.estimators import Floats, StayTime, iqm_interval, media
 def reached(run: Run, wanted: float) -> StayTime | None:
     """Return the first evaluation after step 0 whose return is at least `wanted` and whose cost is within the limit.
 
-    Only evaluations up to `run.judged_at` count. The time is censored at the last one if none fits; None without any.
+    Only evaluations up to `run.judged_at` count. The time is censored if none fits; None without any.
     """
     seen = _seen(run)
-    if not seen:
+    if not seen and not run.failed:
         return None
     step = next((point.step for point in seen if point.mean_return >= wanted and point.mean_cost <= run.limit), None)
-    return StayTime(seen[-1].step, True) if step is None else StayTime(step, False)
+    return run.never if step is None else StayTime(step, False)
 
 
 def average_return(run: Run) -> float | None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from algd.errors import UsageError
 from analysis.markdown import markdown_table
-from analysis.results.cells import Cell, number
+from analysis.results.cells import Cell, number, ranked_along
 from analysis.results.notes import interval_of
 from analysis.results.table import DETAILS, NONE, Table, details, grid
 from analysis.runs.model import Run
@@ -99,7 +99,8 @@ def latex(table: Table) -> str:
             body.append(r"\midrule")
         body.append(" & ".join([*line[:labels], *(_typeset(cell) for cell in line[labels:])]) + r" \\")
     return "\n".join([
-        r"% needs \usepackage{booktabs}", *(f"% {note}" for note in table.notes), r"\begin{table}", r"\centering",
+        r"% needs \usepackage{booktabs}", *(f"% {' '.join(note.split())}" for note in table.notes), r"\begin{table}",
+        r"\centering",
         rf"\caption{{{_caption(table)}}}",
         rf"\begin{{tabular}}{{{'l' * labels}{'r' * (len(header) - labels)}}}", r"\toprule",
         " & ".join(header) + r" \\", r"\midrule", *body, r"\bottomrule", r"\end{tabular}", r"\end{table}"])
@@ -121,8 +122,9 @@ def _caption(table: Table) -> str:
         f"Family {table.family}: evaluation{at}, n = {seeds} seeds. Return: interquartile mean over seeds (IQM, the "
         f"mean without the ⌊n/4⌋ lowest and highest), in square brackets the {interval_of(first.method)}. Cost: mean "
         "over seeds, in brackets the seeds; †: above the limit. Safe seeds: those whose mean cost is at most the "
-        "limit, of n, with Wilson's 95% interval. Bold: highest return among cells with the mean cost within the limit "
-        f"and at least {first.safe_share:.0%} of the seeds safe.")
+        f"limit, of n, with Wilson's 95% interval. Bold: highest return of the {ranked_along(table.columns)} among "
+        "cells whose runs all have a result, with the mean cost within the limit and at least "
+        f"{first.safe_share:.0%} of the seeds safe.")
 
 
 # --- CSV and JSON --------------------------------------------------------------------------------------------------

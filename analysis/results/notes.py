@@ -13,16 +13,17 @@ STEPS = 5  # steps that a note lists
 REASON = 80  # characters of the reason of a failure
 
 
-def notes(cells: Sequence[Cell], sampler: str, remarks: Sequence[str] = ()) -> list[str]:
+def notes(cells: Sequence[Cell], along: str, sampler: str, remarks: Sequence[str] = ()) -> list[str]:
     """Return the notes of a table.
 
     Args:
         cells: cells of one family of tasks.
+        along: "row" or "column": see `analysis.results.cells.ranked_along`.
         sampler: sampler of the evaluations.
         remarks: sentences on runs that are missing, which are appended.
     """
     runs = [run for cell in cells for run in cell.runs]
-    return [*_how(cells, sampler), *_results(cells, runs), *_episodes(runs), *_pooled(cells, runs), *remarks]
+    return [*_how(cells, along, sampler), *_results(cells, runs), *_episodes(runs), *_pooled(cells, runs), *remarks]
 
 
 def interval_of(method: Method) -> str:
@@ -31,7 +32,7 @@ def interval_of(method: Method) -> str:
             else "95% percentile interval of a stratified bootstrap")
 
 
-def _how(cells: Sequence[Cell], sampler: str) -> list[str]:
+def _how(cells: Sequence[Cell], along: str, sampler: str) -> list[str]:
     share = cells[0].safe_share
     return [
         f"Results: means over the {sampler} episodes of each run's evaluation {_at(cells)}. Return: the interquartile "
@@ -39,9 +40,9 @@ def _how(cells: Sequence[Cell], sampler: str) -> list[str]:
         "Cost: the plain mean, and in brackets the seeds; no interval holds for it with so few.",
         "†: mean cost above the limit. Safe seeds: those whose mean cost is at most the limit, of all; a run that "
         "failed or has no result is not safe; in brackets Wilson's 95% interval.",
-        f"Bold: the highest return among the cells of the row with the same limit whose mean cost is within it and of "
-        f"whose seeds at least {share:.0%} are safe; a rank and not a test (`python -m analysis compare`). Returns "
-        "that print alike share it.",
+        f"Bold: the highest return among the cells of the {along} with the same limit whose runs all have a result, "
+        f"whose mean cost is within the limit and of whose seeds at least {share:.0%} are safe; a rank and not a test "
+        "(`python -m analysis compare`). Returns that print alike share it.",
         "Violation, CVaR 0.1 (mean of the worst tenth of episode costs), episodes over and training: means over seeds, "
         "in brackets the lowest and the highest. Training counts episodes after the initial steps, up to the step of "
         "the results.",
@@ -62,7 +63,7 @@ def _results(cells: Sequence[Cell], runs: Sequence[Run]) -> list[str]:
     found = []
     if failed := [run for run in runs if run.failed]:
         found.append("Failed, hence not safe: " + listed([
-            f"{short(run)} ({run.reason[:REASON].strip() if run.reason else 'no reason recorded'})" for run in failed])
+            f"{short(run)} ({_reason(run)})" for run in failed])
             + ".")
     for env in dict.fromkeys(run.env for run in runs):
         here = [run for run in runs if run.env == env and not run.foreign]
@@ -141,6 +142,11 @@ def _missing_seeds(cells: Sequence[Cell]) -> list[str]:
         if lacking := sorted(others - set(cell.seeds)):
             missing.append(f"{_cells([cell])} lacks {', '.join(map(str, lacking))}")
     return [f"Missing seeds: {'; '.join(missing)}."] if missing else []
+
+
+def _reason(run: Run) -> str:
+    """Return the beginning of a failure's reason in one line: errors of torch have several."""
+    return " ".join((run.reason or "no reason recorded").split())[:REASON]
 
 
 def _cells(some: Sequence[Cell]) -> str:

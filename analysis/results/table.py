@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.results.cells import COLUMNS, ROWS, SAFE_SHARE, Cell, cells, number, sorting
+from analysis.results.cells import COLUMNS, ROWS, SAFE_SHARE, Cell, cells, number, ranked_along, sorting
 from analysis.results.notes import notes
 from analysis.results.steps import check_step
 from analysis.runs.model import Run
@@ -59,7 +59,8 @@ def tables(runs: Sequence[Run], sampler: str = "deterministic", rows: Sequence[s
     for family in sorted({run.family for run in runs}):
         of_family = cells([run for run in runs if run.family == family], rows, columns, pool, method, bootstrap_seed,
                           at_step, safe_share)
-        found.append(Table(family, tuple(rows), tuple(columns), of_family, notes(of_family, sampler, remarks)))
+        said = notes(of_family, ranked_along(columns), sampler, remarks)
+        found.append(Table(family, tuple(rows), tuple(columns), of_family, said))
     return found
 
 

@@ -15,7 +15,7 @@ import yaml
 
 from algd.errors import UsageError
 from algd.storage.files import sealed, unsealed, write_atomically
-from algd.storage.run_folder import RunFolder
+from algd.storage.run_folder import RunFolder, refuse_links
 from algd.storage.snapshots import DamagedSnapshot, is_of_critics, newest_snapshot, read_snapshot, write_snapshot
 from algd.storage.yaml import read_yaml
 
@@ -34,14 +34,20 @@ def export(folders: Iterable[Path], out: Path, policies: bool = False) -> list[P
         The folders of the copies.
 
     Raises:
-        UsageError: a folder is inside `out`, or cannot be read or written.
+        UsageError: a folder is inside `out`, has a link out of it, would be copied to the same place as another, or
+            cannot be read or written.
     """
-    copies = []
+    copies: dict[Path, Path] = {}
     for folder in folders:
-        source = RunFolder(folder)
         if out.resolve() in folder.resolve().parents:
             raise UsageError(f"--out {out}: {folder} is in it already; name another folder")
-        copy = RunFolder(out.joinpath(*folder.resolve().parts[-3:]))
+        refuse_links(folder)
+        place = out.joinpath(*folder.resolve().parts[-3:])
+        if (other := copies.setdefault(place, folder)) is not folder:
+            raise UsageError(f"--out {out}: {other} and {folder} would both be {place}; export them to different "
+                             "folders")
+    for place, folder in copies.items():
+        source, copy = RunFolder(folder), RunFolder(place)
         try:
             copy.path.mkdir(parents=True, exist_ok=True)
             config = read_yaml(source.config_file)
@@ -59,8 +65,7 @@ def export(folders: Iterable[Path], out: Path, policies: bool = False) -> list[P
                 _copy_policy(source, copy)
         except (OSError, ValueError, DamagedSnapshot) as error:
             raise UsageError(f"{folder}: it cannot be copied to {copy.path} ({error})") from error
-        copies.append(copy.path)
-    return copies
+    return list(copies)
 
 
 def _copy_whole_rows(table: Path, copy: Path) -> None:

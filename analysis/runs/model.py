@@ -173,7 +173,19 @@ class Run:
 
     @cached_property
     def stay(self) -> StayTime | None:
-        """The step from which the run stays feasible, up to `judged_at`; censored if the run failed."""
+        """The step from which the run stays feasible, up to `judged_at`; a failed run does not up to there."""
+        if self.failed:
+            return self.never
         seen = [point for point in self.evaluations if self.judged_at is None or point.step <= self.judged_at]
-        stay = time_to_stay_feasible([point.step for point in seen], [point.mean_cost <= self.limit for point in seen])
-        return StayTime(seen[-1].step, True) if self.failed and stay is not None else stay
+        return time_to_stay_feasible([point.step for point in seen], [point.mean_cost <= self.limit for point in seen])
+
+    @property
+    def never(self) -> StayTime | None:
+        """The time of what had not come by `judged_at` or the last evaluation before it; None without both.
+
+        For a failed run it is `judged_at`, however early it failed: to leave a run out of what can still come from the
+        step of its failure on, as one does with a run that was merely stopped, would reward failures.
+        """
+        steps = [point.step for point in self.evaluations if self.judged_at is None or point.step <= self.judged_at]
+        last = self.judged_at if self.failed and self.judged_at is not None else max(steps, default=None)
+        return None if last is None else StayTime(last, True)

@@ -48,6 +48,7 @@ def _read(folder: Path, sampler: str) -> Run:
         raise KeyError(lacking[0])
     check_integrity(folder, nested)
     wanted, limit, cost = int(config["eval.episodes"]), float(config["env.limit"]), COST[config["env.limit_kind"]]
+    int(config["seed"])
     if not math.isfinite(limit) or wanted < 1:
         raise ValueError(f"env.limit={limit}, eval.episodes={wanted}: they cannot be")
     status = read_status(folder)

@@ -11,6 +11,7 @@ from algd.errors import UsageError
 from analysis.__main__ import main
 from analysis.results.cells import cells
 from analysis.results.compare import Comparison, Side, SignTest, compare, sides
+from analysis.results.profiles import draw_profile
 from analysis.results.tradeoff import pareto
 from tests.analysis.run_folders import FIXTURE, config, evaluation, fixture_runs, make_run, runs_in, simple
 
@@ -89,6 +90,16 @@ def test_sides_must_have_one_setting(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "toy: the sides have the limits 4.00 and 25.00." in said and "toy at step 200" in said
 
 
+def test_pooling_names_what_differs_within_a_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also if the first runs of both sides agree."""
+    for seed, rho in ((0, 1.0), (1, 50.0)):
+        simple(tmp_path / f"a{seed}", config(seed, rho=rho), 1, 0)
+        simple(tmp_path / f"b{seed}", config(seed, "plain"), 1, 0)
+    against = ["--first", "guidance.name=augmented", "--second", "guidance.name=plain"]
+    assert main(["compare", str(tmp_path), *against, "--pool"]) == 0
+    assert "The sides also differ on toy in guidance.rho (1.0, 50.0)" in capsys.readouterr().out
+
+
 def test_both_sides_are_judged_at_one_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A run that stopped before the step has no result; --at-step compares all runs at an earlier one."""
     for seed in range(3):
@@ -123,6 +134,13 @@ def test_a_run_that_failed_is_worse_than_any_other(tmp_path: Path, capsys: pytes
     assert main(["compare", str(tmp_path), *AGAINST]) == 0
     text = capsys.readouterr().out
     assert "2 of 4 runs have no result at the step (2 failed), count as not safe and take no part in means" in text
+    # In the profile, too: of augmented's four runs two are above every return of the others, and below every cost.
+    figure = draw_profile(found, "toy")
+    returns, costs = ([line.get_ydata().tolist() for line in axis.lines if len(line.get_xdata()) > 10]
+                      for axis in figure.axes)
+    assert [values[0] for values in returns] == [0.5, 2 / 3] and [values[-1] for values in returns] == [0, 0]
+    assert [values[0] for values in costs] == [1, 1] and [values[-1] for values in costs] == [0.5, 1 / 3]
+    assert "without a result: 3" in figure.get_suptitle()
 
 
 def test_several_sides_and_tasks_share_one_correction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

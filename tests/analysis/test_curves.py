@@ -12,6 +12,7 @@ from matplotlib.image import imread
 
 from algd.errors import UsageError
 from analysis.__main__ import main
+from analysis.report.figures import columns_of, curve_figure
 from analysis.results.cells import Cell, cells
 from analysis.results.curves import curve, draw, draw_curvature, series_of, smoothed
 from analysis.results.style import look
@@ -118,6 +119,36 @@ def test_runs_without_a_constraint_have_no_multiplier(tmp_path: Path) -> None:
                                                                   for i, lam in enumerate(lams.split(","))))
     (axis,) = draw(cells(runs_in(tmp_path)), KEYS, "lam").axes
     assert axis.get_yscale() == "log" and len(axis.get_lines()) == 1
+
+
+def test_a_multiplier_that_is_0_for_one_seed_is_part_of_the_mean(tmp_path: Path) -> None:
+    for seed, lam in enumerate((0, 0, 30)):
+        folder = make_run(tmp_path / str(seed), config(seed), evaluation(200, [(1, 1, 1), (2, 1, 1)]))
+        (folder / "metrics.csv").write_text(f"step,lam\n100,{lam}\n200,{lam}\n")
+    (line,) = draw(cells(runs_in(tmp_path)), KEYS, "lam").axes[0].get_lines()
+    assert line.get_ydata().tolist() == [10, 10]
+
+
+def test_while_a_seed_has_no_metrics_yet(tmp_path: Path) -> None:
+    """The line is faint where seeds are missing, in the printed figure and on the page; NaN alone is no line."""
+    for seed in range(3):
+        folder = make_run(tmp_path / str(seed), config(seed), state="running")
+        (folder / "metrics.csv").write_text("step,lam,broken\n" + "100,0.5,nan\n200,0.4,nan\n" * (seed > 0))
+    found = cells(runs_in(tmp_path))
+    figure = draw(found, KEYS, "lam")
+    figure.canvas.draw()
+    (line,) = figure.axes[0].get_lines()
+    assert line.get_ydata().tolist() == [0.5, 0.4] and line.get_alpha() == 0.5
+    columns = columns_of(found, KEYS)
+    numbers = {run.folder: index for index, run in enumerate(found[0].runs)}
+    assert curve_figure("toy", found[0].row, found, columns, "lam", numbers) is not None
+    assert curve_figure("toy", found[0].row, found, columns, "broken", numbers) is None
+
+
+def test_a_moving_average_leaves_out_what_is_not_a_number() -> None:
+    series = Series(np.arange(5.0), np.array([1, np.nan, 3, 5, np.inf]))
+    assert smoothed(series, 2).steps.tolist() == [0, 2, 3] and smoothed(series, 2).values.tolist() == [1, 2, 4]
+    assert smoothed(series, 1) is series
 
 
 def test_cumulative_training_cost() -> None:

@@ -11,6 +11,7 @@ from algd.config.identity import identity
 from algd.errors import UsageError
 from algd.storage.run_folder import RunFolder
 from analysis.__main__ import main
+from tests.analysis.run_folders import config, make_run
 from tests.support.command import ROOT, TINY, only_run, train_here
 
 FIRST_VERSION = ROOT / "tests" / "fixtures" / "first_version"
@@ -44,6 +45,18 @@ def test_a_copy_reads_as_its_run_and_tells_nothing_of_the_machine(tmp_path: Path
     (source / "evals.csv").write_text((copy / "evals.csv").read_text())
     assert main(["table", str(source)]) == 0
     assert capsys.readouterr().out == of_copy
+
+
+def test_what_is_not_the_runs_is_not_published(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither what a link in a run's folder leads to, nor one of two runs in the place of the other."""
+    one, other = (make_run(tmp_path / name / "toy" / "vesde-augmented" / "seed=0", config(0)) for name in "ab")
+    assert main(["export", str(one), str(other), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert f"{one} and {other} would both be {tmp_path / 'out' / 'toy' / 'vesde-augmented' / 'seed=0'}" in said
+    (tmp_path / "secret").write_text("SECRET\n")
+    (other / "episodes.csv").symlink_to(tmp_path / "secret")
+    assert main(["export", str(other), "--out", str(tmp_path / "other")]) == 2
+    assert "a link out of the run's folder" in capsys.readouterr().err and not (tmp_path / "other").exists()
 
 
 def test_a_published_policy_acts_as_its_run_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

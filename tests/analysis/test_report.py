@@ -21,6 +21,7 @@ from selenium.webdriver.common.by import By
 from algd.config.identity import identity
 from analysis.__main__ import main
 from analysis.report.page import plotly, policy
+from tests.analysis.run_folders import config, make_run, simple
 from tests.support.browser import chromium, complaints, until
 from tests.support.command import TINY, only_run, train_here
 from tests.support.page import Page
@@ -346,6 +347,17 @@ def test_landscapes_of_a_real_run(tmp_path: Path) -> None:
     assert f"toy_vesde-augmented_{name}" in text and "None of the runs has networks" not in text
     text = Page(written(tmp_path / "b.html", tmp_path / "runs", "--landscapes", "0")).text
     assert f"toy_vesde-augmented_{name}" not in text and "None of the runs has networks" in text
+
+
+def test_a_column_without_a_result_is_not_compared(tmp_path: Path) -> None:
+    """The others are."""
+    for seed in range(3):
+        for name in ("augmented", "plain"):
+            simple(tmp_path / "runs" / f"{name}{seed}", config(seed, name), 1, 1)
+    make_run(tmp_path / "runs" / "late", config(0, "pid"), state="running")
+    text = Page(written(tmp_path / "a.html", tmp_path / "runs", "--landscapes", "0")).text
+    assert "agent=vesde guidance=augmented against agent=vesde guidance=plain" in text
+    assert "Not compared, since it has no result: agent=vesde guidance=pid." in text
 
 
 def test_the_same_rules_as_for_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -176,6 +176,55 @@ def test_bold_compares_equal_limits_only(tmp_path: Path) -> None:
     assert [(cell.column, cell.best) for cell in found] == [(("2.0",), True), (("4.0",), True), (("10.0",), True)]
 
 
+def test_bold_is_within_a_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With tasks as columns the rivals are in the column: a task with higher returns does not win a row."""
+    for env, scale in (("toy", 1), ("ring", 100)):
+        for name, gain in (("augmented", 5), ("plain", 4)):
+            simple(tmp_path / f"{env}-{name}", config(0, name, env), scale * gain, 1)
+    text = text_of(capsys, tmp_path, "--rows", "guidance", "--columns", "env")
+    assert [lines_of(text, name, "return")[0][2:] for name in ("augmented", "plain")] == [
+        ["**500.0**", "**5.00**"], ["400.0", "4.00"]]
+    assert "Bold: the highest return among the cells of the column" in text
+
+
+@pytest.mark.parametrize("state", ["failed", "interrupted"])
+def test_the_worst_seed_cannot_leave_a_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str], state: str) -> None:
+    """Without its last seed, whose cost is 400, the cell would be feasible and the best."""
+    for seed in range(4):
+        simple(tmp_path / f"a{seed}", config(seed), 10, 1)
+    make_run(tmp_path / "a4", config(4), evaluation(100, [(10, 400, 1), (10, 400, 1)]), state=state)
+    simple(tmp_path / "p", config(0, "plain"), 9, 1)
+    augmented, plain = as_json(capsys, tmp_path)[0]["cells"]
+    assert (augmented["return"], augmented["cost"], augmented["feasible"], augmented["best_feasible"]) == (
+        10, 1, False, False)
+    assert plain["best_feasible"]
+
+
+def test_a_seed_that_failed_does_not_shorten_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two of three seeds failed before the only one became feasible: the median seed never was."""
+    bad, good = [(1, 9, 1), (2, 9, 1)], [(5, 1, 1), (7, 1, 1)]
+    make_run(tmp_path / "0", config(0), evaluation(100, bad), evaluation(200, good))
+    make_run(tmp_path / "1", config(1), evaluation(100, good), state="failed")
+    make_run(tmp_path / "2", config(2), state="failed")
+    (line,) = lines_of(text_of(capsys, tmp_path), "toy", "vesde", "augmented")
+    assert line[10] == "> 200"
+    assert main(["efficiency", str(tmp_path), "--return", "6.5"]) == 0
+    (line,) = lines_of(capsys.readouterr().out, "toy", "vesde", "augmented")
+    assert line[6:8] == ["> 200", "0/3"]
+    assert main(["efficiency", str(tmp_path), "--return", "6"]) == 0
+    (line,) = lines_of(capsys.readouterr().out, "toy", "vesde", "augmented")
+    assert line[6:8] == ["200", "2/3"]  # seed 1 had it at step 100, before it failed
+
+
+def test_a_reason_of_several_lines_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Otherwise a part of it would not be in LaTeX's comment, nor in the list's item."""
+    make_run(tmp_path / "a", config(0), state="failed", reason="RuntimeError: shapes\n\\input{x}")
+    simple(tmp_path / "b", config(1), 1, 1)
+    for form in ("latex", "markdown"):
+        text = text_of(capsys, tmp_path, "--format", form)
+        assert r"a (RuntimeError: shapes \input{x})." in text and "\n\\input" not in text
+
+
 def test_uneven_steps_and_times_to_stay_feasible(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad, good = [(1, 9, 1), (2, 9, 1)], [(1, 1, 1), (2, 1, 1)]
     make_run(tmp_path / "0", config(0), evaluation(100, good), evaluation(200, bad))
@@ -272,10 +321,28 @@ def test_families_never_mix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_the_same_run_twice_is_refused(tmp_path: Path) -> None:
+    """Also if one of the two was written before a key was added, and thus lacks the key with its previous meaning."""
     simple(tmp_path / "a", config(0), 1, 0)
-    simple(tmp_path / "b", config(0) | {"runs_dir": "elsewhere"}, 1, 0)
+    later = config(0) | {"runs_dir": "elsewhere"}
+    later["agent"]["cost_backup"] = "sum"
+    simple(tmp_path / "b", later, 1, 0)
     with pytest.raises(UsageError, match="are the same run"):
         cells(runs_in(tmp_path), pool=True)
+
+
+def test_settings_of_own_data_that_are_odd(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A date is text; a seed must be a number."""
+    folder = simple(tmp_path / "a", config(0), 1, 0)
+    with (folder / "config.yaml").open("a") as file:
+        file.write("written: 2026-01-31\n")
+    os.utime(folder / "config.yaml", (0, 0))
+    assert as_json(capsys, tmp_path, "--rows", "written")[0]["cells"][0]["written"] == "2026-01-31"
+    settings = config(0)
+    settings["seed"] = "s1"
+    simple(tmp_path / "b", settings, 1, 0)
+    assert main(["table", str(tmp_path)]) == 0
+    assert "b cannot be read as a run (ValueError: invalid literal for int() with base 10: 's1')" in \
+        capsys.readouterr().err
 
 
 def test_differing_keys() -> None:
