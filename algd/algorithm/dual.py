@@ -32,7 +32,10 @@ class Signals(NamedTuple):
 
 
 class DualRule(Protocol):
-    """λ, and its updates. A rule uses one of the signals and ignores the others."""
+    """λ, and its updates. A rule uses one of the signals and ignores the others.
+
+    A rule whose λ depends on the state says so by `statewise = True` in its class.
+    """
 
     optimizers: dict[str, torch.optim.Optimizer]
     """Part of a checkpoint, besides the module's state."""
@@ -248,6 +251,7 @@ class Statewise(nn.Module):
         observation_size: s.
     """
 
+    statewise = True
     value: Tensor
 
     def __init__(self, hidden_sizes: Annotated[list[PositiveInt], Field(min_length=1)], learning_rate: Rate,

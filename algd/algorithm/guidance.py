@@ -4,15 +4,16 @@
 `guidance/dual=...` names its `dual`.
 """
 
+import inspect
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import FiniteFloat, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from algd.algorithm import lagrangian
-from algd.algorithm.dual import DualRule, Fixed, Positive, Signals, Statewise
+from algd.algorithm.dual import DualRule, Fixed, Positive, Signals
 
 Kind = Literal["none", "plain", "augmented"]
 Level = Literal["pointwise", "batch"]
@@ -49,7 +50,7 @@ class Guidance(nn.Module):
     @property
     def is_statewise(self) -> bool:
         """Whether λ is a function of the state."""
-        return isinstance(self.dual, Statewise)
+        return bool(getattr(self.dual, "statewise", False))
 
     def lagrangian(self, q: Tensor, qc: Tensor, lam: Tensor | None = None) -> Tensor:
         """The energy at reward values q and cost values qc, of the same shape."""
@@ -86,6 +87,17 @@ class Guidance(nn.Module):
 Dual = Callable[..., DualRule]
 
 
+def accepted(function: Callable[..., Any], **offered: Any) -> dict[str, Any]:
+    """The arguments that a function accepts; a user's need not take all."""
+    parameters = inspect.signature(function).parameters
+    everything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return {name: value for name, value in offered.items() if everything or name in parameters}
+
+
+def _rule(dual: Dual, threshold: float, limit: float, observation_size: int) -> DualRule:
+    return dual(**accepted(dual, threshold=threshold, limit=limit, observation_size=observation_size))
+
+
 def none(name: str, *, threshold: FiniteFloat, limit: NonNegativeFloat, observation_size: PositiveInt = 1) -> Guidance:
     """No constraint: E = −Q. The cost critics are still trained and logged."""
     return Guidance("none", Fixed(0.0), threshold)
@@ -94,15 +106,13 @@ def none(name: str, *, threshold: FiniteFloat, limit: NonNegativeFloat, observat
 def plain(name: str, dual: Dual, level: Level = "pointwise", *, threshold: FiniteFloat, limit: NonNegativeFloat,
           observation_size: PositiveInt = 1) -> Guidance:
     """E = L. Both levels are the same for L; `level` exists so that sweeps can set it."""
-    return Guidance("plain", dual(threshold=threshold, limit=limit, observation_size=observation_size), threshold,
-                    level=level)
+    return Guidance("plain", _rule(dual, threshold, limit, observation_size), threshold, level=level)
 
 
 def augmented(name: str, rho: Positive, level: Level, dual: Dual, *, threshold: FiniteFloat, limit: NonNegativeFloat,
               observation_size: PositiveInt = 1) -> Guidance:
     """E = L_A, pointwise or of the batch."""
-    rule = dual(threshold=threshold, limit=limit, observation_size=observation_size)
-    return Guidance("augmented", rule, threshold, rho, level)
+    return Guidance("augmented", _rule(dual, threshold, limit, observation_size), threshold, rho, level)
 
 
 def reachability(name: str, cost_backup: Literal["reach"], dual: Dual, *, threshold: FiniteFloat,
@@ -112,4 +122,4 @@ def reachability(name: str, cost_backup: Literal["reach"], dual: Dual, *, thresh
     Args:
         cost_backup: what the agent's cost critics must learn; it sets agent.cost_backup.
     """
-    return Guidance("plain", dual(threshold=threshold, limit=limit, observation_size=observation_size), threshold)
+    return Guidance("plain", _rule(dual, threshold, limit, observation_size), threshold)

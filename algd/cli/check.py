@@ -37,6 +37,7 @@ def check(config: DictConfig) -> int:
         UsageError: the configuration is wrong, or a part cannot be built.
     """
     checked = resolve(config)
+    torch.set_num_threads(1 if checked["threads"] == "auto" else checked["threads"])
     task = build_task(checked)
     agent = _agent(checked, task)
     names = {group: checked[group]["name"] for group in ("guidance", "agent", "env")}
@@ -45,7 +46,8 @@ def check(config: DictConfig) -> int:
         "environment": lambda: _environment(task), "dtype": lambda: _dtype(agent.guidance),
         "shape": lambda: _shape(agent.guidance), "slope": lambda: _slope(agent.guidance),
         "extremes": lambda: _extremes(agent.guidance), "policy": lambda: _policy(agent, task),
-        "resume": lambda: _resume(checked, task), "speed": lambda: _speed(checked, task)}
+        "learning": lambda: _learning(checked, task), "resume": lambda: _resume(checked, task),
+        "speed": lambda: _speed(checked, task)}
     failed = 0
     for name, test in tests.items():
         try:
@@ -80,24 +82,25 @@ def _weight(guidance: Guidance, qc: Tensor) -> Tensor:
 
 
 def _environment(task: Task) -> str:
-    """The same seed and actions give the same episode, which an exact resume needs."""
+    """An episode ends, and the same seed and actions give the same one, which an exact resume needs."""
     probe(task)
+    space = task.action_space
 
-    def episode() -> list[Any]:
+    def episode(most: int) -> list[Any]:
         random = np.random.default_rng(0)
         seen = [np.asarray(task.reset(seed=0)[0]).tolist()]
-        for _ in range(STEPS):
-            action = random.uniform(task.action_space.low, task.action_space.high).astype(np.float32)
-            observation, reward, terminated, truncated, info = task.step(action)
+        for _ in range(most):
+            observation, reward, terminated, truncated, info = task.step(
+                random.uniform(space.low, space.high).astype(space.dtype))
             seen.append((np.asarray(observation).tolist(), reward, info["cost"]))
             if terminated or truncated:
                 break
         return seen
 
-    first = episode()
-    _require(episode() == first, "the same seed and the same actions gave another episode: a run that is resumed "
-             "cannot come back to where it was")
-    count = len(first) - 1
+    first, again = episode(task.budget.horizon), episode(STEPS)
+    _require(first[:len(again)] == again, "the same seed and the same actions gave another episode: a run that is "
+             "resumed cannot come back to where it was")
+    count = len(again) - 1
     return f"{count} step{'s' * (count != 1)}, the same twice; observations {task.observation_space.shape}"
 
 
@@ -169,6 +172,20 @@ def _batch(config: Mapping[str, Any], task: Task) -> Batch:
     rest = torch.rand(size, 4, generator=random)
     flags = torch.zeros(size)
     return Batch(observations[0], action, rest[:, 0], rest[:, 1], observations[1], flags, flags)
+
+
+def _learning(config: Mapping[str, Any], task: Task) -> str:
+    """Every trainable network is changed by updates. λ may be constant, and is part of the guidance."""
+    agent, batch, noise = _agent(config, task), _batch(config, task), RandomGenerator(0)
+    before = {name: value.detach().clone() for name, value in agent.named_parameters()
+              if value.requires_grad and not name.startswith("guidance.")}
+    for _ in range(UPDATES):
+        agent.update(batch, noise)
+    after = dict(agent.named_parameters())
+    changed = {name.partition(".")[0] for name, value in before.items() if not torch.equal(value, after[name])}
+    same = sorted({name.partition(".")[0] for name in before} - changed)
+    _require(not same, f"{UPDATES} updates did not change {', '.join(same)}")
+    return f"{UPDATES} updates changed {', '.join(sorted(changed))}"
 
 
 def _resume(config: Mapping[str, Any], task: Task) -> str:

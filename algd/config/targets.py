@@ -97,19 +97,16 @@ def check_target(node: Any, key: str, supplied: set[str], partial: bool = False,
         raise UsageError(f"{key}._partial_={node.get('_partial_')!r}: it should be {str(partial).lower()}")
     if node.get("_convert_", "all") != "all":
         raise UsageError(f"{key}._convert_={node['_convert_']!r}: it should be all")
-    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
-    parameters = [p for p in inspect.signature(target).parameters.values()]
-    names = {p.name for p in parameters}
+    parameters, hints = _parameters(target)
     values = {k: v for k, v in node.items() if not k.startswith("_")}
     for name in values:
-        if name not in names:
-            known = sorted(names - supplied)
+        if name not in parameters:
+            known = sorted(parameters.keys() - supplied)
             raise UsageError(f"{key}.{name} is not a key of {key}={node.get('name', node['_target_'])}; "
                              f"its keys are {', '.join(known)}")
     nested = {k: check_target(v, f"{key}.{k}", supplied, get_origin(hints.get(k)) is Callable, listed)
               for k, v in values.items() if f"{key}.{k}" in PLACES}
-    wanted = tuple(p.name for p in parameters
-                   if p.name not in nested and (p.name in values or p.name not in supplied))
+    wanted = tuple(name for name in parameters if name not in nested and (name in values or name not in supplied))
     checked = validated(_arguments(target, wanted), {k: v for k, v in values.items() if k not in nested}, key)
     if key in MADE_AT_ONCE:
         try:
@@ -122,10 +119,29 @@ def check_target(node: Any, key: str, supplied: set[str], partial: bool = False,
 
 
 @cache
+def _parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
+    """The parameters and annotations of a function or class, by name.
+
+    A constructor's `**others` stand for those of the next class: a subclass usually passes them on.
+    """
+    makers = [vars(kind)["__init__"] for kind in target.__mro__ if "__init__" in vars(kind)] \
+        if inspect.isclass(target) else [target]
+    parameters: dict[str, inspect.Parameter] = {}
+    hints: dict[str, Any] = {}
+    for maker in makers:
+        own = list(inspect.signature(maker).parameters.values())[inspect.isclass(target):]
+        variable = [p.kind for p in own if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        parameters |= {p.name: p for p in own if p.kind not in variable and p.name not in parameters}
+        hints = get_type_hints(maker, include_extras=True) | hints
+        if inspect.Parameter.VAR_KEYWORD not in variable:
+            break
+    return parameters, hints
+
+
+@cache
 def _arguments(target: Callable[..., Any], names: tuple[str, ...]) -> type[BaseModel]:
     """The model of these arguments of a function or class: made once, since a sweep checks thousands."""
-    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
-    parameters = inspect.signature(target).parameters
+    parameters, hints = _parameters(target)
     fields: dict[str, Any] = {name: (hints.get(name, Any), ... if parameters[name].default is inspect.Parameter.empty
                                      else parameters[name].default) for name in names}
     return create_model("Arguments", __config__=STRICT, **fields)

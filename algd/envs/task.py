@@ -14,7 +14,7 @@ from algd.errors import NumericalError, RunError, SimulatorError, UsageError
 
 Family = Literal["paper", "stock", "toy", "other"]
 EPISODES = 10
-"""So many first episodes whose cost's return ended at one and the same step say that it always does."""
+"""So many first episodes whose cost's return ended at the horizon say that it always does."""
 
 
 class Task(gymnasium.Wrapper):
@@ -26,7 +26,8 @@ class Task(gymnasium.Wrapper):
         reward_done  bool, the reward's return ends here (no bootstrap in the reward target)
         cost_done    bool, the cost's return ends here (no bootstrap in the cost target)
 
-    An environment may set the last two itself; otherwise both are `terminated`. A time limit ends neither.
+    An environment may set the last two itself; otherwise both are `terminated`. A time limit ends neither. All arrays
+    and the info are copies, since an environment may go on to change its own.
 
     Args:
         env: the environment; its info must hold "cost".
@@ -40,8 +41,9 @@ class Task(gymnasium.Wrapper):
         NumericalError  an observation, a reward or a cost is not finite
 
     Raises:
-        UsageError: the spaces are not a flat finite box of actions and flat observations (at once), a step reports no
-            cost (at that step), or the cost's return does not end where the budget says (at an episode's end).
+        UsageError: the spaces are not a flat finite box of real actions and flat observations (at once); an observation
+            does not fit its space, a reward or cost is not a number or is missing, or the episode goes on after the
+            horizon (at that step); the cost's return does not end where the budget says (at an episode's end).
     """
 
     observation_space: gymnasium.spaces.Box  # type: ignore[override]
@@ -54,26 +56,30 @@ class Task(gymnasium.Wrapper):
         if not (isinstance(observations, gymnasium.spaces.Box) and len(observations.shape) == 1):
             raise UsageError(f"env={name}: observations are {observations}, but a flat Box is needed")
         if not (isinstance(actions, gymnasium.spaces.Box) and len(actions.shape) == 1
-                and np.all(np.isfinite(actions.low)) and np.all(np.isfinite(actions.high))):
-            raise UsageError(f"env={name}: actions are {actions}, but a flat Box with finite bounds is needed")
+                and np.all(np.isfinite(actions.low)) and np.all(np.isfinite(actions.high))
+                and np.issubdtype(actions.dtype, np.floating)):
+            raise UsageError(f"env={name}: actions are {actions}, but a flat Box of floats with finite bounds is "
+                             "needed")
         self._innermost, self._steps = env.unwrapped, 0
         self._seed: int | None = None
-        self._ended_at: list[int | None] = []  # of the first episodes: the step at which the cost's return ended
+        self._ended: list[bool] = []  # of the first episodes: whether the cost's return ended at the horizon
 
     def reset(self, *, seed: int | None = None,
               options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         self._seed, self._steps = seed, 0
         with self._guarded():
-            observation, info = self.env.reset(seed=seed, options=options)
+            given, info = self.env.reset(seed=seed, options=options)
+            observation, info = np.array(given), dict(info)
+        self._check_observation(observation)
         if not np.isfinite(observation).all():
-            raise NumericalError(f"env={self.name} returned observation {np.asarray(observation).tolist()} in "
-                                 f"{self._place()}")
+            raise NumericalError(f"env={self.name} returned observation {observation.tolist()} in {self._place()}")
         return observation, info
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self._steps += 1
         with self._guarded():
-            observation, reward, terminated, truncated, info = self.env.step(action)
+            given, reward, terminated, truncated, info = self.env.step(np.array(action))
+            observation, info = np.array(given), dict(info)
         # Safety-Gymnasium catches exceptions of its simulator, and reports them here.
         if info.get("cost_exception"):
             raise SimulatorError(f"env={self.name} reported an exception of its simulator in {self._place()}")
@@ -83,16 +89,37 @@ class Task(gymnasium.Wrapper):
         if "cost" not in info:
             raise UsageError(f'env={self.name} reports no cost: its steps\' info has {sorted(info) or "no keys"}, '
                              'but "cost" is needed')
-        info["cost"] = float(info["cost"])
+        self._check_observation(observation)
+        reward, info["cost"] = self._number("reward", reward), self._number("cost", info["cost"])
         info.setdefault("reward_done", bool(terminated))
         info.setdefault("cost_done", bool(terminated))
-        reward = float(reward)
         if not (np.isfinite(observation).all() and math.isfinite(reward) and math.isfinite(info["cost"])):
             raise NumericalError(f"env={self.name} returned reward {reward}, cost {info['cost']} and observation "
-                                 f"{np.asarray(observation).tolist()} in {self._place()}")
-        if (terminated or truncated) and self.budget.kind == "episode":
-            self._check_cost_return(bool(info["cost_done"]))
+                                 f"{observation.tolist()} in {self._place()}")
+        if terminated or truncated:
+            if self.budget.kind == "episode":
+                self._check_cost_return(bool(info["cost_done"]))
+        elif self._steps >= self.budget.horizon:
+            raise UsageError(f"env={self.name}: the episode with seed {self._seed} goes on after step {self._steps}, "
+                             "its horizon; gymnasium.wrappers.TimeLimit truncates it there, or another horizon is "
+                             "right")
         return observation, reward, bool(terminated), bool(truncated), info
+
+    def _check_observation(self, observation: np.ndarray) -> None:
+        """Check that an observation is one of its space."""
+        if observation.shape != self.observation_space.shape or not np.issubdtype(observation.dtype, np.number):
+            raise UsageError(f"env={self.name} returned an observation of type {observation.dtype} and shape "
+                             f"{observation.shape} in {self._place()}; its observation_space is of shape "
+                             f"{self.observation_space.shape}")
+
+    def _number(self, what: str, value: Any) -> float:
+        """A reward or a cost as a number."""
+        try:
+            return float(value)
+        except (TypeError, ValueError) as error:
+            shown = " ".join(str(value).split())[:100]
+            raise UsageError(f"env={self.name} returned {what} {shown} in {self._place()}; one number is needed") \
+                from error
 
     def _check_cost_return(self, ended: bool) -> None:
         """Check that the cost's return at an episode's end is as assumed for the threshold."""
@@ -101,12 +128,13 @@ class Task(gymnasium.Wrapper):
             raise UsageError(f"{claimed}: env={self.name} truncated an episode at step {self._steps}, after which the "
                              "cost's return continues; env.cost_return=bootstraps is right for it, or an environment "
                              "that terminates there")
-        if self.budget.cost_return == "bootstraps" and len(self._ended_at) < EPISODES:
-            self._ended_at.append(self._steps if ended else None)
-            if len(self._ended_at) == EPISODES and ended and len(set(self._ended_at)) == 1:
-                raise UsageError(f"{claimed}: env={self.name} ended the cost's return at step {self._steps} of each of "
-                                 f"its first {EPISODES} episodes; env.cost_return=ends env.horizon={self._steps} is "
-                                 "right for it, or an environment that truncates there")
+        # An end before the horizon is the policy's doing, also if an untrained one falls at the same step every time.
+        if self.budget.cost_return == "bootstraps" and len(self._ended) < EPISODES:
+            self._ended.append(ended and self._steps >= self.budget.horizon)
+            if len(self._ended) == EPISODES and all(self._ended):
+                raise UsageError(f"{claimed}: env={self.name} ended the cost's return at step {self._steps}, its "
+                                 f"horizon, of each of its first {EPISODES} episodes; env.cost_return=ends is right "
+                                 "for it, or an environment that truncates there")
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:

@@ -1,6 +1,5 @@
 """Building the objects that a checked configuration describes."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from hydra.utils import instantiate
 
 from algd.algorithm.agent import Agent
 from algd.algorithm.dual import EStep
+from algd.algorithm.guidance import accepted
 from algd.algorithm.normalisation import Normaliser
 from algd.algorithm.policies import ImprovingPolicy
 from algd.config.targets import locate, require_trust
@@ -50,8 +50,10 @@ def check_memory(config: Mapping[str, Any], task: Task, device: torch.device) ->
     """
     observation_size, action_size = task.observation_space.shape[0], task.action_space.shape[0]
     agent = config["agent"]
-    widest = max(*agent["critic_hidden_sizes"], *agent["cost_hidden_sizes"], observation_size + action_size)
-    samples = agent["policy"].get("mc_samples", 1)
+    # An agent of the user's need not have these keys.
+    hidden = [*agent.get("critic_hidden_sizes", []), *agent.get("cost_hidden_sizes", [])]
+    widest = max(*hidden, observation_size + action_size)
+    samples = agent.get("policy", {}).get("mc_samples", 1)
     replay, batch = 2 * observation_size + action_size + 4, widest * samples
     host = torch.device("cpu")
     for key, numbers, where in (("buffer_size", replay, host), ("buffer_size", replay, device),
@@ -67,8 +69,16 @@ def check_memory(config: Mapping[str, Any], task: Task, device: torch.device) ->
 
 
 def build_task(config: Mapping[str, Any], render_mode: str | None = None) -> Task:
-    """The task of `env`, a new instance at every call."""
-    return build(config["env"], render_mode=render_mode)
+    """The task of `env`, a new instance at every call.
+
+    Raises:
+        UsageError: it cannot be made, or is not a task.
+    """
+    made = build(config["env"], render_mode=render_mode)
+    if not isinstance(made, Task):
+        raise UsageError(f"env={config['env']['name']}: {config['env']['_target_']} returned a {type(made).__name__}; "
+                         "an algd.envs.task.Task is needed, which takes an environment and its budget")
+    return made
 
 
 def build_logger(config: Mapping[str, Any]) -> Any:
@@ -88,8 +98,9 @@ def build_agent(config: Mapping[str, Any], task: Task) -> Agent:
         raise UsageError(f"agent.cost_backup={backup}: guidance={config['guidance']['name']} needs "
                          f"agent.cost_backup={config['guidance']['cost_backup']}")
     threshold = 0.0 if backup == "reach" else task.budget.threshold(agent["cost_discount"])
-    guidance = build(config["guidance"], **_taken(config["guidance"], threshold=threshold, limit=task.budget.limit,
-                                                  observation_size=observation_size))
+    target = locate(config["guidance"]["_target_"], "guidance")
+    guidance = build(config["guidance"], **accepted(target, threshold=threshold, limit=task.budget.limit,
+                                                    observation_size=observation_size))
     normalise = config["normalise"]
     normaliser = Normaliser(observation_size, normalise["observation"], normalise["reward"], agent["discount"])
     made: Agent = build(agent, observation_size=observation_size, action_low=task.action_space.low.tolist(),
@@ -102,13 +113,6 @@ def build_agent(config: Mapping[str, Any], task: Task) -> Agent:
             raise UsageError("guidance/dual=estep: it finds the plain Lagrangian's λ, and "
                              f"guidance={config['guidance']['name']} has another energy; it is for guidance=plain")
     return made
-
-
-def _taken(node: Mapping[str, Any], **offered: Any) -> dict[str, Any]:
-    """The arguments that a node's target accepts; a user's function need not take all."""
-    parameters = inspect.signature(locate(node["_target_"], "guidance")).parameters
-    everything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    return {name: value for name, value in offered.items() if everything or name in parameters}
 
 
 def resolve_device(name: str) -> torch.device:

@@ -37,6 +37,8 @@ class Callback:
             fails; the same command resumes from the last checkpoint.
     """
 
+    on_failure: OnFailure = "drop"  # of a subclass that does not call this constructor
+
     def __init__(self, on_failure: OnFailure = "drop"):
         self.on_failure = on_failure
 

@@ -49,6 +49,19 @@ def is_finished(folder: RunFolder, config: Mapping[str, Any]) -> bool:
     return not folder.damage(identity(config))
 
 
+def check_total_steps(folder: RunFolder, config: Mapping[str, Any]) -> None:
+    """Refuse to end an unfinished run at fewer steps than it has taken: there is no evaluation of it at its end.
+
+    Raises:
+        UsageError: it has taken more.
+    """
+    status, total = folder.status(), config["total_steps"]
+    step = status.get("step", 0)
+    if not config["fresh"] and status.get("state") != "finished" and folder.is_own(status) and step > total:
+        raise UsageError(f"total_steps={total}: this unfinished run is at step {step} already; a total_steps of at "
+                         f"least {step} finishes it, and fresh=true moves its folder aside and trains from scratch")
+
+
 def say_finished(folder: RunFolder, config: Mapping[str, Any]) -> None:
     """Report that there is nothing to do, and warn if other code trained the run."""
     step = folder.status()["step"]

@@ -77,7 +77,7 @@ class LoadedAgent:
             NumericalError: an action is not finite.
         """
         states, single = self._rows(observation, self.observation_space, "observation")
-        source = RandomGenerator(noise) if isinstance(noise, int) else noise
+        source = noise if noise is None or isinstance(noise, RandomGenerator) else RandomGenerator(int(noise))
         with torch.inference_mode():
             actions = in_box(self._acting(states.detach().cpu(), source), states, self.action_space)
         answer = torch.from_numpy(actions).to(observation.device) if isinstance(observation, Tensor) else actions

@@ -11,7 +11,7 @@ from algd.algorithm.agent import Agent
 from algd.algorithm.curvature import column_names, curvature, noise_levels
 from algd.algorithm.replay import Replay
 from algd.algorithm.rng import RandomGenerator
-from algd.errors import NumericalError
+from algd.errors import NumericalError, UsageError
 from algd.run.faults.divergence import Divergence
 from algd.run.faults.simulator_errors import SimulatorErrors
 from algd.seeding import stream
@@ -27,8 +27,15 @@ class Means:
         self.count = 0
 
     def add(self, scalars: Mapping[str, Tensor]) -> Tensor:
-        """Add one update's scalars; returns them as one vector in the order of `names`, still on the device."""
+        """Add one update's scalars; returns them as one vector in the order of `names`, still on the device.
+
+        Raises:
+            UsageError: their names differ from those of the update before.
+        """
         values = torch.stack([value.detach().to(torch.float64) for value in scalars.values()])
+        if self.sums is not None and self.names != list(scalars):
+            raise UsageError(f"an update's scalars are {', '.join(scalars)}, those of the update before "
+                             f"{', '.join(self.names)}: an agent has to return the same ones in every update")
         self.names = list(scalars)
         self.sums = values.clone() if self.sums is None else self.sums.add_(values)
         self.count += 1

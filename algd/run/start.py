@@ -19,7 +19,7 @@ SAME_DIFF = "as at the start before"  # replaces a diff that is unchanged, so th
 # What determines floating-point results to the last bit, besides the versions of these packages.
 EXACTNESS = {"threads": "thread count", "device": "device", "execution": "execution", "processor": "processor",
              "cpu_capability": "instruction set", "python": "Python", "gpu": "GPU", "gpu_driver": "GPU driver"}
-EXACT_PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "safety-gymnasium")
+EXACT_PACKAGES = ("torch", "numpy", "scipy", "gymnasium", "mujoco", "safety-gymnasium")
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def inexactness(record: Mapping[str, Any], earlier: Earlier) -> list[str]:
     # Starts that were recorded before a key was known have nothing to compare.
     compared = [(what, first.get(key), record[key]) for key, what in EXACTNESS.items()
                 if key in first or key not in ("gpu", "gpu_driver")]
-    compared += [(package, first["versions"].get(package), record["versions"].get(package))
-                 for package in EXACT_PACKAGES]
+    compared += [(package, first["versions"][package], record["versions"].get(package))
+                 for package in EXACT_PACKAGES if package in first["versions"]]
     notes = [f"{what} was {then} and is {now} now: the run continues, but not bit for bit as it would have"
              for what, then, now in compared if then != now]
     if starts[-1].get("commit") != record["commit"]:
@@ -135,8 +135,8 @@ def record_start(folder: RunFolder, config: Mapping[str, Any], device: torch.dev
     threads, execution = choose(config, str(device), execution, earlier, worthwhile)
     record = start_record(threads, str(device)) | compute_record(device) | {
         "execution": execution, "goes_on": earlier.goes_on}
-    if config["trusted"]:
-        record["trusted"] = package_hashes(config["trusted"])
+    if own := [*config["trusted"], *filter(None, [str(config["env"].get("id", "")).rpartition(":")[0]])]:
+        record["trusted"] = package_hashes(own)
     notes = inexactness(record, earlier)
     record = without_repeated_diff(record | {"exact": not notes}, earlier.starts)
     if folder.meta_file.exists() and not meta:

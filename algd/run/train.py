@@ -24,7 +24,7 @@ from algd.logging.mirror import Mirror
 from algd.logging.tables import budget_of
 from algd.run.build import build, build_agent, build_logger, build_task, check_memory, resolve_device
 from algd.run.callbacks import Callback, Callbacks
-from algd.run.checks import check_identity, is_finished, say_finished
+from algd.run.checks import check_identity, check_total_steps, is_finished, say_finished
 from algd.run.clock import Clock
 from algd.run.faults.requests import Requests
 from algd.run.loading import load
@@ -70,6 +70,7 @@ def train(config: Mapping[str, Any], requests: Requests | None = None) -> int:
     check_identity(folder, config)
     if is_finished(folder, config):
         return _leave_alone(folder, config)
+    check_total_steps(folder, config)
     prepared = prepare(config)
     with contextlib.ExitStack() as stack:
         stack.callback(_open(folder, config).release)

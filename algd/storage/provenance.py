@@ -19,7 +19,7 @@ from typing import Any
 from algd import __version__
 from algd.secrets import redacted
 
-PACKAGES = ["torch", "numpy", "gymnasium", "mujoco", "safety-gymnasium", "hydra-core", "omegaconf", "wandb",
+PACKAGES = ["torch", "numpy", "scipy", "gymnasium", "mujoco", "safety-gymnasium", "hydra-core", "omegaconf", "wandb",
             "submitit", "safetensors"]
 
 

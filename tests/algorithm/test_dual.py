@@ -14,6 +14,25 @@ from algd.algorithm.dual import PID, DualRule, Fixed, LogAscent, Signal, Signals
 SIGNALS: tuple[Signal, ...] = ("replay", "policy", "episodes")
 
 
+class OwnRule(Fixed):
+    """A user's rule of the state that takes the threshold only."""
+
+    statewise = True
+
+    def __init__(self, threshold: float):
+        super().__init__(2.0)
+        self.threshold = threshold
+
+    def multiplier(self, observation: torch.Tensor | None = None) -> torch.Tensor:
+        return self.value if observation is None else observation.sum(1)
+
+
+def test_a_rule_of_ones_own_is_given_what_it_takes_and_asked_at_states() -> None:
+    made = guidance.plain("mine", OwnRule, threshold=3.0, limit=1.0, observation_size=4)
+    assert made.is_statewise and made.dual.threshold == 3.0  # type: ignore[attr-defined]
+    assert not guidance.plain("mine", partial(Fixed, 1.0), threshold=3.0, limit=1.0).is_statewise
+
+
 def signals(replay: float | list[float], policy: float | list[float] = 0.0) -> Signals:
     replay, policy = (torch.tensor([v] if isinstance(v, float) else v, dtype=torch.float64) for v in (replay, policy))
     return Signals(torch.zeros(len(replay), 1), replay, policy)

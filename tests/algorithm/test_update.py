@@ -33,6 +33,35 @@ def small_agent(*overrides: str) -> Agent:
     return agent
 
 
+@pytest.mark.parametrize("agent", ["vesde", "gaussian"])
+def test_two_threads_give_the_same_bits_each_time(agent: str) -> None:
+    """At the default sizes, for which torch divides its operations among threads."""
+    config = compose("env=toy", "logger=none", f"agent={agent}")
+    random = torch.Generator().manual_seed(1)
+    size = config["batch_size"]
+    batch = Batch(*(torch.randn(size, *columns, generator=random) for columns in ([5], [2], [], [], [5])),
+                  *torch.zeros(2, size))
+
+    def updated() -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        guidance = build(config["guidance"], threshold=0.3, limit=1.0, observation_size=5)
+        made: Agent = build(config["agent"], observation_size=5, action_low=[-1.0, -1.0], action_high=[1.0, 1.0],
+                            guidance=guidance)
+        noise = RandomGenerator(0)
+        for _ in range(3):
+            made.update(batch, noise)
+        return made.state_dict()
+
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        first, *others = [updated() for _ in range(6)]
+    finally:
+        torch.set_num_threads(threads)
+    for other in others:
+        assert [name for name, value in first.items() if not torch.equal(value, other[name])] == []
+
+
 class Draws64:
     """The random numbers of a `RandomGenerator`, in float64."""
 

@@ -66,7 +66,25 @@ def test_each_fault_fails_its_line(fault: str, tmp_path: Path, monkeypatch: pyte
     output, errors = capsys.readouterr()
     assert errors == ""
     lines = [line.split() for line in output.splitlines()[1:]]
-    assert [line[0] for line in lines] == ["environment", "dtype", "shape", "slope", "extremes", "policy", "resume",
-                                           "speed"]
+    assert [line[0] for line in lines] == ["environment", "dtype", "shape", "slope", "extremes", "policy", "learning",
+                                           "resume", "speed"]
     failed = [line[0] for line in lines if line[1] != "ok"]
     assert (failed, code) == (([fault], 1) if fault else ([], 0)), output
+
+
+def test_critics_that_are_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                      capsys: pytest.CaptureFixture[str]) -> None:
+    """An agent that replaces its critics after the optimisers and the energy were made of the first ones."""
+    (tmp_path / "deaf.py").write_text("import copy\nfrom algd.algorithm.agent import Agent\n\n\nclass Deaf(Agent):\n"
+                                      "    def __init__(self, *arguments, **keys):\n"
+                                      "        super().__init__(*arguments, **keys)\n"
+                                      "        self.critics = copy.deepcopy(self.critics)\n")
+    (tmp_path / "conf" / "agent").mkdir(parents=True)
+    (tmp_path / "conf" / "agent" / "deaf.yaml").write_text("defaults: [gaussian, _self_]\n_target_: deaf.Deaf\n"
+                                                           "name: deaf\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["algd", "check", "--config-dir", "conf", "trusted=[deaf]", "env=toy",
+                                      "agent=deaf", "guidance=plain", *TINY])
+    assert cli.main() == 1
+    assert "learning     FAILED  5 updates did not change critics" in capsys.readouterr().out

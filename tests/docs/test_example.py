@@ -104,7 +104,7 @@ def test_it_is_checked_by_one_command(lab: Path) -> None:
     lines = output.splitlines()
     assert lines[0] == "guidance=softplus agent=vesde env=ledge: built"
     assert [line.split()[:2] for line in lines[1:]] == [[name, "ok"] for name in (
-        "environment", "dtype", "shape", "slope", "extremes", "policy", "resume", "speed")]
+        "environment", "dtype", "shape", "slope", "extremes", "policy", "learning", "resume", "speed")]
 
 
 def test_the_callback_of_its_page_watches(lab: Path) -> None:

@@ -97,10 +97,15 @@ def test_a_task_that_says_wrongly_how_its_return_ends_is_told() -> None:
         run_through(spender(4, False, "ends"), 1)
     wrong = spender(4, True, "bootstraps")
     run_through(wrong, EPISODES - 1)
-    with pytest.raises(UsageError, match=r"env.cost_return=bootstraps: .*env.cost_return=ends env.horizon=4 is right"):
+    with pytest.raises(UsageError, match=r"env.cost_return=bootstraps: .* 4, its horizon, .*env.cost_return=ends is"):
         run_through(wrong, 1)
     for right in (spender(4, True, "ends"), spender(4, False, "bootstraps"), spender(4, True, "authors")):
         run_through(right, 2 * EPISODES)
+
+
+def test_a_policy_that_always_falls_at_the_same_step_proves_nothing() -> None:
+    """As untrained ones do on the velocity tasks: the end is before the horizon."""
+    run_through(Task(Spender(4, True), "spender", "other", Budget(10, "episode", 5, "bootstraps")), 2 * EPISODES)
 
 
 def test_one_truncation_shows_that_the_return_goes_on() -> None:

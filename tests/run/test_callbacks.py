@@ -113,6 +113,19 @@ def test_one_that_fails_is_named_and_dropped(tmp_path: Path, capsys: pytest.Capt
     assert outcome(folder) == outcome(only_run(tmp_path / "twin"))
 
 
+class Forgetful(Fails):
+    """Does not call the constructor of `Callback`."""
+
+    def __init__(self) -> None:
+        self.at, self.calls = 3, 0
+
+
+def test_one_that_fails_without_its_constructor_is_dropped_too(tmp_path: Path,
+                                                              capsys: pytest.CaptureFixture[str]) -> None:
+    train_here(*RUN, f"runs_dir={tmp_path}", f"trusted=[{HERE}]", f"callbacks=[{{_target_:{HERE}.Forgetful}}]")
+    assert "Forgetful failed in on_step: KeyError" in capsys.readouterr().err
+
+
 def test_one_that_fails_ends_the_run_as_asked_and_the_run_can_go_on(tmp_path: Path) -> None:
     train_here(*RUN, f"runs_dir={tmp_path / 'twin'}")
     runs, end = f"runs_dir={tmp_path / 'run'}", f"callbacks=[{{_target_:{HERE}.Fails,at:40,on_failure:stop}}]"

@@ -90,6 +90,7 @@ def test_one_state_with_many_actions_and_the_slope_of_a_tensor(agent: algd.Loade
 
 def test_the_stochastic_policy_takes_a_seed(agent: algd.LoadedAgent, states: np.ndarray) -> None:
     assert (agent.act(states, 3) == agent.act(states, 3)).all() and (agent.act(states, 3) != agent.act(states, 4)).any()
+    assert (agent.act(states, np.int64(3)) == agent.act(states, 3)).all()  # type: ignore[call-overload,unused-ignore]
     assert (agent.act(states) == agent.act(states)).all()
     many = agent.act(np.repeat(states[:1], 500, axis=0), 0)
     assert agent.action_space.contains(many[0]) and np.unique(many, axis=0).shape[0] > 400

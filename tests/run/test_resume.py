@@ -3,11 +3,14 @@
 import contextlib
 import platform
 import signal
+import sys
 import time
 from pathlib import Path
 
+import gymnasium
 import pytest
 
+from algd.errors import UsageError
 from algd.run.start import SAME_DIFF
 from algd.run.trainer import Trainer
 from algd.storage.provenance import processor
@@ -119,6 +122,29 @@ def test_finished_skipped_and_extended(tmp_path: Path, capsys: pytest.CaptureFix
     train_here(*short, "fresh=true", "total_steps=100")
     assert status(folder.with_name(folder.name + ".old-1"))["step"] == 400
     assert status(folder)["step"] == 100
+
+
+def test_an_unfinished_run_cannot_end_before_where_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its result would be an earlier evaluation's, and its replay would be dropped: nothing is changed."""
+    advance = Trainer.advance
+
+    def stops(self: Trainer) -> None:
+        advance(self)
+        if self.state.step == 200:
+            self.requests.stop = "SIGTERM"
+
+    arguments = [*TINY, *TASKS["toy"], f"runs_dir={tmp_path}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "advance", stops)
+        assert train_here(*arguments) == 143
+    folder = only_run(tmp_path)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match="total_steps=199: this unfinished run is at step 200 already"):
+        train_here(*arguments, "total_steps=199")
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    train_here(*arguments, "total_steps=200")
+    assert (status(folder)["state"], status(folder)["step"]) == ("finished", 200)
 
 
 def test_extended_without_its_replay_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -256,6 +282,30 @@ def test_another_thread_count(stopped: Path, capsys: pytest.CaptureFixture[str],
     starts = RunFolder(stopped).meta()["starts"]
     assert [start_["threads"] for start_ in starts] == [1, 2, 1]
     assert [start_["exact"] for start_ in starts] == [True, False, False]
+
+
+def test_another_code_of_the_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module that env.id names is code of the run like a trusted one."""
+    module = tmp_path / "slopes_for_a_test.py"
+    module.write_text("import gymnasium\n\n\nclass Slope(gymnasium.Wrapper):\n    def step(self, action):\n"
+                      "        *rest, info = self.env.step(action)\n        return *rest, info | {'cost': 0.0}\n\n\n"
+                      "gymnasium.register('Slope-v0', lambda **keys: Slope(gymnasium.make('Pendulum-v1', **keys)),\n"
+                      "                   max_episode_steps=20)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    arguments = [*TINY, "env=gymnasium", "env.id=slopes_for_a_test:Slope-v0", "initial_steps=20", "eval.episodes=1",
+                 f"runs_dir={tmp_path / 'runs'}", "checkpoint.keep_replay=true"]
+    try:
+        train_here(*arguments, "total_steps=40")
+        capsys.readouterr()
+        module.write_text(module.read_text().replace("0.0", "1.0"))
+        train_here(*arguments, "total_steps=60")
+    finally:
+        gymnasium.registry.pop("Slope-v0", None)
+        sys.modules.pop("slopes_for_a_test", None)
+    assert "the code of slopes_for_a_test was " in capsys.readouterr().err
+    starts = RunFolder(only_run(tmp_path / "runs")).meta()["starts"]
+    assert [start_["exact"] for start_ in starts] == [True, False]
 
 
 def test_a_start_that_came_to_no_checkpoint_settles_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str],

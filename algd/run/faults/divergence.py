@@ -130,6 +130,8 @@ class Divergence:
         scales = {"critic_loss": self.largest_reward / reward_unit, "cost_critic_loss": max(self.largest_cost, allowed)}
         sentences = []
         for name, scale in scales.items():
+            if name not in means:  # an agent of the user's may have others
+                continue
             error, what = math.sqrt(max(means[name], 0.0)), "reward" if name == "critic_loss" else "cost"
             first = self.first_losses.setdefault(name, [])
             usual = max([scale**2, *first])
@@ -144,7 +146,7 @@ class Divergence:
             if len(first) < FIRST_ROWS:
                 first.append(means[name])
         bound = scales["critic_loss"] / (1 - self.discount)
-        if abs(means["q"]) >= BEYOND * bound > 0:
+        if "q" in means and abs(means["q"]) >= BEYOND * bound > 0:
             sentences += self._warn("q", abs(means["q"]), TENFOLD, (
                 f"Q is {means['q']:.3g} on average, but rewards of at most {scales['critic_loss']:.3g} a step can "
                 f"only add up to {bound:.3g}: the reward critics diverge"))
