@@ -11,12 +11,13 @@ WHERE is a run's folder, a folder above runs (default: runs), or a sweep's file,
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from algd.cli.arguments import Parser
-from algd.errors import ExitCode, UsageError
+from algd.errors import ExitCode, UsageError, refusal
 from algd.storage.sweep_file import SWEEPS
 from launchers.commands import cancel, logs, retry, status, sync
 
@@ -40,6 +41,8 @@ def parser() -> Parser:
                                 help="a SLURM node to avoid; can be repeated")
     where["retry"].add_argument("--on-end", metavar="COMMAND",
                                 help="run with the summary when all have ended, as hydra.launcher.on_end")
+    where["retry"].add_argument("--setup", action="store_true",
+                                help="allow the lines of the shell that the sweeps' files have as hydra.launcher.setup")
     log = commands.add_parser("logs", help="the output of a run")
     log.add_argument("run", type=Path, help="the run's folder")
     log.add_argument("-f", "--follow", action="store_true", help="continue until the run has ended")
@@ -50,20 +53,34 @@ def parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     try:
-        given = parser().parse_args(arguments)
-        if given.command == "status":
-            return status(given.where, given.watch, given.json)
-        if given.command == "retry":
-            exclude = [node for listed in given.exclude for node in listed.split(",")]
-            return retry(given.where, given.trust, exclude, given.on_end)
-        if given.command == "logs":
-            return logs(given.run, given.follow, given.lines)
-        return {"cancel": cancel, "sync": sync}[given.command](given.where)
+        code = _carry_out(parser().parse_args(arguments))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader, such as `head`, closed the pipe: discard the rest, or the flush at exit would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.BROKEN_PIPE
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return ExitCode.USAGE
+    except OSError as error:
+        if refusal(error) is None:
+            raise
+        print(f"error: {refusal(error)}", file=sys.stderr)
+        return ExitCode.FAILED
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
+
+
+def _carry_out(given: argparse.Namespace) -> int:
+    if given.command == "status":
+        return status(given.where, given.watch, given.json)
+    if given.command == "retry":
+        exclude = [node for listed in given.exclude for node in listed.split(",")]
+        return retry(given.where, given.trust, exclude, given.on_end, given.setup)
+    if given.command == "logs":
+        return logs(given.run, given.follow, given.lines)
+    return {"cancel": cancel, "sync": sync}[given.command](given.where)
 
 
 if __name__ == "__main__":

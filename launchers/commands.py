@@ -13,6 +13,7 @@ from typing import Any
 
 from algd.config.targets import require_trust
 from algd.config.trust import trust
+from algd.config.values import check_value, leaves
 from algd.errors import ExitCode, UsageError
 from algd.logging.console import answer
 from algd.storage.provenance import process_record
@@ -29,6 +30,7 @@ from launchers.sweeps import Member, Sweep, begin_sweep, load_sweep, named_runs,
 from launchers.table import Line, as_data, as_text, counted, many, say, shown_path
 
 WATCH_SECONDS = 5.0
+IMPORTING_SECONDS = 30.0
 AGAIN = ("failed", "lost", "interrupted", "cancelled")
 ENDED = ("finished", "pruned", *AGAIN)
 
@@ -100,8 +102,24 @@ def status(where: Sequence[Path], watch: bool, as_json: bool) -> int:
         time.sleep(WATCH_SECONDS)
 
 
-def retry(where: Sequence[Path], trusted: Sequence[str] = (), exclude: Sequence[str] = (), on_end: str | None = None
-          ) -> int:
+def stored_settings(sweep: Sweep, setup: bool) -> dict[str, Any]:
+    """Return the launcher's settings that a sweep's file has, perhaps another user's: plain values, no commands.
+
+    Raises:
+        UsageError: a value is looked up elsewhere, or there are lines of the shell and `setup` is False.
+    """
+    for key, value in leaves(sweep.launcher, "hydra.launcher"):
+        check_value(key, value)
+    given: dict[str, Any] = dict(sweep.launcher)
+    lines = [*(given.get("setup") or ()), *(line for own in (given.get("tasks") or {}).values()
+                                            for line in own.get("setup") or ())]
+    if lines and not setup:
+        raise UsageError(f"{sweep.file}: its setup has lines of the shell, which --setup allows: {'; '.join(lines)}")
+    return given
+
+
+def retry(where: Sequence[Path], trusted: Sequence[str] = (), exclude: Sequence[str] = (), on_end: str | None = None,
+          setup: bool = False) -> int:
     """Run again what failed or stopped, with the launcher and the settings of its newest sweep.
 
     Args:
@@ -109,6 +127,7 @@ def retry(where: Sequence[Path], trusted: Sequence[str] = (), exclude: Sequence[
         trusted: modules that the configurations may name; no other code from outside this project is run.
         exclude: SLURM nodes to avoid, in addition to those that the sweep excludes.
         on_end: `hydra.launcher.on_end`, which a sweep's file does not store.
+        setup: whether lines of the shell in a sweep's file (`hydra.launcher.setup`) may be run.
     """
     trust(trusted)
     inquiry = Inquiry(where)
@@ -116,14 +135,14 @@ def retry(where: Sequence[Path], trusted: Sequence[str] = (), exclude: Sequence[
     if not chosen:
         say("nothing failed or was stopped")
         return ExitCode.FINISHED
-    groups: dict[Path | None, list[Path]] = {}
+    groups: dict[tuple[Path, Path | None], list[Path]] = {}
     for folder in chosen:
         sweep = inquiry.newest_sweep(folder)
-        groups.setdefault(sweep.file if sweep else None, []).append(folder)
+        groups.setdefault((folder.parents[2], sweep.file if sweep else None), []).append(folder)
     codes: list[int] = []
-    for file, folders in groups.items():
+    for (_, file), folders in groups.items():
         earlier = load_sweep(file) if file else None
-        given: dict[str, Any] = dict(earlier.launcher) if earlier else {}
+        given = stored_settings(earlier, setup) if earlier else {}
         kind = given.pop("kind", "local")
         if exclude:
             if kind != "slurm":
@@ -145,7 +164,7 @@ def retry(where: Sequence[Path], trusted: Sequence[str] = (), exclude: Sequence[
 def cancel(where: Sequence[Path]) -> int:
     """Stop runs at a checkpoint: SLURM tasks, launchers on this machine, and runs on this machine.
 
-    Returns 1 if SLURM does not answer.
+    Returns 1 if SLURM does not answer, or a run cannot be stopped from here.
     """
     inquiry = Inquiry(where, settle=True)
     lines = inquiry.lines()
@@ -168,11 +187,13 @@ def cancel(where: Sequence[Path]) -> int:
         say(f"error: SLURM does not answer, and {what}; the same command again once it does")
     files, named_folders = {path.resolve() for path in where}, set(inquiry.folders)
     whole = [sweep for sweep in inquiry.sweeps if sweep.file in files
-             or {folder for folder in sweep.folders if folder.exists()} <= named_folders]
-    stopped = stop_here(whole, [line.folder for line in lines if line.folder_state.held])
-    if not active and not stopped and not unsettled:
+             # A local sweep's runs have no folders before they start.
+             or all(folder in named_folders or files & {*folder.parents} for folder in sweep.folders)]
+    held = [line.folder for line in lines if line.folder_state.held]
+    stopped, beyond_reach = stop_here(whole, held)
+    if not active and not stopped and not unsettled and not beyond_reach:
         say("nothing runs or waits")
-    return ExitCode.FAILED if refused or unsettled else ExitCode.FINISHED
+    return ExitCode.FAILED if refused or unsettled or beyond_reach else ExitCode.FINISHED
 
 
 def scancel(names: Sequence[str]) -> int:
@@ -189,9 +210,13 @@ def scancel(names: Sequence[str]) -> int:
     return refused
 
 
-def stop_here(sweeps: Iterable[Sweep], held: Iterable[Path]) -> int:
-    """Send SIGTERM to these sweeps' launchers and these runs' processes on this machine. Returns how many."""
-    count = 0
+def stop_here(sweeps: Iterable[Sweep], held: Iterable[Path]) -> tuple[int, int]:
+    """Send SIGTERM to these sweeps' launchers and these runs' processes on this machine.
+
+    Returns:
+        How many were asked to stop, and how many runs cannot be asked here.
+    """
+    count = beyond_reach = 0
     for sweep in sweeps:
         if sweep.launcher.get("kind") == "local" and is_ours(sweep.driver):
             os.kill(sweep.driver["pid"], signal.SIGTERM)
@@ -204,8 +229,11 @@ def stop_here(sweeps: Iterable[Sweep], held: Iterable[Path]) -> int:
             say(f"asked to stop: {shown_path(folder)}")
             count += 1
         elif not starts[-1].get("slurm_job"):
-            say(f"runs on {starts[-1].get('host')}, and must be cancelled there: {shown_path(folder)}")
-    return count
+            host = starts[-1].get("host")
+            say((f"runs on {host}, and must be cancelled there" if host else
+                 "is only just starting; the same command again stops it") + f": {shown_path(folder)}")
+            beyond_reach += 1
+    return count, beyond_reach
 
 
 def is_ours(process: Mapping[str, Any]) -> bool:
@@ -238,8 +266,12 @@ def logs(folder: Path, follow: bool, lines: int) -> int:
     with path.open("rb") as file:
         for text in last_lines(file, lines):
             print(text)
+        # A run holds its lock only once its process has imported what it needs.
+        begun, patience = False, time.monotonic() + IMPORTING_SECONDS
         while follow:
-            ended = not is_held(folder)
+            held = is_held(folder)
+            begun |= held or RunFolder(folder).status().get("state") in ENDED
+            ended = not held and (begun or time.monotonic() > patience)
             if added := file.read():
                 sys.stdout.write(added.decode(errors="replace"))
                 sys.stdout.flush()

@@ -20,6 +20,7 @@ from launchers.launch import SETTINGS, in_wandb, launch, list_members
 from launchers.settings import LocalSettings, Settings, SlurmSettings, checked
 from launchers.slurm.launcher import check
 from launchers.sweeps import Member, begin_sweep
+from launchers.table import shown_path
 
 
 def launch_grid(kind: str, given: Mapping[str, Any], context: HydraContext, master: DictConfig,
@@ -45,7 +46,7 @@ def launch_grid(kind: str, given: Mapping[str, Any], context: HydraContext, mast
     if len(runs_dirs) > 1:
         raise UsageError(f"runs_dir={','.join(sorted(runs_dirs))}: the runs of one sweep share one runs_dir")
     experiment = members[0].config["experiment"] if len(experiments) == 1 else None
-    sweep = begin_sweep(Path(members[0].config["runs_dir"]).absolute(), settings.name, experiment, members,
+    sweep = begin_sweep(Path(members[0].config["runs_dir"]).resolve(), settings.name, experiment, members,
                         {"kind": kind, **settings.kept()})
     if settings.dry_run:
         list_members(sweep, members, settings)
@@ -59,12 +60,18 @@ def _check_place(settings: Settings, members: Sequence[Member]) -> None:
     """Check that the members can run here, before anything is written.
 
     Raises:
-        UsageError: a GPU or SLURM is missing, or SLURM cannot use the path of runs_dir.
+        UsageError: a GPU or SLURM is missing, SLURM cannot use the path of runs_dir, or tasks of a group without
+            members have settings.
     """
+    if isinstance(settings, SlurmSettings):
+        groups = {settings.group_of(member.config) for member in members}
+        if unknown := sorted(settings.tasks.keys() - groups):
+            raise UsageError(f"hydra.launcher.tasks.{unknown[0]}: no run of this sweep has "
+                             f"{settings.per}={unknown[0]}; they have {', '.join(sorted(groups))}")
     if isinstance(settings, SlurmSettings) and not settings.dry_run:
         check(settings)
         # SLURM replaces % in the names of output files, and a line end would break the batch script.
-        place = str(Path(members[0].config["runs_dir"]).absolute())
+        place = str(Path(members[0].config["runs_dir"]).resolve())
         if "%" in place or not place.isprintable():
             raise UsageError(f"runs_dir={place!r}: on SLURM a path without % and line ends is needed")
     if isinstance(settings, LocalSettings):
@@ -93,8 +100,13 @@ def compose_members(context: HydraContext, master: DictConfig, grid: Sequence[Se
             # Overrides that the message already mentions need no repetition.
             others = [override for override in own if override.partition("=")[0] not in said]
             raise UsageError(f"{' '.join(others)}: {said}" if others else said) from error
-        folder = run_path(config).absolute()
-        members.setdefault(folder, Member(folder, config, own))
+        # As a sweep's file has it when it is read: links and ".." are followed down to runs_dir.
+        folder = Path(config["runs_dir"]).resolve() / run_path(config).relative_to(config["runs_dir"])
+        same = members.setdefault(folder, Member(folder, config, own))
+        if differing := sorted(key for key in config if config[key] != same.config[key]):
+            key = differing[0]
+            raise UsageError(f"{key}={same.config[key]},{config[key]}: both are the same run, "
+                             f"{shown_path(folder)}, since {key} does not determine its result; one value is needed")
     if not members:
         raise UsageError("the sweep is empty: one of its lists has no values")
     return list(members.values())

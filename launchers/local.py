@@ -32,21 +32,29 @@ POLL_SECONDS = 0.1
 class StopRequests:
     """The signals received that ask this process to stop.
 
-    A closed terminal may send SIGHUP twice, from its shell and when that ends, so a repeated SIGHUP does not count: the
-    runs would be killed before they had written a checkpoint.
+    A closed terminal may send SIGHUP twice, from its shell and when that ends, and `cancel` may be typed twice. Only a
+    second Ctrl-C means that the runs are not to write a checkpoint.
     """
 
     def __init__(self) -> None:
         self.received: list[int] = []
 
+    @property
+    def at_once(self) -> bool:
+        """Whether the runs are to end without a checkpoint."""
+        return self.received.count(signal.SIGINT) > 1
+
     @contextlib.contextmanager
     def listening(self) -> Iterator["StopRequests"]:
         """Record stop signals inside this context, and restore the earlier handlers after it."""
         def receive(number: int, frame: FrameType | None) -> None:
-            if number != signal.SIGHUP or not self.received:
+            if number == signal.SIGINT or number not in self.received:
                 self.received.append(number)
 
-        before = {number: signal.signal(number, receive) for number in STOPPING}
+        # nohup has made this process ignore SIGHUP.
+        heard = [number for number in STOPPING
+                 if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, receive) for number in heard}
         try:
             yield self
         finally:
@@ -109,10 +117,10 @@ def run_here(sweep: Sweep, members: Sequence[Member], settings: LocalSettings, c
         while pool.running or (not stop.received and (pool.todo or pool.elsewhere)):
             if len(stop.received) > told:
                 told = len(stop.received)
-                pass_on(pool, stop.received)
+                pass_on(pool, stop)
             if not stop.received:
                 start_runs(pool, settings.retry_failed, at_once, gpus, code)
-            collect(pool, gpus, settings.tail)
+            collect(pool, gpus, settings.tail, stop.at_once)
             if board.due:
                 show(board, members, pool, speeds, at_once)
             time.sleep(POLL_SECONDS)
@@ -181,15 +189,22 @@ def start_runs(pool: Pool, retry_failed: bool, at_once: int, gpus: Gpus, code: P
             say(f"failed: {shown_path(member.folder)}: {error.filename or 'a file'} cannot be used: {error.strerror}")
 
 
-def collect(pool: Pool, gpus: Gpus, lines: int) -> None:
-    """Record and report the runs that have ended."""
+def collect(pool: Pool, gpus: Gpus, lines: int, at_once: bool) -> None:
+    """Record and report the runs that have ended.
+
+    Args:
+        pool, gpus: of the sweep.
+        lines: how many of a failed run's log to show.
+        at_once: whether this process has killed them.
+    """
     for folder, running in list(pool.running.items()):
         code = running.process.poll()
         if code is None:
             continue
         del pool.running[folder]
         gpus.give_back(running.gpu)
-        state = how_it_ended(folder, code, running.member.config)
+        killed = at_once and code == -signal.SIGKILL
+        state = "interrupted" if killed else how_it_ended(folder, code, running.member.config)
         if state == "busy":
             pool.elsewhere.append(running.member)
             continue
@@ -202,14 +217,14 @@ def collect(pool: Pool, gpus: Gpus, lines: int) -> None:
                 say(f"    | {line}")
 
 
-def pass_on(pool: Pool, received: Sequence[int]) -> None:
-    """Forward a stop request: the first asks runs to write a checkpoint and stop, the second kills them."""
-    if len(received) == 1:
-        say(f"{signal.Signals(received[0]).name}: {many(len(pool.running), 'run')} to write a checkpoint and stop "
-            "(again: they are ended at once)")
+def pass_on(pool: Pool, stop: StopRequests) -> None:
+    """Forward a stop request: the first asks runs to write a checkpoint and stop, a second Ctrl-C kills them."""
+    if len(stop.received) == 1:
+        say(f"{signal.Signals(stop.received[0]).name}: {many(len(pool.running), 'run')} to write a checkpoint and stop "
+            f"(Ctrl-C {'again' if stop.received[0] == signal.SIGINT else 'twice'}: they are ended at once)")
     for running in pool.running.values():
         # Always SIGTERM, since a run treats a second SIGINT differently from the first.
-        running.process.send_signal(signal.SIGTERM if len(received) == 1 else signal.SIGKILL)
+        running.process.send_signal(signal.SIGKILL if stop.at_once else signal.SIGTERM)
 
 
 def show(board: Board, members: Sequence[Member], pool: Pool, speeds: Speeds, at_once: int) -> None:

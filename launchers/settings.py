@@ -23,6 +23,8 @@ def _slurm_word(value: str) -> str:
 def _option(value: str) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9_\-]*", value):
         raise ValueError("should be the long name of an option of sbatch, such as reservation")
+    if (option := value.replace("_", "-")) in OWN_OPTIONS:
+        raise ValueError(f"should not be there: {OWN_OPTIONS[option]}")
     return value
 
 
@@ -41,6 +43,13 @@ def _whole_line(value: str) -> str:
     return value
 
 
+# Options of sbatch that the launcher sets itself ↦ what a user is told.
+OWN_OPTIONS = {"array": "the sweep's runs are the array", "comment": "by the comment a submission is found again",
+               "wrap": "the launcher writes the script"} | {
+    option: f"hydra.launcher.{key} sets it" for option, key in (
+        ("job-name", "name"), ("partition", "partition"), ("account", "account"), ("qos", "qos"),
+        ("constraint", "constraint"), ("exclude", "exclude"), ("time", "time"), ("mem", "memory_gb"),
+        ("cpus-per-task", "cpus"), ("gpus", "gpus"), ("gpus-per-node", "gpus"), ("signal", "signal_seconds"))}
 SweepName = Annotated[str, AfterValidator(name)]
 Word = Annotated[str, AfterValidator(_slurm_word)]
 Option = Annotated[str, AfterValidator(_option)]
@@ -111,7 +120,7 @@ def checked(model: type[Settings], given: Mapping[str, Any]) -> Any:
     plain = OmegaConf.to_container(OmegaConf.create(dict(given)), resolve=True)
     assert isinstance(plain, dict)
     found = validated(model, {str(key): value for key, value in plain.items()}, "hydra.launcher")
-    refuse_secrets({"hydra.launcher.on_end": found["on_end"]})
+    refuse_secrets({"hydra.launcher": found})
     if tasks := found.get("tasks"):
         if found["per"] is None:
             raise UsageError("hydra.launcher.tasks is for tasks that differ, and needs hydra.launcher.per=env, "

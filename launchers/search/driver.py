@@ -24,6 +24,7 @@ from algd.storage.sweep_file import SWEEPS
 from launchers.ending import tell_end
 from launchers.grid import compose_members
 from launchers.launch import SETTINGS, in_wandb, launch
+from launchers.members import is_done
 from launchers.search.halving import Result
 from launchers.search.loop import STOPPED, run
 from launchers.search.settings import SearchSettings
@@ -59,9 +60,9 @@ def search(kind: str, given: Mapping[str, Any], given_search: Mapping[str, Any],
     options = SearchSettings(**validated(SearchSettings, {str(k): v for k, v in plain.items()}, "hydra.sweeper"))
     space = parse(overrides)
     compose = Composer(space, context, master)
-    first = compose.members(_corner(space))
+    first, *_ = [compose.members(params) for params in _corners(space)]
     _check(first[0].config, settings, options)
-    runs_dir, experiment = Path(first[0].config["runs_dir"]).absolute(), first[0].config["experiment"]
+    runs_dir, experiment = Path(first[0].config["runs_dir"]).resolve(), first[0].config["experiment"]
     name = settings.name or f"{experiment or 'search'}-{space.digest}"
     journal = runs_dir / SWEEPS / f"{name}.journal"
     if settings.dry_run:
@@ -103,11 +104,16 @@ class Composer:
         return [replace(member, overrides=(*own, f"seed={member.config['seed']}")) for member in found]
 
 
-def _corner(space: Space) -> dict[str, Any]:
-    """Return one point of the space, used to check the configuration before anything starts."""
-    return {key: distribution.choices[0] if isinstance(distribution, CategoricalDistribution)
-            else distribution.low  # type: ignore[attr-defined]
+def _corners(space: Space) -> list[dict[str, Any]]:
+    """Return points of the space, used to check the configuration before anything starts.
+
+    The first has the first value of each key, each other one another choice or the upper end of one key.
+    """
+    ends = {key: list(distribution.choices) if isinstance(distribution, CategoricalDistribution)
+            else [distribution.low, distribution.high]  # type: ignore[attr-defined]
             for key, distribution in space.distributions.items()}
+    first = {key: values[0] for key, values in ends.items()}
+    return [first, *(first | {key: value} for key, values in ends.items() for value in values[1:])]
 
 
 def _check(config: Mapping[str, Any], settings: Settings, options: SearchSettings) -> None:
@@ -149,13 +155,18 @@ class Runs:
         self.total_steps: int = first.config["total_steps"]
         self.members: dict[int, list[Member]] = {}
         self._compose, self._launcher, self._name = compose, launcher, name
-        self._runs_dir, self._experiment = Path(first.config["runs_dir"]).absolute(), first.config["experiment"]
+        self._runs_dir, self._experiment = Path(first.config["runs_dir"]).resolve(), first.config["experiment"]
 
-    def prepare(self, trials: Sequence[FrozenTrial]) -> None:
-        """Compose and check the runs of new trials."""
+    def prepare(self, trials: Sequence[FrozenTrial]) -> dict[int, str]:
+        """Compose and check the runs of new trials. Returns why a trial cannot be trained, by its number."""
+        wrong = {}
         for trial in trials:
             if trial.number not in self.members:
-                self.members[trial.number] = self._compose.members(trial.params)
+                try:
+                    self.members[trial.number] = self._compose.members(trial.params)
+                except UsageError as error:
+                    wrong[trial.number] = str(error)
+        return wrong
 
     def train(self, trials: Sequence[FrozenTrial], step: int) -> int:
         """Train trials up to a step, and retry failed runs once."""
@@ -179,8 +190,13 @@ class Runs:
         return Result(*np.mean(known, axis=0).tolist()) if len(known) == len(results) else None
 
     def prune(self, trial: FrozenTrial, step: int) -> None:
-        """Record in the folders that the runs were pruned, with their full length. They can be finished later."""
+        """Record in the folders that the runs were pruned, with their full length. They can be finished later.
+
+        A run that has its full length already, by another sweep or trial, stays finished.
+        """
         for member in self.members[trial.number]:
+            if is_done(member, read_state(member.folder)):
+                continue
             folder = RunFolder(member.folder)
             folder.write_config(member.config)
             folder.write_status(folder.status() | {"state": "pruned", "total_steps": self.total_steps,

@@ -1,6 +1,6 @@
 """The loop of a search: propose, train and record trials, rung by rung, until there are enough."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from optuna.trial import FrozenTrial, TrialState
@@ -17,8 +17,8 @@ class Trainer(Protocol):
 
     total_steps: int
 
-    def prepare(self, trials: Sequence[FrozenTrial]) -> None:
-        """Check that these trials can be trained, before any of them is."""
+    def prepare(self, trials: Sequence[FrozenTrial]) -> Mapping[int, str]:
+        """Check that these trials can be trained, before any of them is. Returns why one cannot, by its number."""
         ...
 
     def train(self, trials: Sequence[FrozenTrial], step: int) -> int:
@@ -53,7 +53,11 @@ def run(study: Study, trainer: Trainer) -> int:
         # trials of it have ended.
         while len(study.trials) < options.n_trials and (len(study.trials) % options.batch or not study.open_trials()):
             study.propose()
-        trainer.prepare(study.trials)
+        wrong = trainer.prepare(study.trials)
+        for trial in study.open_trials():
+            if trial.number in wrong:
+                study.end(trial, TrialState.FAIL)
+                say(f"trial {trial.number} cannot be trained: {wrong[trial.number]}")
         if not study.open_trials():
             return 1 if any(trial.state == TrialState.FAIL for trial in study.trials) else 0
         for step in (*options.rungs, trainer.total_steps):

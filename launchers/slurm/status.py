@@ -21,12 +21,16 @@ def named(element: tuple[str, int]) -> str:
 
 
 def submitted_tasks(sweeps: Iterable[Sweep]) -> Elements:
-    """Return the newest task that each run was submitted in: (job id of the array, index)."""
+    """Return the newest task that each run was submitted in: (job id of the array, index).
+
+    The newest is that with the largest job id: a sweep's file is also written again when it submits nothing.
+    """
     found: Elements = {}
-    for sweep in sweeps:
-        for submission in sweep.submissions:
-            for index, runs in enumerate(submission["tasks"] if submission["job"] is not None else ()):
-                found |= {sweep.runs_dir / run: (str(submission["job"]), index) for run in runs}
+    submissions = [(int(record["job"]), sweep.runs_dir, record["tasks"]) for sweep in sweeps
+                   for record in sweep.submissions if record["job"] is not None]
+    for job, runs_dir, tasks in sorted(submissions, key=lambda each: each[0]):
+        for index, runs in enumerate(tasks):
+            found |= {runs_dir / run: (str(job), index) for run in runs}
     return found
 
 

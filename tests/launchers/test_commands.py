@@ -6,22 +6,25 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from algd.errors import UsageError
 from algd.storage.lock import Lock
-from algd.storage.provenance import code_version
+from algd.storage.provenance import code_version, process_record
+from algd.storage.run_folder import RunFolder, run_path
 from launchers import commands
 from launchers.processes import death
+from launchers.settings import SlurmSettings, checked
 from launchers.slurm.queue import Task, elements, listed_of, read_accounting, read_queue
-from launchers.slurm.status import end_of, joined
+from launchers.slurm.status import end_of, joined, submitted_tasks
 from launchers.slurm.submission import chunks, lanes_of, sbatch_reason
 from launchers.snapshot import code_files, take_snapshot
 from launchers.states import RunState, is_held, read_state
 from launchers.sweeps import Sweep, load_sweep, named_runs
-from tests.support.command import ROOT, TINY, run, start, status
+from tests.support.command import ROOT, TINY, compose, run, start, status
 from tests.support.wandb_server import WandbServer
 
 SMALL = [*TINY, "env=toy", "initial_steps=20", "total_steps=40", "eval.every=40", "eval.episodes=1", "log_every=20",
@@ -140,7 +143,7 @@ def test_watching_ends_with_the_last_run(tmp_path: Path, monkeypatch: pytest.Mon
 def test_following_a_log_misses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                         capsys: pytest.CaptureFixture[str]) -> None:
     """Also what is written while its last lines are printed."""
-    log = make_run(tmp_path / "toy" / "vesde-augmented" / "seed=0") / "log.txt"
+    log = make_run(tmp_path / "toy" / "vesde-augmented" / "seed=0", state="finished") / "log.txt"
     log.write_text("one\ntwo\n")
 
     def printed(text: str) -> None:
@@ -151,6 +154,100 @@ def test_following_a_log_misses_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(commands, "print", printed, raising=False)
     assert commands.logs(log.parent, follow=True, lines=1) == 0
     assert capsys.readouterr().out == "two\nthree\n"
+
+
+def test_following_a_log_waits_for_the_run_to_begin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its process imports for seconds before it holds the run's lock."""
+    folder = make_run(tmp_path / "toy" / "vesde-augmented" / "seed=0")
+    (folder / "log.txt").write_text("first\n")
+
+    def trains() -> None:
+        time.sleep(1)
+        lock = Lock(folder / "lock")
+        time.sleep(1)
+        with (folder / "log.txt").open("a") as file:
+            file.write("second\n")
+        lock.release()
+
+    with ThreadPoolExecutor() as pool:
+        pool.submit(trains)
+        assert commands.logs(folder, follow=True, lines=5) == 0
+    assert capsys.readouterr().out == "first\nsecond\n"
+
+
+def test_cancelling_one_run_leaves_its_sweep_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The sweep's other runs have no folders yet, since a local launcher makes them when they start."""
+    folder = make_run(tmp_path / "toy" / "a-b" / "seed=0-1", state="interrupted")
+    launcher = subprocess.Popen(["sleep", "600"])
+    try:
+        Sweep(tmp_path / "sweeps" / "s.json", ["toy/a-b/seed=0-1", "toy/a-b/seed=1-1"], [["seed=0"], ["seed=1"]],
+              launcher={"kind": "local"}, driver=process_record(launcher.pid)).save()
+        assert commands.cancel([folder]) == 0
+        assert "nothing runs or waits" in capsys.readouterr().err and launcher.poll() is None
+        assert commands.cancel([tmp_path]) == 0
+        assert "asked the launcher of s to stop" in capsys.readouterr().err
+        assert launcher.wait(60) == -signal.SIGTERM
+    finally:
+        launcher.kill()
+
+
+def test_what_runs_elsewhere_is_not_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_run(tmp_path / "toy" / "a-b" / "seed=0-1", state="running")
+    lock = Lock(folder / "lock")
+    try:
+        assert commands.cancel([tmp_path]) == 1
+        assert "is only just starting; the same command again stops it" in (said := capsys.readouterr().err)
+        RunFolder(folder).write_meta({"starts": [{"host": "node-7", "pid": 1}]})
+        assert commands.cancel([tmp_path]) == 1
+        assert "runs on node-7, and must be cancelled there" in (more := capsys.readouterr().err)
+    finally:
+        lock.release()
+    assert "nothing runs" not in said + more
+
+
+def test_the_newest_task_of_a_run(tmp_path: Path) -> None:
+    """The largest job id, also if an earlier sweep's file was written again after it."""
+    old = Sweep(tmp_path / "sweeps" / "a.json", ["x"], [[]], submissions=[{"job": "109", "tasks": [["x"], ["y"]]}])
+    new = Sweep(tmp_path / "sweeps" / "b.json", ["x"], [[]], submissions=[{"job": "1010", "tasks": [["x"]]},
+                                                                         {"job": None, "tasks": [["x"]]}])
+    assert submitted_tasks([old, new]) == submitted_tasks([new, old]) == {
+        tmp_path / "x": ("1010", 0), tmp_path / "y": ("109", 1)}
+
+
+def test_settings_of_a_sweeps_file_run_no_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines of the shell are run only if they are allowed, and nothing is looked up in the environment."""
+    monkeypatch.setenv("HOME_API_KEY", "topsecretvalue123")
+
+    def sweep(**settings: object) -> Sweep:
+        return Sweep(tmp_path / "s.json", [], [], launcher={"kind": "slurm", **settings})
+
+    for given in ({"setup": ["touch x"]}, {"per": "env", "tasks": {"toy": {"setup": ["touch x"]}}}):
+        with pytest.raises(UsageError, match=r"s.json: its setup has lines .*, which --setup allows: touch x"):
+            commands.stored_settings(sweep(**given), setup=False)
+        assert commands.stored_settings(sweep(**given), setup=True) == {"kind": "slurm", **given}
+    with pytest.raises(UsageError, match=r"account=.*nothing that is looked up"):
+        commands.stored_settings(sweep(account="${oc.env:HOME_API_KEY}"), setup=True)
+    with pytest.raises(UsageError, match=r"hydra.launcher.setup.0: its value is the secret of .* HOME_API_KEY"):
+        checked(SlurmSettings, {"setup": ["export HOME_API_KEY=topsecretvalue123"]})
+
+
+def test_retrying_two_places_at_once(tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        config = compose(*SMALL, "agent=gaussian", f"runs_dir={tmp_path / place}")
+        folder = RunFolder(run_path(config))
+        folder.path.mkdir(parents=True)
+        folder.write_config(config)
+        folder.write_status({"state": "interrupted", "step": 0, "total_steps": 40})
+    said = launchers("retry", tmp_path / "a", tmp_path / "b")
+    assert said.count("1 run: 1 finished") == 2
+
+
+def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
+    log = make_run(tmp_path / "toy" / "a-b" / "seed=0-1", state="finished") / "log.txt"
+    log.write_text("line\n" * 50_000)
+    command = f"{sys.executable} -m launchers logs {log.parent} -n 50000 | head -1"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("line\n", "")
 
 
 def test_runs_are_named_by_folders_and_lists(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from algd.storage.run_folder import RunFolder
+from launchers.devices import Gpus
 from launchers.estimate import Speeds
-from launchers.local import Pool, StopRequests, show
+from launchers.local import Pool, Running, StopRequests, collect, show
 from launchers.states import is_held, read_state
 from launchers.sweeps import Member
 from launchers.table import Board
@@ -136,12 +137,37 @@ def test_stopped_and_typed_again(number: signal.Signals, tmp_path: Path) -> None
     assert [name for name in expected if expected[name] != found[name]] == []
 
 
-def test_a_closed_terminal_asks_once() -> None:
-    """It may send SIGHUP twice, and the second request to stop kills the runs."""
+def test_only_a_second_ctrl_c_kills() -> None:
+    """A closed terminal may send SIGHUP twice, and `cancel` may be typed again while runs write their checkpoints."""
     with StopRequests().listening() as stop:
-        for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM):
+        for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
             signal.raise_signal(number)
-    assert stop.received == [signal.SIGHUP, signal.SIGTERM]
+        assert stop.received == [signal.SIGHUP, signal.SIGTERM, signal.SIGINT] and not stop.at_once
+        signal.raise_signal(signal.SIGINT)
+        assert stop.at_once
+
+
+def test_nohup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep that was started with nohup goes on when its terminal is closed."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequests().listening() as stop:
+            signal.raise_signal(signal.SIGHUP)
+        assert stop.received == [] and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(("at_once", "state"), [(True, "interrupted"), (False, "failed")])
+def test_what_this_process_has_killed_has_not_failed(at_once: bool, state: str, tmp_path: Path) -> None:
+    member = Member(tmp_path / "toy" / "vesde-augmented" / "seed=0", {"total_steps": 100, "updates_per_step": 1})
+    member.folder.mkdir(parents=True)
+    process = subprocess.Popen(["sleep", "600"])
+    process.kill()
+    process.wait()
+    pool = Pool(running={member.folder: Running(member, process, None)})
+    collect(pool, Gpus([]), 5, at_once)
+    assert pool.states == {member.folder: state} and (member.folder / "status.json").exists() == (not at_once)
 
 
 def test_the_progress_of_a_run_that_another_process_trains(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from algd.errors import UsageError
 from algd.storage.run_folder import RunFolder
 from launchers.search import study as study_module
-from launchers.search.driver import result_of
+from launchers.search.driver import Runs, result_of
 from launchers.search.halving import Result, going_on
 from launchers.search.loop import run
 from launchers.search.settings import SearchSettings
@@ -25,6 +25,7 @@ from tests.launchers.test_slurm import runs_in
 from tests.soak.campaigns import SMALL
 from tests.soak.search import campaign
 from tests.support.command import only_run, outcome, status, train_here
+from tests.support.command import run as command
 
 RHO, RATE = "guidance.rho", "guidance.dual.learning_rate"
 TYPED = [f"{RHO}=tag(log, interval(0.01, 100))", f"{RATE}=tag(log, interval(1e-5, 1e-1))", "env=toy", "seed=3,4"]
@@ -51,8 +52,8 @@ class Formula:
         self.trained: list[tuple[int, int]] = []
         self.steps = 0
 
-    def prepare(self, trials: Sequence[FrozenTrial]) -> None:
-        pass
+    def prepare(self, trials: Sequence[FrozenTrial]) -> dict[int, str]:
+        return {}
 
     def train(self, trials: Sequence[FrozenTrial], step: int) -> int:
         for trial in trials:
@@ -192,6 +193,46 @@ def test_a_failed_trial_is_one_and_the_search_goes_on(tmp_path: Path) -> None:
         study = Study(journal, space_of(*TYPED), SearchSettings(n_trials=3, batch=2))
         assert run(study, Failing()) == 1
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
+
+
+def test_a_trial_that_cannot_be_trained_ends_and_the_search_goes_on(tmp_path: Path) -> None:
+    """Also in a search that was resumed with it open: otherwise the same command would fail again, forever."""
+    class Refusing(Formula):
+        def prepare(self, trials: Sequence[FrozenTrial]) -> dict[int, str]:
+            return {0: "batch_size=64: too large"}
+
+    with locked(journal := tmp_path / "x.journal"):
+        study = Study(journal, space_of(*TYPED), SearchSettings(n_trials=3, batch=2))
+        study.propose()
+        trainer = Refusing()
+        assert run(study, trainer) == 1
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
+    assert {number for number, _ in trainer.trained} == {1, 2}
+
+
+def test_both_ends_of_a_space_are_checked_before_it_begins(tmp_path: Path) -> None:
+    for wrong in ("agent.discount=interval(0.9,1.2)", "batch_size=choice(16,100000)"):
+        command("-m", *SMALL, "hydra/sweeper=optuna", f"runs_dir={tmp_path}", wrong, code=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_of_full_length_is_not_marked_as_pruned(tmp_path: Path) -> None:
+    """Two trials, or a trial and an earlier sweep, may have the same runs."""
+    whole, part = (Member(tmp_path / "toy" / "a-b" / f"seed={seed}", {"total_steps": 100, "fresh": False})
+                   for seed in (0, 1))
+    for member, step in ((whole, 100), (part, 50)):
+        member.folder.mkdir(parents=True)
+        RunFolder(member.folder).write_status({"state": "finished", "step": step, "total_steps": step})
+    space = space_of(*TYPED)
+    with locked(tmp_path / "x.journal"):
+        study = Study(tmp_path / "x.journal", space, SearchSettings())
+        trial = study.propose() or study.trials[0]
+        runs = Runs(study, None, None, {}, Member(tmp_path, {  # type: ignore[arg-type]
+            "total_steps": 100, "runs_dir": str(tmp_path), "experiment": None}), "x")
+        runs.members[trial.number] = [whole, part]
+        runs.prune(trial, 50)
+    assert [(status(member.folder)["state"], status(member.folder)["total_steps"]) for member in (whole, part)] == [
+        ("finished", 100), ("pruned", 100)]
 
 
 def test_two_objectives_have_a_front(tmp_path: Path) -> None:

@@ -104,7 +104,9 @@ def test_an_array_with_two_at_once_typed_twice(cluster: Cluster, tmp_path: Path)
                  f"hydra.launcher.on_end='cat >> {told}; date >> {told}'"]
     sweep = start(*arguments)
     until(lambda: bool(jobs_of(tmp_path)), "the submission")
-    again = run(*arguments, "hydra.launcher.detach=true")
+    # By another path to the same folder.
+    (tmp_path / "link").symlink_to(tmp_path)
+    again = run(*arguments, "hydra.launcher.detach=true", f"runs_dir={tmp_path / 'link' / 'nowhere' / '..'}")
     assert again.count("already submitted as") + again.count("already finished at step") == 6
     assert "nothing to submit" in again
     most = 0

@@ -390,9 +390,9 @@ def test_a_real_job_in_an_awkward_folder(slurm: None, tmp_path: Path, monkeypatc
     runs = tmp_path / AWKWARD
     run("-m", *RUN, "total_steps=30", "seed=0,1", "hydra/launcher=slurm", "hydra.launcher.name=s",
         "hydra.launcher.time=10", "hydra.launcher.poll_seconds=2", f"runs_dir={runs}",
-        "hydra.launcher.setup=['export NOTE=\"a b\"']", "+hydra.launcher.sbatch.comment='x; touch executed'")
+        "hydra.launcher.setup=['export NOTE=\"a b\"']", "+hydra.launcher.sbatch.mail-user='x; touch executed'")
     assert [status(path.parent)["state"] for path in runs.glob("toy/*/*/config.yaml")] == ["finished"] * 2
     assert not list(tmp_path.rglob("executed")) and not Path("executed").exists()
     script = next((runs / "sweeps" / "s" / "slurm").glob("*.sh"))
-    assert "#SBATCH --comment='x; touch executed'" in script.read_text()
+    assert "#SBATCH --mail-user='x; touch executed'" in script.read_text()
     assert RunFolder(next(path.parent for path in runs.glob("toy/*/*/config.yaml"))).config()["runs_dir"] == str(runs)
