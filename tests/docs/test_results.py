@@ -85,10 +85,11 @@ def test_the_two_implementations_on_point_button1() -> None:
         assert len(means) == 10 and f"| {name} | {' | '.join(means)} |" in PAGE
 
 
-@pytest.mark.parametrize(("cell", "steers"), [("ddpm-augmented", True), ("vesde-augmented", True),
-                                              ("vesde-plain", False), ("vesde-none", False)])
+@pytest.mark.parametrize(("cell", "steers"), [("ddpm-augmented", True), ("ddpm-plain", True),
+                                              ("vesde-augmented", True), ("vesde-plain", False),
+                                              ("vesde-none", False)])
 def test_which_published_policies_steer(cell: str, steers: bool) -> None:
-    """In an episode without noise the steering of two of the four is nearly always at its lower bound."""
+    """In an episode without noise the steering of two of the five is nearly always at its lower bound."""
     (folder,) = (DATA / "point_button1_short" / "point_button1").glob(f"{cell}/seed=0-*")
     agent = algd.load(folder)
     bounds, task = Bounds(agent.action_space), agent.task
