@@ -147,7 +147,7 @@ def parser() -> argparse.ArgumentParser:
                   "python -m analysis scores runs --unconstrained guidance=none --zero-cost 0 --out figures")
     _add_choice(command)
     _add_judging(command)
-    _add_grouping(command)
+    _add_grouping(command, rows=False)  # the rows are tasks
     command.add_argument("--unconstrained", required=True, metavar="KEY=VALUE",
                          help="the runs, on every task, whose mean return has the score 1; or a number")
     command.add_argument("--zero-cost", default="0", metavar="KEY=VALUE",
@@ -222,9 +222,11 @@ def _add_judging(command: argparse.ArgumentParser) -> None:
                          help="share of a cell's seeds that must be safe for it to be feasible (default 0.8)")
 
 
-def _add_grouping(command: argparse.ArgumentParser) -> None:
+def _add_grouping(command: argparse.ArgumentParser, rows: bool = True) -> None:
     """Add the options for grouping runs, and those for intervals."""
-    command.add_argument("--rows", default="env", metavar="KEYS", help="configuration keys of the rows (default env)")
+    if rows:
+        command.add_argument("--rows", default="env", metavar="KEYS",
+                             help="configuration keys of the rows (default env)")
     command.add_argument("--columns", default="agent,guidance", metavar="KEYS",
                          help="configuration keys of the columns (default agent,guidance)")
     command.add_argument("--pool", action="store_true",

@@ -75,7 +75,8 @@ def write(figure: Figure, name: str, out: Path) -> list[Path]:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out {out}: this folder cannot be made ({error.strerror})") from error
-    files = [out / f"{name}.{ending}" for ending in ("png", "pdf")]
+    # The name has that of a task or a family, which another program may have written.
+    files = [out / f"{name.replace('/', '-')}.{ending}" for ending in ("png", "pdf")]
     with plt.rc_context(STYLE):
         for file in files:
             figure.savefig(file, metadata={"Software": None} if file.suffix == ".png" else {"CreationDate": None})

@@ -90,7 +90,7 @@ class TrainingRecord:
 
     def __init__(self, episodes: Iterable[Row], cost: str, limit: float):
         counted = sorted(((int(row["step"]), float(row["cost"]), int(float(row["length"])), float(row[cost]) > limit,
-                           row.get("simulator_error", "0") == "0") for row in episodes if int(row["step"]) > 0),
+                           float(row.get("simulator_error") or 0) == 0) for row in episodes if int(row["step"]) > 0),
                          key=lambda pair: pair[0])
         self._steps = [step for step, *_ in counted]
         # Cumulative sums over episodes: cost, steps, complete episodes over the limit, complete episodes. Episodes that

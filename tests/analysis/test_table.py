@@ -115,6 +115,10 @@ def test_training_costs_by_hand() -> None:
     early = TrainingRecord(some[::-1], "cost", 4).by(29)
     assert early is not None and (early.total_cost, early.cost_rate, early.over) == (5, 0.5, 1)
     assert TrainingRecord(some, "cost", 4).by(9) is None
+    # W&B may return a whole number as a float, and none where a run of an earlier version has none.
+    for spelling, episodes in (("0.0", 2), ("", 2), ("1.0", 0)):
+        found = TrainingRecord([row | {"simulator_error": spelling} for row in some], "cost", 4).by()
+        assert (found.episodes if found else 0) == episodes
 
 
 # --- across seeds --------------------------------------------------------------------------------------------------
