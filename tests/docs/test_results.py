@@ -72,9 +72,14 @@ def test_the_two_implementations_on_throttle() -> None:
         assert f"| {implementation} | {' | '.join(f'{sum(values) / 11:.2f}' for values in means)} |" in PAGE
 
 
-def test_the_two_implementations_on_point_button1() -> None:
-    (folder,) = (DATA / "point_button1_short" / "point_button1").glob("vesde-augmented/seed=0-*")
-    for name, path in (("project", folder), ("straightforward", DATA / "side_by_side" / "point_button1")):
+@pytest.mark.parametrize("name", ["project", "straightforward"])
+def test_the_two_implementations_on_point_button1(name: str) -> None:
+    """Every seed of both."""
+    places = {"project": DATA / "point_button1_short" / "point_button1" / "vesde-augmented",
+              "straightforward": DATA / "side_by_side" / "point_button1"}
+    folders = sorted(places[name].glob("seed=*"))
+    assert len(folders) >= 2
+    for seed, path in enumerate(folders):
         sums = defaultdict(list)
         with (path / "evals.csv").open(newline="") as file:
             for row in csv.DictReader(file):
@@ -82,7 +87,7 @@ def test_the_two_implementations_on_point_button1() -> None:
                     sums[int(row["step"])].append((float(row["return"]), float(row["cost"])))
         means = [" / ".join(f"{sum(values) / len(values):.1f}" for values in zip(*sums[step], strict=True))
                  for step in sorted(sums)]
-        assert len(means) == 10 and f"| {name} | {' | '.join(means)} |" in PAGE
+        assert len(means) == 10 and f"| {name}, {seed} | {' | '.join(means)} |" in PAGE
 
 
 @pytest.mark.parametrize(("cell", "steers"), [("ddpm-augmented", True), ("ddpm-plain", True),
