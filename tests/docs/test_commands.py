@@ -19,7 +19,7 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 # Other projects' programs and shell commands, which are not checked.
 OTHERS = {"pip", "git", "cd", ".", "wandb", "tensorboard", "export", "pytest"}
 OURS = {"python", "algd", "make"}
-OWN = ("my_lab", "my_study", "slow_pendulum")
+OWN = ("my_lab", "my_study", "my_rules", "slow_pendulum")
 
 
 def commands(page: Path) -> list[str]:

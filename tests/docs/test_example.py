@@ -1,5 +1,6 @@
 """The package of docs/extending.md, examples/, used as by a reader: in a folder outside an unchanged checkout."""
 
+import csv
 import json
 import os
 import re
@@ -139,3 +140,22 @@ def test_it_is_loaded(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert qc.shape == (3,)
     np.testing.assert_allclose(agent.energy(states, [0.1]), -q + agent.multiplier * (
         np.log1p(np.exp(excess)) - np.log(2)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_rule_of_ones_own_as_the_page_has_it(tmp_path: Path) -> None:
+    """The class, its YAML file and the command, checked and trained with fewer steps."""
+    section = (ROOT / "docs" / "extending.md").read_text().split("## A rule for λ")[1]
+    blocks = [textwrap.dedent(block) for block in re.findall(r"(?:^(?:    .*)?\n)+", section, re.MULTILINE)
+              if block.strip()]
+    rule, settings, command = blocks
+    (tmp_path / "conf" / "guidance" / "dual").mkdir(parents=True)
+    (tmp_path / "my_rules.py").write_text(rule)
+    (tmp_path / "conf" / "guidance" / "dual" / "switch.yaml").write_text(settings)
+    typed = [*shlex.split(command)[3:], "initial_steps=40", "total_steps=60", "eval.episodes=1", "updates_per_step=1",
+             "batch_size=16", "log_every=20", "logger=none"]
+    output, _ = said(tmp_path, "algd", "check", *typed)
+    assert "FAILED" not in output
+    said(tmp_path, "algd", *typed)
+    (metrics,) = tmp_path.glob("runs/toy/*/*/metrics.csv")
+    with metrics.open(newline="") as file:
+        assert {0 <= float(row["lam"]) <= 2 for row in csv.DictReader(file)} == {True}
