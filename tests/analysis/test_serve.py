@@ -115,7 +115,7 @@ def test_it_follows_the_runs_and_never_writes(server: Server, runs: Path) -> Non
         assert f'{count} <span class="state {state}">' in shown["parts"]["overview"]
     drawn = {figure["key"].removeprefix("paper/car_button1/") for figure in shown["figures"]}
     assert drawn == {"return", "cost", "training_cost", "trade-off"}
-    assert "no task in common on which both were evaluated at one step" in shown["parts"]["comparisons"]
+    assert "Not compared, since it has no result: agent=" in shown["parts"]["comparisons"]
     # Without changes nothing is sent again.
     tag = first.headers["ETag"]
     assert (again := Answer(server, root(server) + "data", If_None_Match=tag)).code == 304 and again.content == b""
