@@ -187,7 +187,7 @@ class ScoreNetwork(nn.Module):
                     for name, head in cast(dict[str, nn.Linear], self.heads).items()}
 
         def predict(head: str, action: Tensor, level: Tensor | int) -> Tensor:
-            # Not from_level[level - 1], whose gradient several threads add up in an order of chance.
+            # Not from_level[level - 1], whose gradient several threads add up in no fixed order.
             at_level = from_each_level[level - 1] if isinstance(level, int) else F.embedding(level - 1, from_level)
             return networks[head](action, from_state + at_level)
 

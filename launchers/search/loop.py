@@ -59,6 +59,8 @@ def run(study: Study, trainer: Trainer) -> int:
                 study.end(trial, TrialState.FAIL)
                 say(f"trial {trial.number} cannot be trained: {wrong[trial.number]}")
         if not study.open_trials():
+            if len(study.trials) < options.n_trials:
+                continue  # no trial of this batch can be trained
             return 1 if any(trial.state == TrialState.FAIL for trial in study.trials) else 0
         for step in (*options.rungs, trainer.total_steps):
             if (code := _to(study, trainer, step)) >= STOPPED:

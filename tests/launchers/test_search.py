@@ -201,13 +201,14 @@ def test_a_trial_that_cannot_be_trained_ends_and_the_search_goes_on(tmp_path: Pa
         def prepare(self, trials: Sequence[FrozenTrial]) -> dict[int, str]:
             return {0: "batch_size=64: too large"}
 
-    with locked(journal := tmp_path / "x.journal"):
-        study = Study(journal, space_of(*TYPED), SearchSettings(n_trials=3, batch=2))
-        study.propose()
-        trainer = Refusing()
-        assert run(study, trainer) == 1
-    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
-    assert {number for number, _ in trainer.trained} == {1, 2}
+    for batch in (1, 2):
+        with locked(journal := tmp_path / f"{batch}.journal"):
+            study = Study(journal, space_of(*TYPED), SearchSettings(n_trials=3, batch=batch))
+            study.propose()
+            trainer = Refusing()
+            assert run(study, trainer) == 1
+        assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
+        assert {number for number, _ in trainer.trained} == {1, 2}
 
 
 def test_both_ends_of_a_space_are_checked_before_it_begins(tmp_path: Path) -> None:
