@@ -31,17 +31,19 @@ def find_runs(names: Iterable[str], runs_dir: Path = Path("runs")) -> Found:
 
     Args:
         names: run folders, folders that contain runs at any depth, glob patterns, sweep files (runs/sweeps/NAME.json),
-            or names of sweeps or of their experiments. Below a folder, replaced runs (<name>.old-<n>) and sweeps/ are
-            skipped.
+            or names of sweeps or of their experiments. Below a folder, links are followed; replaced runs
+            (<name>.old-<n>) and sweeps/ are skipped.
         runs_dir: folder in which sweeps are looked up by name.
 
     Raises:
         UsageError: a name refers to no run, or to several sweeps.
     """
+    paths_of = {name: [Path(path) for path in sorted(glob.glob(name)) or [name]] for name in names}
     found: dict[Path, Path] = {}
     absent: dict[Path, Path] = {}
-    for name in names:
-        paths = [Path(path) for path in sorted(glob.glob(name)) or [name]]
+    for name, paths in paths_of.items():
+        # runs/* names the sweeps' folder too, whether Python expands it or the shell.
+        paths = [path for path in paths if path.name != SWEEPS or len(paths_of) == len(paths) == 1]
         here: list[Path] = []
         for path in paths:
             if not path.exists() and (sweep := _sweep_called(name, runs_dir)):
@@ -52,7 +54,7 @@ def find_runs(names: Iterable[str], runs_dir: Path = Path("runs")) -> Found:
                 absent |= {member.resolve(): member for member in members if not (member / "config.yaml").exists()}
             else:
                 here += _runs_below(path)
-        if not here:
+        if paths and not here:
             raise UsageError(f"{name}: there is no run (a folder with the config.yaml of one) here or below, and no "
                              f"sweep of that name in {runs_dir / SWEEPS}")
         for member in here:
@@ -90,7 +92,12 @@ def _sweep_called(name: str, runs_dir: Path) -> Path | None:
 
 
 def _runs_below(top: Path) -> Iterable[Path]:
-    for name, folders, files in os.walk(top):
+    seen = set()
+    for name, folders, files in os.walk(top, followlinks=True):
+        if (place := os.path.realpath(name)) in seen:  # a link to a folder above would never end
+            folders.clear()
+            continue
+        seen.add(place)
         if ("config.yaml" in files and (RUN_FILES & set(files) or _configures_a_run(Path(name) / "config.yaml"))) or (
                 "progress.csv" in files and "config.json" in files):
             folders.clear()  # do not search inside a run folder

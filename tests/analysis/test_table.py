@@ -371,10 +371,24 @@ def test_where_runs_are_found(tmp_path: Path) -> None:
     pattern = str(tmp_path / "runs" / "*" / "*" / "seed=0-*a")
     assert find_runs([pattern, str(run), str(run.parent)]).folders == [run, other]
     assert find_runs([str(aside)]).folders == [aside]
+    everything = tmp_path / "runs" / "*"
+    assert find_runs([str(everything)]).folders == [run, other]
+    assert find_runs(map(str, everything.parent.iterdir())).folders == [run, other]
     (tmp_path / "empty").mkdir()
     for nothing in (tmp_path / "empty", tmp_path / "not there", tmp_path / "none*"):
         with pytest.raises(UsageError, match="there is no run"):
             find_runs([str(nothing)])
+
+
+def test_links_are_followed_and_no_run_is_found_twice(tmp_path: Path) -> None:
+    """A task's folder may lie on another disk; a link to a folder above it ends the search there."""
+    run = make_run(tmp_path / "disk" / "toy" / "vesde-plain" / "seed=0-1a", config())
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "toy").symlink_to(tmp_path / "disk" / "toy")
+    (tmp_path / "disk" / "toy" / "up").symlink_to(tmp_path / "runs")
+    assert find_runs([str(tmp_path / "runs")]).folders == [tmp_path / "runs" / "toy" / "vesde-plain" / "seed=0-1a"]
+    assert len(find_runs([str(tmp_path / "runs"), str(tmp_path / "disk")]).folders) == 1
+    assert find_runs([str(run)]).folders == [run]
 
 
 def test_sweeps_by_file_name_and_experiment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
