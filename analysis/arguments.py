@@ -157,7 +157,7 @@ def parser() -> argparse.ArgumentParser:
 
     command = add("efficiency", "print how soon a return is reached within the limit, and training cost",
                   "python -m analysis efficiency runs --return 12.5\n"
-                  "         python -m analysis efficiency runs --return point_button1=12.5 --return car_goal2=20")
+                  "         python -m analysis efficiency runs --return point_button1=12.5 --return car_button2=20")
     _add_choice(command)
     _add_judging(command)
     _add_grouping(command)

@@ -83,6 +83,8 @@ def carry_out(config: DictConfig, overrides: Sequence[Override] = (), settings: 
     try:
         if settings is not None and settings.mode == RunMode.RUN:
             _refuse_launcher(config, overrides, settings)
+            if config.mode == "eval" and config.run is not None:
+                _refuse_other_settings(overrides)
         elif settings is not None:
             os.environ.pop(RUN_ID, None)  # it is the id of one W&B run, not of every member of a sweep
         return run_mode(resolve(config))
@@ -117,6 +119,23 @@ def _refuse_launcher(config: DictConfig, overrides: Sequence[Override], settings
         if chosen != usual and config.mode == "train":
             raise UsageError(f"{group}={chosen}, which experiment={settings.runtime.choices['experiment']} or another "
                              f"file chooses: {needs}")
+
+
+def _refuse_other_settings(overrides: Sequence[Override]) -> None:
+    """Refuse settings of the run for mode=eval, which would have no effect: the run has its own.
+
+    Raises:
+        UsageError: one is typed.
+    """
+    from algd.run.reevaluation import KEYS
+
+    typed = {override.key_or_group for override in overrides}
+    takes = {*KEYS} - ({"env"} if "env.id" not in typed else set())
+    lost = [override.input_line or "" for override in overrides
+            if override.key_or_group not in takes and not override.key_or_group.startswith("hydra.")]
+    if lost:
+        raise UsageError(f"{', '.join(lost)}: mode=eval evaluates a run with the run's own settings; the keys that it "
+                         f"takes are {', '.join(KEYS)}")
 
 
 def _usage(sentence: str) -> int:

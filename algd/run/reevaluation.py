@@ -20,13 +20,16 @@ from algd.storage.lock import Lock
 from algd.storage.run_folder import EVALUATION_COLUMNS
 from algd.storage.table import Table
 
+KEYS = ("mode", "run", "eval.episodes", "eval.video", "device", "threads", "simulator_errors", "trusted", "env",
+        "env.id")
+"""What counts of a configuration; `env` and `env.id` as trust in its module."""
+
 
 def reevaluate(config: Mapping[str, Any]) -> int:
     """mode=eval: append `eval.episodes` rows for each sampler to the run's evals.csv, under a source of their own.
 
-    Of the configuration only `run`, `eval`, `device`, `threads` and `simulator_errors` count, and `env.id` as trust
-    in its module; all else is the run's own. Every call has new episode seeds: its source, eval-1, eval-2, …, is part
-    of them.
+    Of the configuration only `KEYS` count; all else is the run's own. Every call has new episode seeds: its source,
+    eval-1, eval-2, …, is part of them.
 
     Returns:
         The exit code.

@@ -3,12 +3,15 @@
 import importlib.util
 import re
 import shlex
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from algd.config.identity import NOT_IDENTITY
 from analysis.arguments import parser as analysis_parser
 from benchmarks.__main__ import MEASUREMENTS
 from launchers.__main__ import parser as launchers_parser
@@ -106,6 +109,22 @@ def test_a_command_is_what_there_is(page: Path, command: str) -> None:
         assert [file for file in files if not (ROOT / file).exists()] == []
     else:
         assert program in OTHERS
+
+
+@pytest.mark.parametrize("command", [command for _, command in COMMANDS if "hydra/sweeper=optuna" in command])
+def test_a_search_would_start(command: str, tmp_path: Path) -> None:
+    """The checks above leave out Hydra's keys, of which a search has most of its settings."""
+    done = subprocess.run([sys.executable, *shlex.split(command)[1:], "hydra.launcher.dry_run=true",
+                           f"runs_dir={tmp_path}"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_keys_that_continue_a_run() -> None:
+    """docs/running.md lists all keys that are not part of a run's identity; the others of them are no run's."""
+    text = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"A command continues an existing run if it differs only in (.*?)\. A", text, re.DOTALL)
+    assert {*re.findall(r"`(.*?)`", listed)} == (
+        NOT_IDENTITY - {"mode", "run", "study", "fresh"} | {"eval.video"})
 
 
 def test_a_planted_mistake_is_found() -> None:

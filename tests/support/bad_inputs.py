@@ -169,6 +169,8 @@ RUN = [
     bad("mode=eval run=", "run=''", "not be empty"),
     bad("mode=eval run=/nowhere", "run=/nowhere", "config.yaml"),
     bad("mode=eval run=/etc/passwd", "run=/etc/passwd", "config.yaml"),
+    bad("mode=eval run=runs/x env.limit=0.3", "env.limit=0.3", "the run's own settings", "eval.episodes"),
+    bad("mode=eval run=runs/x env=toy", "env=toy", "the run's own settings"),
     bad("seeds=three seed=1", "seeds=three", "seed=1"),
     bad("hydra.launcher.jobs=2", "hydra.launcher.jobs=2", "-m"),
     bad("hydra/launcher=slurm", "hydra/launcher=slurm", "-m"),
