@@ -99,7 +99,7 @@ def test_an_update_in_c_is_the_exact_one_to_rounding(agent: str, guidance: str) 
 
 
 FAULTS = {
-    "the slope of SiLU without its curved part": ("sigmoid * (1.0f + x - y)", "sigmoid"),
+    "the slope of SiLU without its curved part": ("sigmoid * (1.0f + (x - y))", "sigmoid"),
     "a bias's gradient with a row twice": ("sums[j] += g[((long)m * rows + i) * n + j]",
                                            "sums[j] += g[((long)m * rows + (i ? i : 1)) * n + j]"),
     "a product that rounds its terms to twelve bits": ("vec left = *(const vec *)panel,",

@@ -29,9 +29,7 @@ CLOSE = {"rtol": 2e-5, "atol": 2e-5}
 
 def built_for(flags: list[str], folder: Path) -> ctypes.CDLL:
     """Build mlp.c for an instruction set, independently of this processor."""
-    path = folder / "other.so"
-    library._build(path, library.FLAGS + flags)
-    return library._load(path)
+    return library._build(folder / "other.so", library.FLAGS + flags)
 
 
 @pytest.fixture(scope="session")
@@ -251,7 +249,8 @@ def test_a_graph_can_be_gone_through_twice_and_no_derivative_is_lost_without_a_w
 
 def test_silu_to_a_few_units_in_the_last_place(instructions: str) -> None:
     """Value and slope are accurate to a few units in the last place, also where e^−x overflows."""
-    x = torch.cat([torch.linspace(-110, 110, 20_001), torch.tensor([0.0, -0.0, 1e-30, -1e-38, 1e6, -1e6])])
+    x = torch.cat([torch.linspace(-110, 110, 20_001), torch.tensor([0.0, -0.0, 1e-30, -1e-38]),
+                   torch.tensor([1e6, -1e6, 2e7, -2e7, 1e38, -1e38])])
     mlp = NativeMLP([Layer(torch.ones(1, 1), torch.zeros(1)), Layer(torch.ones(16, 1), torch.zeros(16))], "silu")
     with torch.no_grad():
         values, trace = mlp.trace(x[:, None], inputs=True)
@@ -346,6 +345,10 @@ def test_without_a_compiler_auto_does_without_and_true_says_so(tmp_path: Path, m
     monkeypatch.setenv("CC", "no-such-compiler -m64")
     with pytest.raises(UsageError, match="CC=no-such-compiler -m64 is not there"):
         library.library()
+    monkeypatch.setenv("CC", 'gcc "')
+    with pytest.raises(UsageError, match=r'CC=gcc " cannot be read \(No closing quotation'):
+        library.library()
+    assert not library.worthwhile()
 
 
 @pytest.mark.needs()
@@ -357,6 +360,9 @@ def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(UsageError, match=r"cannot build .*mlp.c .*error: no space.*; use compile=false"):
         library.library()
     assert not library.worthwhile()
+    broken.write_text("#!/bin/sh\nprintf 'error: n\\351cessaire' >&2\nexit 3\n")  # in Latin-1
+    with pytest.raises(UsageError, match="n\ufffdcessaire"):
+        library.library()
     broken.write_text("#!/bin/sh\nwhile [ \"$1\" != -o ]; do shift; done\necho garbage > \"$2\"\n")
     with pytest.raises(UsageError, match="cannot be built or loaded"):
         library.library()
@@ -369,15 +375,30 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypa
     assert library.library().panel_size(3, 5) > 0
 
 
-def test_what_is_no_library_in_the_cache_is_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_home_there_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a user id of a container that has no entry in passwd."""
+    fresh(monkeypatch, tmp_path)
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(library, "cache", no_home)
+    assert library.library().panel_size(3, 5) > 0
+
+
+def test_a_damaged_library_in_the_cache_is_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it were loaded, half a file would kill the process, and a flipped bit could change what it computes."""
     fresh(monkeypatch, tmp_path)
     library.library()
     (kept,) = tmp_path.iterdir()
     whole = kept.read_bytes()
-    kept.unlink()  # a loaded file is mapped, and would change with it
-    kept.write_text("not a library")
-    assert library.library().panel_size(3, 5) > 0
-    assert kept.read_bytes() == whole
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1:]
+    for damaged in (b"not a library", b"", whole[:middle], flipped):
+        kept.unlink()  # a loaded file is mapped, and would change with it
+        kept.write_bytes(damaged)
+        assert library.library().panel_size(3, 5) > 0
+        assert kept.read_bytes() == whole
 
 
 def test_many_who_build_at_once_leave_one_whole_library(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ INSTRUCTIONS = {"AVX512": ["-mavx512f", "-mfma"], "AVX2": ["-mavx2", "-mfma"]}
 """The compiler's flags for what torch calls this processor's instruction set. Not -march=native: a cluster's nodes
 may share a cache, and what is in it has to run on each."""
 
+DIGEST = hashlib.sha256().digest_size
 POINTER, INT, LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_long
 
 
@@ -55,8 +56,15 @@ SIGNATURES: dict[str, tuple[list[Any], Any]] = {
 
 
 def compiler() -> list[str]:
-    """The command of the C compiler: $CC, or the first of cc, gcc and clang; empty if there is none."""
-    named = shlex.split(os.environ.get("CC", ""))
+    """The command of the C compiler: $CC, or the first of cc, gcc and clang; empty if there is none.
+
+    Raises:
+        UsageError: $CC is not a command.
+    """
+    try:
+        named = shlex.split(os.environ.get("CC", ""))
+    except ValueError as error:
+        raise UsageError(f"compile=true: CC={os.environ['CC']} cannot be read ({error}); use compile=false") from error
     for command in ([named] if named else [["cc"], ["gcc"], ["clang"]]):
         if shutil.which(command[0]):
             return command
@@ -92,47 +100,54 @@ def library() -> Any:
     """
     flags = FLAGS + INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), [])
     digest = hashlib.sha256(repr((flags, platform.machine())).encode() + SOURCE.read_bytes()).hexdigest()[:16]
-    built = cache() / f"mlp-{digest}.so"
-    with contextlib.suppress(OSError):
-        return _load(built)
+    name = f"mlp-{digest}.so"
+    # Without a cache that can be found, written and executed from, every process builds its own.
+    with contextlib.suppress(OSError, RuntimeError):
+        built = cache() / name
+        with contextlib.suppress(OSError):
+            return _load(built)
+        built.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=built.parent) as temporary:
+            loaded = _build(Path(temporary) / name, flags)
+            os.replace(Path(temporary) / name, built)
+            return loaded
     try:
         with tempfile.TemporaryDirectory() as temporary:
-            new = Path(temporary) / built.name
-            _build(new, flags)
-            loaded = _load(new)
-            _keep(new, built)
-            return loaded
+            return _build(Path(temporary) / name, flags)
     except OSError as error:
         raise UsageError(f"compile=true: networks in C cannot be built or loaded ({error}); use "
                          "compile=false") from error
 
 
-def _build(new: Path, flags: list[str]) -> None:
+def _build(new: Path, flags: list[str]) -> ctypes.CDLL:
+    """Build and load the library. At the file's end, where no loader looks, is the SHA-256 of what is before."""
     command = compiler()
     if not command:
         wanted = f"CC={os.environ['CC']} is not" if os.environ.get("CC") else "no cc, gcc or clang is"
         raise UsageError(f"compile=true: networks in C need a compiler, and {wanted} there; install one, or use "
                          "compile=false")
-    result = subprocess.run([*command, *flags, str(SOURCE), "-o", str(new)], capture_output=True, text=True)
+    result = subprocess.run([*command, *flags, str(SOURCE), "-o", str(new)], capture_output=True, text=True,
+                            errors="replace")
     if result.returncode:
         said = [line for line in result.stderr.splitlines() if "error" in line] or ["no message"]
         raise UsageError(f"compile=true: {shlex.join(command)} cannot build {SOURCE} ({said[0].strip()}); use "
                          "compile=false")
-
-
-def _keep(new: Path, built: Path) -> None:
-    """Put a library into the cache atomically; if that is not possible, every process builds its own."""
-    waiting = built.with_name(f".{built.name}.{os.getpid()}.tmp")
-    try:
-        built.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(new, waiting)
-        os.replace(waiting, built)
-    except OSError:
-        with contextlib.suppress(OSError):
-            waiting.unlink()
+    with new.open("r+b") as file:
+        file.write(hashlib.file_digest(file, "sha256").digest())
+        file.flush()
+        os.fsync(file.fileno())
+    return _load(new)
 
 
 def _load(path: Path) -> ctypes.CDLL:
+    """Load a library.
+
+    Raises:
+        OSError: it cannot be loaded, or is damaged: a process that ran it would be killed, or compute something else.
+    """
+    content = path.read_bytes()
+    if hashlib.sha256(content[:-DIGEST]).digest() != content[-DIGEST:]:
+        raise OSError(f"{path} is damaged")
     found = ctypes.CDLL(str(path))
     for name, (arguments, result) in SIGNATURES.items():
         function = getattr(found, name)

@@ -55,8 +55,9 @@ static inline void finish(int after, vec x, float *kept, float *out) {
     if (after == RELU) {
         x = pick(x < zero, zero, x);
     } else if (after == SILU) {
-        vec sigmoid = 1.0f / (1.0f + exponential(-x)), y = x * sigmoid;
-        if (kept) *(vec *)kept = sigmoid * (1.0f + x - y);
+        /* Where the exponential is clipped, and x − y first: for |x| > 2²⁴ the 1 would be lost. */
+        vec sigmoid = pick(x < -87.0f, zero, 1.0f / (1.0f + exponential(-x))), y = x * sigmoid;
+        if (kept) *(vec *)kept = sigmoid * (1.0f + (x - y));
         x = y;
     } else if (after == RELU_SLOPE) {
         x = pick(*(vec *)kept <= zero, zero, x);
