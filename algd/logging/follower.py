@@ -19,11 +19,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
+
+from pydantic import Field
 
 from algd.errors import ExitCode, UsageError
 from algd.logging.sent import JOURNAL, Sent
-from algd.logging.tables import SERIES, Table, budget_of, numbers, read_config, read_json, summary
+from algd.logging.tables import EVALUATIONS, SERIES, Table, budget_of, numbers, read_config, read_json, summary
+from algd.storage.run_folder import refuse_links
 
 SETTLED_SECONDS = 2.0
 VIDEO_SUFFIXES = (".mp4", ".gif", ".webm")
@@ -57,6 +60,7 @@ class Ending:
     state: str
 
 
+Pause = Annotated[float, Field(gt=0, le=3600)]  # seconds between two reads
 Wait = Callable[[float], Ending | None]
 Report = Callable[[str], None]
 Open = Callable[[Path, Sent, Report], Destination]
@@ -79,7 +83,8 @@ class Follower:
         self.window = max(1, math.ceil((config.get("total_steps") or 0) / MOST_POINTS))
         self._waiting: dict[str, list[dict[str, str]]] = {name: [] for name in SERIES}
         self._warned: list[str] = []
-        self._tables = {name: Table(folder / name) for name in (*SERIES, "evals.csv")}
+        self._tables = {name: Table(folder / name) for name in SERIES} | {
+            "evals.csv": Table(folder / "evals.csv", EVALUATIONS, texts=("sampler", "source"))}
         self._open: dict[tuple[int, str, str], list[dict[str, str]]] = {}
 
     def send(self, ending: Ending | None = None) -> bool:
@@ -266,10 +271,11 @@ def follow_later(folder: Path, directory: Path, open_destination: Open) -> None:
     """`follow` over a folder as it is now, from the command line; reports are written to standard error.
 
     Raises:
-        UsageError: the folder is not a run's, or another process mirrors it.
+        UsageError: the folder is not a run's, has links out of it or is damaged, or another process mirrors it.
     """
     if not (folder / "config.yaml").exists():
         raise UsageError(f"{folder} is not a run's folder: it has no config.yaml")
+    refuse_links(folder)
     state = str(read_json(folder / "status.json").get("state", "interrupted"))
     follow(folder, directory, open_destination, lambda _: Ending(state),
            lambda warning: print(warning, file=sys.stderr), 0.0, None)

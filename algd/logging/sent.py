@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from algd.errors import UsageError
 from algd.logging.tables import SERIES
 
 JOURNAL = "journal.jsonl"
@@ -22,6 +23,9 @@ class Sent:
     Args:
         path: the journal; created at the first `save`. An incomplete last line is dropped.
 
+    Raises:
+        UsageError: it is damaged.
+
     Attributes:
         identity: the destination's name for this run, chosen at the first start and kept.
         records: names of the records sent.
@@ -34,11 +38,16 @@ class Sent:
     def _read(self) -> None:
         self.identity = ""
         self.records: list[tuple[Any, ...]] = []
-        text = self.path.read_text() if self.path.exists() else ""
-        first, *lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")] or [None]
-        if first is not None:
-            self.identity = first["identity"]
-        self._take([tuple(line) for line in lines])
+        try:
+            text = self.path.read_text() if self.path.exists() else ""
+            whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+            first, *lines = [json.loads(line) for line in whole] or [None]
+            if first is not None:
+                self.identity = first["identity"]
+            self._take([tuple(line) for line in lines])
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise UsageError(f"{self.path} is damaged ({error!r}); without it the run is sent from the "
+                             "start") from error
         self._saved = 0 if first is None or not text.endswith("\n") else len(lines)
 
     def turn_to(self, identity: str) -> None:

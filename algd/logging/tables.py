@@ -4,16 +4,17 @@ import csv
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from algd.budget import Budget
+from algd.errors import UsageError
+from algd.storage.yaml import read_yaml
 
 # Files whose rows are sent one by one: prefix of the values' names, and columns that are not values.
 SERIES = {"metrics.csv": ("train", ("step",)), "episodes.csv": ("episode", ("step", "episode", "seed"))}
+EVALUATIONS = ("step", "sampler", "source", "cost", "discounted_cost")  # columns that evals.csv needs
 EVALUATED = ("return", "cost", "discounted_cost", "length", "simulator_error", "predicted_cost")
 
 
@@ -21,16 +22,25 @@ class Table:
     """A CSV file that grows, and that may be cut back and grow again.
 
     Only complete lines are read; an incomplete last one is read once it is complete.
+
+    Args:
+        path: the file.
+        needs: columns that it must have.
+        texts: columns that are not numbers.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, needs: Sequence[str] = ("step",), texts: Sequence[str] = ()):
+        self.path, self._needs, self._texts = path, needs, texts
         self._header: list[str] | None = None
         self._offset = 0
         self._inode = 0
 
     def read(self) -> tuple[bool, list[dict[str, str]]]:
-        """The rows since the last call, and whether they start from the top again because the file was cut."""
+        """The rows since the last call, and whether they start from the top again because the file was cut.
+
+        Raises:
+            UsageError: it is damaged.
+        """
         try:
             handle = self.path.open("rb")
         except FileNotFoundError:
@@ -45,10 +55,22 @@ class Table:
             text = handle.read()
         text = text[:text.rfind(b"\n") + 1]
         self._offset += len(text)
+        try:
+            return again, self._rows(text)
+        except (ValueError, csv.Error) as error:
+            raise UsageError(f"{self.path} is damaged ({error})") from error
+
+    def _rows(self, text: bytes) -> list[dict[str, str]]:
         lines = list(csv.reader(text.decode().splitlines()))
         if lines and self._header is None:
             self._header, *lines = lines
-        return again, [dict(zip(self._header or [], line, strict=True)) for line in lines]
+            if lacking := [name for name in self._needs if name not in self._header]:
+                raise ValueError(f"it has no column {', '.join(lacking)}")
+        rows = [dict(zip(self._header or [], line, strict=True)) for line in lines]
+        for row in rows:
+            for name, cell in row.items():
+                (int if name == "step" else str if name in self._texts else float)(cell or 0)
+        return rows
 
 
 def numbers(row: Mapping[str, str], prefix: str, without: tuple[str, ...] = ()) -> dict[str, float]:
@@ -78,9 +100,11 @@ def budget_of(config: Mapping[str, Any]) -> Budget | None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The run's resolved config as plain values."""
-    # OmegaConf reads 1e-05 as the number that it wrote; plain YAML 1.1 would read a string.
-    config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    """The run's resolved config as plain values. Raises UsageError if it cannot be read."""
+    try:
+        config = read_yaml(folder / "config.yaml")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder / 'config.yaml'} cannot be read: {str(error).splitlines()[0]}") from error
     return {str(key): value for key, value in config.items()} if isinstance(config, dict) else {}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import PositiveFloat
 
 from algd.errors import UsageError
-from algd.logging.follower import Destination, Report, follow_beside, follow_later
+from algd.logging.follower import Destination, Pause, Report, follow_beside, follow_later
 from algd.logging.mirror import Mirror
 from algd.logging.sent import Sent
 
@@ -32,7 +32,7 @@ class TensorBoard(Mirror):
         seconds_between_reads: seconds between two looks at the run's files.
     """
 
-    def __init__(self, finish_seconds: PositiveFloat = 15.0, seconds_between_reads: PositiveFloat = 2.0):
+    def __init__(self, finish_seconds: PositiveFloat = 15.0, seconds_between_reads: Pause = 2.0):
         options = {"finish_seconds": finish_seconds, "seconds_between_reads": seconds_between_reads}
         super().__init__(MODULE, "TensorBoard", DIRECTORY, options, finish_seconds)
 
@@ -93,13 +93,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--beside", metavar="OPTIONS", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     folder = given.folder.resolve()
-    if given.beside is not None:
-        options = json.loads(given.beside)
-        follow_beside(folder, folder / DIRECTORY, open_events, options["seconds_between_reads"],
-                      0.9 * options["finish_seconds"])
-        return 0
     try:
-        follow_later(folder, folder / DIRECTORY, open_events)
+        if given.beside is not None:
+            options = json.loads(given.beside)
+            follow_beside(folder, folder / DIRECTORY, open_events, options["seconds_between_reads"],
+                          0.9 * options["finish_seconds"])
+        else:
+            follow_later(folder, folder / DIRECTORY, open_events)
     except UsageError as error:
         print(error, file=sys.stderr)
         return 2

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat
 
 from algd.errors import UsageError
-from algd.logging.follower import Destination, Report, follow_beside, follow_later
+from algd.logging.follower import Destination, Pause, Report, follow_beside, follow_later
 from algd.logging.mirror import Mirror
 from algd.logging.sent import JOURNAL, Sent
 from algd.logging.tables import read_config, read_json
@@ -55,7 +55,7 @@ class Wandb(Mirror):
     def __init__(self, project: Name = "algd", entity: Name | None = None, mode: Mode = "offline",
                  group: Name | None = None, tags: Sequence[Tag] = (), system_metrics: bool = False,
                  start_seconds: PositiveFloat = 30.0, finish_seconds: PositiveFloat = 15.0,
-                 seconds_between_reads: PositiveFloat = 2.0):
+                 seconds_between_reads: Pause = 2.0):
         options = {"project": project, "entity": entity, "mode": mode, "group": group, "tags": list(tags),
                    "system_metrics": system_metrics, "start_seconds": start_seconds, "finish_seconds": finish_seconds,
                    "seconds_between_reads": seconds_between_reads}
@@ -63,9 +63,10 @@ class Wandb(Mirror):
 
     def lacks(self, folder: Path) -> bool:
         """Whether WANDB_RUN_ID, which the agent of a W&B sweep sets for each trial, names a run that has no rows."""
-        wanted = os.environ.get(RUN_ID)
+        if not (wanted := os.environ.get(RUN_ID)):
+            return False
         sent = Sent(folder / DIRECTORY / JOURNAL)
-        return bool(wanted) and wanted != sent.identity and not sent.journal_of(str(wanted)).exists()
+        return wanted != sent.identity and not sent.journal_of(wanted).exists()
 
 
 def run_id(folder: Path) -> str:
@@ -191,14 +192,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--beside", metavar="OPTIONS", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     folder = given.folder.resolve()
-    if given.beside is not None:
-        options = json.loads(given.beside)
-        follow_beside(folder, folder / DIRECTORY, lambda at, sent, report: open_run(at, options, sent, report),
-                      options["seconds_between_reads"], 0.9 * options["finish_seconds"])
-        return 0
-    options = {"project": "algd", "entity": None, "group": None, "tags": [], "system_metrics": False,
-               "start_seconds": 60.0}
+    options: dict[str, Any] = {"project": "algd", "entity": None, "group": None, "tags": [],
+                               "system_metrics": False, "start_seconds": 60.0}
     try:
+        if given.beside is not None:
+            options = json.loads(given.beside)
+            follow_beside(folder, folder / DIRECTORY, lambda at, sent, report: open_run(at, options, sent, report),
+                          options["seconds_between_reads"], 0.9 * options["finish_seconds"])
+            return 0
         if (folder / "config.yaml").exists():
             own = read_config(folder).get("logger") or {}
             options |= {key: value for key, value in own.items() if key in options and key != "start_seconds"}

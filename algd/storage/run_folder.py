@@ -53,11 +53,11 @@ class RunFolder:
         Raises:
             UsageError: there is none, or it is not valid for this version of the code.
         """
+        if not os.path.lexists(self.config_file):  # first, since the search for links may take long in other folders
+            raise UsageError(f"{self.path} is not a run's folder: it has no config.yaml")
         refuse_links(self.path)
         try:
             content = read_yaml(self.config_file)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise UsageError(f"{self.path} is not a run's folder: it has no config.yaml") from error
         except (OSError, ValueError) as error:
             raise UsageError(f"{self.config_file} cannot be read: {str(error).splitlines()[0]}") from error
         if not isinstance(content, dict):
@@ -149,11 +149,13 @@ def refuse_links(folder: Path) -> None:
     for at, folders, files in os.walk(folder):
         for name in (*folders, *files):
             path = Path(at) / name
-            if path.is_symlink() and top not in path.resolve().parents:
+            # W&B's client has links to its logs in wandb/, beside this project's journals, log and lock.
+            is_clients = Path(at) == folder / "wandb" and not name.startswith(("journal", "mirror"))
+            if path.is_symlink() and not is_clients and top not in path.resolve().parents:
                 raise UsageError(f"{path} is a link out of the run's folder, to {os.readlink(path)}: what a run "
                                  "consists of must lie in its folder")
-        if "wandb" in folders and Path(at) == folder:
-            folders.remove("wandb")  # its client's own, with links to its logs
+        if Path(at) == folder / "wandb":
+            folders.clear()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import pytest
 from tests.support.command import ROOT
 
 CORE = ["algd", "algd.algorithm"]
-PARTS = ["algd.execution", "algd.envs", "algd.config", "algd.logging"]
-ALGD = [*CORE, *PARTS, "algd.storage", "algd.run", "algd.cli"]
+PARTS = ["algd.execution", "algd.envs", "algd.config"]
+ALGD = [*CORE, *PARTS, "algd.storage", "algd.logging", "algd.run", "algd.cli"]
 
 # Each folder with the folders that it may import besides itself. Packages only import from those above them.
 MAY_IMPORT = {
@@ -17,8 +17,9 @@ MAY_IMPORT = {
     "algd.algorithm": ["algd"],
     **dict.fromkeys(PARTS, CORE),
     "algd.storage": [*CORE, "algd.config"],
-    "algd.run": [*CORE, *PARTS, "algd.storage"],
-    "algd.cli": [*CORE, *PARTS, "algd.storage", "algd.run"],
+    "algd.logging": [*CORE, "algd.config", "algd.storage"],
+    "algd.run": [*CORE, *PARTS, "algd.storage", "algd.logging"],
+    "algd.cli": [*CORE, *PARTS, "algd.storage", "algd.logging", "algd.run"],
     "launchers": ALGD,
     "launchers.hydra_plugins": ["algd", "launchers"],
     "analysis": [],  # markdown

@@ -201,7 +201,7 @@ def test_video_is_sent_once_it_is_settled_at_the_step_in_its_name(folder: Path) 
 
 
 def test_small_numbers_in_the_config_stay_numbers(folder: Path) -> None:
-    (folder / "config.yaml").write_text("rate: 1e-05\nnames: [a, b]\nnothing: null\n")
+    (folder / "config.yaml").write_text("rate: 1.0e-05\nnames: [a, b]\nnothing: null\n")
     assert read_config(folder) == {"rate": 1e-05, "names": ["a", "b"], "nothing": None}
 
 
@@ -220,6 +220,36 @@ def test_second_mirror_of_a_folder_waits_and_then_refuses(folder: Path) -> None:
 def test_folder_without_a_config_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"{tmp_path} is not a run's folder"):
         follow_later(tmp_path, tmp_path / "room", lambda *_: Recorder())
+
+
+@pytest.mark.parametrize(("file", "content", "says"), [
+    ("metrics.csv", b"step,loss\n1\n", "zip"), ("metrics.csv", b"step,loss\n1,low\n", "low"),
+    ("metrics.csv", b"step,loss\n1.5,2\n", "1.5"), ("metrics.csv", b"stop,loss\n1,2\n", "no column step"),
+    ("episodes.csv", b"step,return\n1,\xff\n", "utf-8"),
+    ("evals.csv", b"step,sampler\n1,x\n", "no column source, cost"),
+    ("config.yaml", b"a: [", "config.yaml"), ("config.yaml", b"\xff", "config.yaml"),
+    ("room/journal.jsonl", b"garbage\n", "without it the run is sent from the start"),
+    ("room/journal.jsonl", b"{}\n", "without it"), ("room/journal.jsonl", b'{"identity": "a"}\n3\n', "without it"),
+    ("room/journal.jsonl", b"\xff\n", "without it")])
+def test_damage_is_named(folder: Path, file: str, content: bytes, says: str) -> None:
+    (folder / "room").mkdir()
+    (folder / file).write_bytes(content)
+    with pytest.raises(UsageError, match=says) as refused:
+        follow_later(folder, folder / "room", lambda *_: Recorder())
+    assert file in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_folder_with_a_link_out_of_it_is_refused(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A video from somewhere else would be uploaded, a lock elsewhere emptied."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "precious.mp4"
+    elsewhere.write_text("precious")
+    for place in ("videos/step=1.mp4", "wandb/mirror.lock"):
+        (folder / place).parent.mkdir()
+        (folder / place).symlink_to(elsewhere)
+        with pytest.raises(UsageError, match="link out of the run's folder"):
+            follow_later(folder, folder / "wandb", lambda *_: Recorder())
+        (folder / place).unlink()
+    assert elsewhere.read_text() == "precious"
 
 
 def test_a_curve_has_a_bounded_number_of_points_over_cuts_and_restarts(folder: Path) -> None:

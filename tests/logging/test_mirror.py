@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EVALS = "step,sampler,source,episode,seed,return,cost,discounted_cost,length"
 CONFIG = """
 env: {name: toy, limit: 2.0, limit_kind: episode, horizon: 50}
-agent: {name: vesde, learning_rate: 1e-05}
+agent: {name: vesde, learning_rate: 1.0e-05}
 guidance: {name: augmented}
 eval: {every: 100, episodes: 2}
 experiment: rho

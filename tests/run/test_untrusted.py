@@ -253,7 +253,7 @@ def test_modules_are_imported_only_when_trusted(folder: Path, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("link", ["config.yaml", "evals.csv", "status.json", "checkpoints", "checkpoints/replay",
-                                  "snapshots", "videos", "lock"])
+                                  "snapshots", "videos", "lock", "wandb/mirror.lock", "wandb/journal.jsonl"])
 def test_links_out_of_a_folder(folder: Path, tmp_path: Path, link: str, capsys: pytest.CaptureFixture[str]) -> None:
     """What a link points to is not shown, written, loaded or deleted."""
     elsewhere = tmp_path / "elsewhere"
@@ -264,6 +264,7 @@ def test_links_out_of_a_folder(folder: Path, tmp_path: Path, link: str, capsys: 
         shutil.rmtree(place, ignore_errors=True)
     else:
         elsewhere.write_text("precious: 1\n")
+        place.parent.mkdir(exist_ok=True)
         place.unlink(missing_ok=True)
     place.symlink_to(elsewhere)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()}
@@ -279,6 +280,8 @@ def test_links_out_of_a_folder(folder: Path, tmp_path: Path, link: str, capsys: 
 def test_links_within_a_folder_and_to_it(folder: Path, tmp_path: Path) -> None:
     (folder / "snapshots" / "newest").symlink_to(sorted((folder / "snapshots").iterdir())[-1].name)
     (tmp_path / "shortcut").symlink_to(folder)
+    (folder / "wandb").mkdir()
+    (folder / "wandb" / "debug.log").symlink_to(tmp_path / "log")  # the client's own
     assert algd.load(tmp_path / "shortcut").step == 60
 
 
