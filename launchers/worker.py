@@ -15,6 +15,7 @@ from pathlib import Path
 
 from algd.errors import ExitCode, RunError, UsageError, refusal
 from algd.run.faults.requests import Requests
+from algd.secrets import redacted
 from launchers.processes import REQUESTS
 from launchers.states import is_held, record_failure
 
@@ -71,14 +72,14 @@ def _train(folder: Path, bound: bool) -> int:
             if is_held(folder):
                 print(f"another process trains this run: {error}", file=sys.stderr)
                 return ExitCode.BUSY
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {redacted(str(error))}", file=sys.stderr)
             record_failure(folder, str(error), config)
             return ExitCode.USAGE
         except KeyboardInterrupt:
             return ExitCode.INTERRUPTED
         except BaseException as error:
             said = refusal(error) if isinstance(error, OSError) else str(error) if isinstance(error, RunError) else None
-            print(f"error: {said}" if said else traceback.format_exc(), file=sys.stderr)
+            print(redacted(f"error: {said}" if said else traceback.format_exc()), file=sys.stderr)
             with contextlib.suppress(OSError):  # a full disk may be the cause of the failure
                 record_failure(folder, f"{type(error).__name__}: {error}", config)
             return ExitCode.FAILED

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from algd.budget import Budget
+from algd.secrets import redacted
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -142,7 +143,7 @@ class Console:
 
     def warn(self, text: str) -> None:
         """Print a warning as a line that stays."""
-        self._line(f"warning: {text}", style="yellow")
+        self._line(f"warning: {redacted(text)}", style="yellow")  # a sweep keeps the output in the run's folder
 
     def close(self) -> None:
         """Show the last values and leave the terminal as it was. A second call does nothing."""

@@ -32,19 +32,20 @@ def check_identity(folder: RunFolder, config: Mapping[str, Any]) -> None:
 
 
 def is_finished(folder: RunFolder, config: Mapping[str, Any]) -> bool:
-    """Return whether the run is finished, so that there is nothing to do.
+    """Return whether the run is finished at this total_steps or more, so that there is nothing to do.
 
     Raises:
         UsageError: the run is finished, but its last checkpoint, its tables or its snapshots are damaged.
     """
     status = folder.status()
-    if config["fresh"] or status.get("state") != "finished" or status.get("step", -1) < config["total_steps"]:
-        return False
-    if not folder.is_own(status) or (config["eval"]["video"] and not video_path(folder, status["step"]).exists()):
+    if config["fresh"] or status.get("state") != "finished" or not folder.is_own(status):
         return False
     if problem := _damage_at_end(folder, config, status["step"]):
         raise UsageError(f"this run is finished, but {problem}; fresh=true moves its folder aside and trains from "
                          "scratch")
+    if status["step"] < config["total_steps"] or (
+            config["eval"]["video"] and not video_path(folder, status["step"]).exists()):
+        return False
     # Extending the run rewrites the files that only describe it.
     return not folder.damage(identity(config))
 

@@ -54,7 +54,8 @@ class Persistence:
         """Restore the newest good checkpoint; damaged ones are set aside.
 
         Returns:
-            Whether the checkpoint had the replay buffer; None if there is no good one, and nothing was restored.
+            Whether the checkpoint had the replay buffer; None if there is no good one: nothing was restored, and the
+            tables are empty or may be cut.
         """
         for number in reversed(self._checkpoints.numbers()):
             try:
@@ -66,8 +67,13 @@ class Persistence:
             self._check_snapshots(state["snapshots"])
             self._state.restore(state, self._console.warn)
             return has_replay
-        if self._folder.checkpoints.exists() or any(table.position()["size"] for table in self._state.tables.values()):
-            self._console.warn(f"no checkpoint in {self._folder.checkpoints} can be used: the run begins again")
+        written = [table for table in self._state.tables.values() if table.position()["size"]]
+        exist = self._folder.checkpoints.exists()
+        if exist or written:
+            # A run that was killed before its first checkpoint has nothing to keep.
+            kept = ", ".join(table.set_aside().name for table in written) if exist else ""
+            self._console.warn(f"no checkpoint in {self._folder.checkpoints} can be used: the run begins again"
+                               f"{f'; its tables are kept as {kept}' * bool(kept)}")
         return None
 
     def _load(self, number: int) -> tuple[CheckpointState, bool]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from algd.storage.checkpoint_state import TablePosition
-from algd.storage.files import write_atomically
+from algd.storage.files import free_name, write_atomically
 
 
 def _cells(line: str) -> list[str]:
@@ -95,6 +95,13 @@ class Table:
         else:
             os.truncate(self.path, size)
         self._open()
+
+    def set_aside(self) -> Path:
+        """Rename the file to the first free `<name>.damaged-<n>`, and start an empty one. Returns the new path."""
+        self._file.close()
+        os.rename(self.path, aside := free_name(self.path, "damaged"))
+        self._open()
+        return aside
 
     def _newer_rows(self, content: bytes, size: int, keep: Callable[[Mapping[str, str]], bool]) -> list[bytes]:
         """The complete rows after the first `size` bytes for which `keep` is true, with a header if needed."""

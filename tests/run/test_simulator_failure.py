@@ -14,7 +14,9 @@ from algd.budget import Budget
 from algd.cli.modes import run_mode
 from algd.envs.task import Task, probe
 from algd.errors import SimulatorError, UsageError
+from algd.logging.console import Console
 from algd.run.faults.requests import Requests
+from algd.run.faults.simulator_errors import SimulatorErrors
 from algd.run.train import train
 from algd.seeding import episode_seed
 from algd.storage.checkpoint import Checkpoints
@@ -217,6 +219,15 @@ def test_evaluation_episodes_that_fail_are_marked_and_count(tmp_path: Path, caps
     assert len(later) == 16 and 0 < sum(row["simulator_error"] == "1" for row in later) < 16
     with pytest.raises(SimulatorError, match="simulator_errors=0 are survived"):
         run_mode(compose(*again, "simulator_errors=0"))
+
+
+def test_its_message_may_hold_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                       capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither the traces nor the console, which a sweep keeps in the run's folder, have it."""
+    monkeypatch.setenv("SIMULATOR_TOKEN", "t0ken-of-a-licence")
+    console = Console(100, Budget(1.0, "episode", 20))
+    SimulatorErrors(10, tmp_path / "log", console.warn).take(SimulatorError("401 for t0ken-of-a-licence"))
+    assert "401 for ***" in (tmp_path / "log").read_text() and "401 for ***" in capsys.readouterr().err
 
 
 def test_an_evaluation_that_is_begun_again_counts_its_failures_once(tmp_path: Path) -> None:

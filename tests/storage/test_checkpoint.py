@@ -11,6 +11,7 @@ import torch
 
 from algd.algorithm.replay import Replay
 from algd.storage.checkpoint import Checkpoints, DamagedCheckpoint
+from algd.storage.checkpoint_state import TABLES
 from algd.storage.files import sealed, unsealed
 from algd.storage.snapshots import DamagedSnapshot, read_snapshot, snapshot_name, write_snapshot
 from algd.storage.table import Table
@@ -142,10 +143,15 @@ def test_a_damaged_run_goes_on_from_what_is_good(tmp_path: Path, damage: str, ca
     else:
         segment = sorted((folder / "checkpoints" / "replay").iterdir())[-1]
         segment.write_bytes(segment.read_bytes()[:-4] + b"abcd")
+    written = {table: (folder / f"{table}.csv").read_bytes() for table in TABLES}
     train_here(*arguments)
     said = capsys.readouterr().err
     assert "cannot be used" in said
-    assert ("the run begins again" in said) == (damage in ("both checkpoints", "table"))
+    begun_again = damage in ("both checkpoints", "table")
+    assert ("the run begins again; its tables are kept as " in said) == begun_again
+    kept = {path.name: path.read_bytes() for path in folder.glob("*.damaged-1")}
+    assert kept.keys() == ({f"{table}.csv.damaged-1" for table in TABLES} if begun_again else set())
+    assert kept == {f"{table}.csv.damaged-1": written[table] for table in TABLES if begun_again}
     assert outcome(folder) == outcome(only_run(tmp_path / "twin"))
 
 

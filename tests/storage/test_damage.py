@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from algd.errors import UsageError
 from tests.soak import campaigns
 from tests.soak.campaigns import FOLDERS, SMALL, Ground, Wreck, ground
+from tests.support.command import TINY, only_run, train_here
 
 IN_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
@@ -70,3 +72,17 @@ def test_a_flipped_bit_in_a_word_of_ours(file: str, text: bytes, killed: Wreck, 
         for bit in range(0, 8 * len(text), 5):
             trial = campaigns.damage(wreck, file, "flipped", (first + bit + 0.5) / (8 * len(content)))
             assert trial.problem is None
+
+
+def test_a_damaged_finished_run_is_not_extended(tmp_path: Path) -> None:
+    """It would begin again, in place of its results; it is refused as it is without a larger total_steps."""
+    arguments = [*TINY, "env=toy", "initial_steps=20", "total_steps=40", "eval.episodes=1", f"runs_dir={tmp_path}"]
+    train_here(*arguments)
+    metrics = only_run(tmp_path) / "metrics.csv"
+    rows = metrics.read_bytes()
+    metrics.write_bytes(rows[:40] + b"X" + rows[41:])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for more in ([], ["total_steps=60"]):
+        with pytest.raises(UsageError, match=r"this run is finished, but .*metrics\.csv is damaged"):
+            train_here(*arguments, *more)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from algd.errors import SimulatorError
+from algd.secrets import redacted
 
 
 class SimulatorErrors:
@@ -31,7 +32,7 @@ class SimulatorErrors:
         """
         self.count += 1
         with self.log.open("a", encoding="utf-8") as file:
-            file.write("".join(traceback.format_exception(error)) + "\n")
+            file.write(redacted("".join(traceback.format_exception(error))) + "\n")
         if self.count > self.limit:
             raise SimulatorError(f"{error}; that makes {self.count}, and simulator_errors={self.limit} are survived "
                                  f"(the traces are in {self.log})") from error
