@@ -4,7 +4,8 @@ import errno
 from enum import IntEnum
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-UNUSABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EFBIG, errno.EMFILE, errno.ENFILE)
+UNUSABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EFBIG, errno.EMFILE, errno.ENFILE,
+            errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
 
 
 class ExitCode(IntEnum):

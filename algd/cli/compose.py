@@ -94,7 +94,7 @@ def check_arguments(arguments: Sequence[str]) -> list[Override]:
 def user_folders(arguments: Sequence[str]) -> list[Path]:
     """The folders that a command line adds to the groups: --config-dir, and those of hydra.searchpath."""
     given = _parsed(arguments)
-    found = [Path(given.config_dir).expanduser()] if given.config_dir else []
+    found = [Path(os.path.expanduser(given.config_dir))] if given.config_dir else []
     for argument in given.overrides:
         key, _, value = argument.partition("=")
         if key == "hydra.searchpath" and value.startswith("["):
@@ -102,9 +102,20 @@ def user_folders(arguments: Sequence[str]) -> list[Path]:
                 kind, _, place = str(entry).rpartition("://")
                 if kind != "pkg":
                     found.append(Path(place))
-                elif (spec := find_spec(place.replace("/", "."))) and spec.submodule_search_locations:
-                    found.append(Path(next(iter(spec.submodule_search_locations))))
+                else:
+                    found.append(_package_folder(place, argument))
     return found
+
+
+def _package_folder(name: str, typed: str) -> Path:
+    """The folder of an installed package. Raises UsageError if there is none."""
+    try:
+        spec = find_spec(name.replace("/", "."))
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise UsageError(f"{typed}: there is no package {name}")
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:

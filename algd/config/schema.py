@@ -21,6 +21,7 @@ from algd.config.values import A_NAME, NAME, name, refuse_secrets, shortened
 from algd.errors import UsageError
 
 Count = Annotated[int, Field(gt=0, le=10**15)]
+DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
 CountOrZero = Annotated[int, Field(ge=0, le=10**15)]
 
 
@@ -50,7 +51,7 @@ class Checkpointing(_Strict):
 
 
 def _device(value: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", value):
+    if not DEVICE.fullmatch(value):
         raise ValueError("should be auto, cpu, cuda or cuda:N")
     return value
 
@@ -117,6 +118,8 @@ def admitted(values: Mapping[str, Any]) -> dict[str, Any]:
         if listed and os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
     checked = check(values)
+    if checked["run"] is not None and checked["mode"] != "eval":
+        raise UsageError(f"run={checked['run']}: only mode=eval takes it; mode={checked['mode']} would ignore it")
     refuse_secrets(checked)
     return checked
 

@@ -24,10 +24,13 @@ def module_name(value: str) -> str:
 def trust(modules: Iterable[str]) -> None:
     """Let configurations name code of these modules and of those below them, in this process from now on.
 
+    Args:
+        modules: their names; a text is one name.
+
     Raises:
         UsageError: one is not a module's name.
     """
-    for module in modules:
+    for module in [modules] if isinstance(modules, str) else modules:
         try:
             _trusted.add(module_name(module))
         except ValueError as error:

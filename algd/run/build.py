@@ -12,6 +12,7 @@ from algd.algorithm.dual import EStep
 from algd.algorithm.guidance import accepted
 from algd.algorithm.normalisation import Normaliser
 from algd.algorithm.policies import ImprovingPolicy
+from algd.config.schema import DEVICE
 from algd.config.targets import locate, require_trust
 from algd.envs.task import Task
 from algd.errors import UsageError
@@ -119,8 +120,10 @@ def resolve_device(name: str) -> torch.device:
     """The device of `device`; auto is a GPU where there is one.
 
     Raises:
-        UsageError: the requested GPU does not exist.
+        UsageError: it is no device's name, or the requested GPU does not exist.
     """
+    if not DEVICE.fullmatch(name):
+        raise UsageError(f"device={name}: it should be auto, cpu, cuda or cuda:N")
     # With a driver that is too old there are devices that cannot be used.
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":

@@ -1,14 +1,14 @@
 """Checks of a run's folder before anything in it is changed."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from algd.config.identity import identity
 from algd.errors import UsageError
 from algd.run.video import video_path
 from algd.storage.checkpoint import Checkpoints, DamagedCheckpoint
-from algd.storage.checkpoint_state import TABLES, checked
+from algd.storage.checkpoint_state import TABLES, CheckpointState, checked
 from algd.storage.provenance import code_version
 from algd.storage.run_folder import RunFolder
 from algd.storage.snapshots import DamagedSnapshot, read_snapshot, snapshot_name
@@ -85,12 +85,29 @@ def _damage_at_end(folder: RunFolder, config: Mapping[str, Any], step: int) -> s
         state = checked(checkpoints.load(checkpoints.numbers()[-1]))
         if state["step"] != step:
             return f"its last checkpoint is of step {state['step']} instead of {step}"
-        for table in TABLES:
-            file = folder.path / f"{table}.csv"
-            if not begins_with(file, state["tables"][table]):
-                return f"{file} is damaged: it no longer begins with the rows that training wrote"
+        if problem := _damage_of_tables(folder, state, TABLES):
+            return problem
         for taken in state["snapshots"]:
             read_snapshot(folder.snapshots / snapshot_name(taken), run, taken)
     except (DamagedCheckpoint, DamagedSnapshot, ValueError) as error:
         return str(error)
+    return None
+
+
+def damage_of_tables(folder: RunFolder, config: Mapping[str, Any], tables: Iterable[str]) -> str | None:
+    """Which of a run's tables is damaged, by its newest checkpoint; None if none is, or there is no checkpoint."""
+    checkpoints = Checkpoints(folder.checkpoints, identity(config))
+    if not checkpoints.numbers():
+        return None
+    try:
+        return _damage_of_tables(folder, checked(checkpoints.load(checkpoints.numbers()[-1])), tables)
+    except (DamagedCheckpoint, ValueError) as error:
+        return str(error)
+
+
+def _damage_of_tables(folder: RunFolder, state: CheckpointState, tables: Iterable[str]) -> str | None:
+    for table in tables:
+        file = folder.path / f"{table}.csv"
+        if not begins_with(file, state["tables"][table]):
+            return f"{file} is damaged: it no longer begins with the rows that training wrote"
     return None

@@ -1,8 +1,10 @@
 """Functions for notebooks besides loading an agent: evaluate one, and read many runs' tables."""
 
 import csv
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +32,13 @@ def evaluate(agent: LoadedAgent, episodes: int = 20, seed: int = 0) -> Rows:
         A dictionary per episode with the columns of evals.csv: pandas.DataFrame accepts them.
 
     Raises:
-        UsageError: `episodes` is not positive.
+        UsageError: `episodes` or `seed` is not a whole number in its range.
         NumericalError: an observation, a reward, a cost or an action is not finite.
         SimulatorError: the simulator failed more often than ten times.
     """
-    if episodes < 1:
-        raise UsageError(f"episodes={episodes}: at least one is needed")
+    for name, value, least in (("episodes", episodes, 1), ("seed", seed, 0)):
+        if not isinstance(value, Integral) or not least <= value < 2**63:
+            raise UsageError(f"{name}={value!r}: a whole number from {least} to 2^63 − 1 is needed")
     failures = 0
 
     def renewed(error: SimulatorError) -> Task:
@@ -85,8 +88,10 @@ def read(runs: str | Path | Iterable[str | Path]) -> Tables:
         UsageError: there is no run, or one of them cannot be read.
     """
     named = [runs] if isinstance(runs, str | Path) else list(runs)
+    if not named:
+        raise UsageError("runs is empty: name a run's folder, or one with runs in it")
     tables = Tables([], [], [], [])
-    for folder in dict.fromkeys(folder for name in named for folder in _folders(Path(name).expanduser())):
+    for folder in dict.fromkeys(folder for name in named for folder in _folders(Path(os.path.expanduser(name)))):
         run = RunFolder(folder)
         config, status = run.config(), run.status()
         about = {"folder": str(folder), **{group: config[group]["name"] for group in ("env", "agent", "guidance")},

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -73,11 +74,16 @@ class LoadedAgent:
             noise: None: the deterministic policy; a source of noise or a seed for one: the stochastic policy.
 
         Raises:
-            UsageError: the observation has another size.
+            UsageError: the observation has another size, or the noise is no seed.
             NumericalError: an action is not finite.
         """
         states, single = self._rows(observation, self.observation_space, "observation")
-        source = noise if noise is None or isinstance(noise, RandomGenerator) else RandomGenerator(int(noise))
+        if noise is None or isinstance(noise, RandomGenerator):
+            source = noise
+        elif isinstance(noise, Integral) and 0 <= noise < 2**63:
+            source = RandomGenerator(int(noise))
+        else:
+            raise UsageError(f"noise={noise!r}: None, a RandomGenerator, or a seed from 0 to 2^63 − 1 is needed")
         with torch.inference_mode():
             actions = in_box(self._acting(states.detach().cpu(), source), states, self.action_space)
         answer = torch.from_numpy(actions).to(observation.device) if isinstance(observation, Tensor) else actions
@@ -135,7 +141,7 @@ class LoadedAgent:
         if not (single_state or single_action or len(states) == len(actions)):
             raise UsageError(f"{len(states)} observations and {len(actions)} actions: as many are needed, or one of "
                              "either")
-        size = max(len(states), len(actions))
+        size = len(actions) if single_state else len(states)
         states = self.agent.normaliser.observations(states).expand(size, -1)
         values = function(states, actions.expand(size, -1))
         answer: Any = values

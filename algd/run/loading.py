@@ -1,5 +1,6 @@
 """Loading a trained agent from a run's folder, which may be from another person."""
 
+import os
 import sys
 from collections.abc import Collection
 from pathlib import Path
@@ -40,9 +41,10 @@ def load(path: str | Path, device: str = "cpu", render_mode: str | None = None,
         UsageError: the path is not a run, has nothing that can be loaded, or its module is not trusted.
     """
     trust(trusted)
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     snapshot = path if path.suffix == ".safetensors" else None
-    folder = RunFolder(path.parent.parent if snapshot else path)
+    # Of a snapshot named relative to snapshots/, the folder is above the working directory.
+    folder = RunFolder(path.absolute().parent.parent if snapshot else path)
     if snapshot is None and not folder.checkpoints.exists():
         snapshot = newest_snapshot(folder.snapshots)
     config = folder.config()

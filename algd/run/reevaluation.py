@@ -12,6 +12,7 @@ import torch
 from algd.envs.task import Task
 from algd.errors import SimulatorError, UsageError
 from algd.run.build import build_task
+from algd.run.checks import damage_of_tables
 from algd.run.evaluation import SAMPLERS, evaluate
 from algd.run.faults.simulator_errors import SimulatorErrors
 from algd.run.loading import load
@@ -35,7 +36,7 @@ def reevaluate(config: Mapping[str, Any]) -> int:
         The exit code.
 
     Raises:
-        UsageError: `run` names no run, or a run that is being trained.
+        UsageError: `run` names no run, one that is being trained, or one whose evals.csv is damaged.
     """
     if config["run"] is None:
         raise UsageError("mode=eval: name the run's folder, or one of its snapshots, with run=...")
@@ -49,6 +50,8 @@ def reevaluate(config: Mapping[str, Any]) -> int:
         raise UsageError(f"run={config['run']}: {error}") from error
     lock = Lock(loaded.folder.path / "lock")
     try:
+        if problem := damage_of_tables(loaded.folder, loaded.config, ["evals"]):
+            raise UsageError(f"run={config['run']}: {problem}")
         source = _free_source(loaded.folder.evals)
         table = Table(loaded.folder.evals, EVALUATION_COLUMNS)
         spent: dict[str, list[tuple[float, float]]] = {sampler: [] for sampler in SAMPLERS}

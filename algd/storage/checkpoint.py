@@ -14,6 +14,7 @@ name by one rename, after everything in it is on the disk; the two newest are ke
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -77,7 +78,7 @@ class Checkpoints:
         """The numbers of the existing checkpoints, oldest first."""
         if not self.folder.is_dir():
             return []
-        return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isascii() and p.name.isdigit())
+        return sorted(int(p.name) for p in self.folder.iterdir() if re.fullmatch(r"[0-9]{6,}", p.name))
 
     def save(self, state: Mapping[str, Any], replay: Replay | None) -> Path:
         """Write a checkpoint, then remove files that are no longer needed.

@@ -96,6 +96,10 @@ def test_evaluate_again(tmp_path: Path) -> None:
     assert [(row[0], row[2]) for row in rows] == [("100", "eval-1")] * 6 + [("50", "eval-2")] * 4
     seeds = {row[4] for row in rows}
     assert len(seeds) == 5 and not seeds & {row[4] for row in train}
+    # Rows are not added to damaged ones.
+    (folder / "evals.csv").write_text(after.replace("cost", "cosu"))
+    assert "evals.csv is damaged" in run("mode=eval", f"run={folder}", code=2)
+    (folder / "evals.csv").write_text(after)
     # Continuing the run keeps them.
     train_here(*arguments, "total_steps=120")
     kept = [line.split(",") for line in (folder / "evals.csv").read_text().splitlines()[1:]]

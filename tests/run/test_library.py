@@ -104,7 +104,17 @@ def test_the_stochastic_policy_takes_a_seed(agent: algd.LoadedAgent, states: np.
     (lambda agent: agent.act([[1, 2, 3], [1, 2]]), "observation is not an array of numbers"),
     (lambda agent: agent.q(np.zeros(3), np.zeros(5)), r"action has shape \(5,\); of env=toy one is \(2,\)"),
     (lambda agent: agent.energy(np.zeros((3, 3)), np.zeros((2, 2))), "3 observations and 2 actions"),
-    (lambda agent: algd.evaluate(agent, 0), "episodes=0: at least one")])
+    (lambda agent: agent.energy(np.zeros((0, 3)), np.zeros((2, 2))), "0 observations and 2 actions"),
+    (lambda agent: agent.act(np.zeros(3), 2**70), "noise=1180591620717411303424: None, a RandomGenerator, or a seed"),
+    (lambda agent: agent.act(np.zeros(3), 0.5), "noise=0.5: None"),
+    (lambda agent: algd.load(agent.folder.path, "gpu"), "device=gpu: it should be auto, cpu, cuda or cuda:N"),
+    (lambda agent: algd.load(agent.folder.path, "cpu:7"), "device=cpu:7: it should be"),
+    (lambda agent: algd.load("~nosuchuser/x"), "~nosuchuser/x is not a run's folder"),
+    (lambda agent: algd.read("~nosuchuser/x"), "~nosuchuser/x: there is no run"),
+    (lambda agent: algd.read([]), "runs is empty"),
+    (lambda agent: algd.evaluate(agent, 0), "episodes=0: a whole number from 1"),
+    (lambda agent: algd.evaluate(agent, 2.5), "episodes=2.5: a whole number"),
+    (lambda agent: algd.evaluate(agent, 1, -1), "seed=-1: a whole number from 0")])
 def test_what_does_not_fit_is_told_in_a_sentence(call: Any, sentence: str, agent: algd.LoadedAgent) -> None:
     with pytest.raises(UsageError, match=sentence):
         call(agent)
@@ -120,6 +130,18 @@ def test_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert algd.load(f"~/{folder.name}").step == 60
     snapshot = min((folder / "snapshots").iterdir())
     assert algd.load(f"~/{folder.name}/snapshots/{snapshot.name}").step == 30
+
+
+def test_a_snapshot_named_within_its_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = min((folder / "snapshots").iterdir())
+    monkeypatch.chdir(folder / "snapshots")
+    assert algd.load(snapshot.name).folder.path == folder
+    monkeypatch.chdir(folder)
+    assert algd.load(f"snapshots/{snapshot.name}").step == 30
+
+
+def test_no_batch_is_a_batch(agent: algd.LoadedAgent) -> None:
+    assert agent.energy(np.zeros((0, 3)), np.zeros(2)).shape == agent.q(np.zeros(3), np.zeros((0, 2))).shape == (0,)
 
 
 def test_a_snapshot_of_other_networks(folder: Path, tmp_path: Path) -> None:
