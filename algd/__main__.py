@@ -3,10 +3,12 @@
 import sys
 
 from algd.errors import ExitCode
+from algd.streams import prepare_streams
 
 
 def main() -> int:
     """Run the command line and return its exit code."""
+    prepare_streams()
     try:
         # Not above: importing Hydra and the rest takes seconds, during which Ctrl-C has to be handled too.
         from algd.cli.main import main as run

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from algd.errors import ExitCode, UsageError
+from algd.streams import prepare_streams
 from analysis.arguments import parser
 
 if TYPE_CHECKING:
@@ -244,6 +245,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code, which is 2 for a user's error."""
+    prepare_streams()
     try:
         parsed = parser().parse_args(arguments)
         code = COMMANDS[parsed.command](parsed)

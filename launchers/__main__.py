@@ -19,6 +19,7 @@ from pathlib import Path
 from algd.cli.arguments import Parser
 from algd.errors import ExitCode, UsageError, refusal
 from algd.storage.sweep_file import SWEEPS
+from algd.streams import prepare_streams
 from launchers.commands import cancel, logs, retry, status, sync
 
 
@@ -52,6 +53,7 @@ def parser() -> Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
+    prepare_streams()
     try:
         code = _carry_out(parser().parse_args(arguments))
         sys.stdout.flush()

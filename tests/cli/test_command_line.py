@@ -1,11 +1,16 @@
 """The command line as users type it: one-sentence errors with exit code 2, before any file is written."""
 
+import os
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from algd.cli.compose import quoted_path
-from tests.support.command import TINY, only_run, run, status, train_here
+from algd.storage.checkpoint_state import TABLES
+from tests.support.command import ROOT, TINY, only_run, run, status, train_here
 
 WRONG = {
     "agent=vedse": "agent=vedse is unknown: agent is one of cvpo, ddpm, gaussian, vesde",
@@ -105,3 +110,23 @@ def test_evaluate_again(tmp_path: Path) -> None:
     kept = [line.split(",") for line in (folder / "evals.csv").read_text().splitlines()[1:]]
     assert [row for row in kept if row[2] != "train"] == rows
     assert {row[0] for row in kept if row[2] == "train"} == {"0", "100", "120"}
+
+
+def test_standard_error_that_is_closed(tmp_path: Path) -> None:
+    """No file of the run gets its number, and standard output has the folder alone."""
+    command = shlex.join([sys.executable, "run.py", *TINY, "env=toy", "initial_steps=20", "total_steps=30",
+                          "eval.episodes=1", f"runs_dir={tmp_path / 'runs'}"])
+    done = subprocess.run(f"{command} 2>&-", shell=True, cwd=ROOT, capture_output=True, text=True)
+    folder = only_run(tmp_path / "runs")
+    assert (done.returncode, done.stdout) == (0, f"{folder}\n")
+    for table in TABLES:
+        header, *rows = (folder / f"{table}.csv").read_text().splitlines()
+        assert header.startswith("step,") and rows
+        assert {row.count(",") for row in rows} == {header.count(",")}
+
+
+def test_standard_output_without_unicode() -> None:
+    done = subprocess.run([sys.executable, "-m", "analysis", "table", "tests/fixtures/runs", "--where",
+                           "env.family=paper"], cwd=ROOT, capture_output=True, env=os.environ | {
+                               "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and b"\\u2020: mean cost above the limit" in done.stdout, done.stderr

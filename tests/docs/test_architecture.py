@@ -13,7 +13,7 @@ ALGD = [*CORE, *PARTS, "algd.storage", "algd.logging", "algd.run", "algd.cli"]
 
 # Each folder with the folders that it may import besides itself. Packages only import from those above them.
 MAY_IMPORT = {
-    "algd": [],  # errors, seeding, secrets, budget
+    "algd": [],  # errors, seeding, secrets, streams, budget
     "algd.algorithm": ["algd"],
     **dict.fromkeys(PARTS, CORE),
     "algd.storage": [*CORE, "algd.config"],
