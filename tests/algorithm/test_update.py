@@ -1,5 +1,6 @@
 """The update in training, with gradients by hand, against automatic differentiation of the definitions."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -189,3 +190,21 @@ def test_a_policy_may_have_parameters_that_are_frozen_or_not_used() -> None:
     agent.update(batch_of(0), Draws64(0))  # type: ignore[arg-type]
     still = {name for name, parameter in agent.policy.named_parameters() if torch.equal(parameter, before[name])}
     assert still == {"unused", "network.embedding"}
+
+
+def test_a_batch_level_weighs_the_batch_of_this_update() -> None:
+    """w = [λ + ρ (mean Qc at the replay's actions − h)]₊ after the critics' update and before the policy's, whose
+    energy is the mean of −Q + w (Qc − h) at its own actions; h = 0.3 and λ = 0.6931 before the update."""
+    agent = small_agent("agent=gaussian", "guidance.level=batch", "guidance.rho=2")
+    batch, policy = batch_of(0), copy.deepcopy(agent.policy)
+    found = agent.update(batch, Draws64(1))  # type: ignore[arg-type]
+    expected = agent.energy.risk(batch.observation, batch.action).mean()
+    assert abs(expected.item() - 0.3) > 0.01  # where it starts
+    torch.testing.assert_close(agent.guidance.batch_risk, expected.detach(), **EXACT)
+    weight = max(0.6931 + 2 * (expected.item() - 0.3), 0)
+    _, (normals,) = agent.draw(16, Draws64(1))  # type: ignore[arg-type]
+    with torch.no_grad():
+        action, _ = policy.sample(batch.observation, normals)
+        q, qc = agent.energy.reward(batch.observation, action), agent.energy.risk(batch.observation, action)
+    assert weight > 0.1
+    torch.testing.assert_close(found["energy"], (-q + weight * (qc - 0.3)).mean(), rtol=0, atol=1e-7)
