@@ -10,7 +10,7 @@ import algd
 from algd.run.build import build_agent, build_task
 from algd.seeding import stream
 from algd.storage.run_folder import RunFolder
-from tests.support.command import TINY, only_run, status, train_here
+from tests.support.command import TINY, compose, only_run, status, train_here
 
 SHORT = [*TINY, "initial_steps=30", "total_steps=60", "eval.every=40", "eval.episodes=1", "log_every=20", "snapshots=2",
          "checkpoint.every=50"]
@@ -77,6 +77,26 @@ def test_every_rule_for_the_multiplier_trains_and_goes_on(agent: str, guidance: 
     assert expected.keys() == found.keys()
     for name, value in expected.items():  # values not measured yet are NaN
         torch.testing.assert_close(found[name], value, rtol=0, atol=0, equal_nan=True, msg=name)
+
+
+def test_every_rule_for_the_multiplier_is_given_the_tasks_limits() -> None:
+    """With every guidance and rule: the episodes' limit, 7, to rules of episodes, the critics' threshold to those of
+    Qc. Seven per episode of 20 steps are 7/20/(1 − 0.99) = 35 discounted; of a worst violation the threshold is 0.
+    """
+    guidances = [["none"], ["pid"], ["reachability"], *(
+        [guidance, f"guidance/dual={rule}"] for guidance in ("plain", "augmented")
+        for rule in ("ascent", "pid", "fixed", "statewise")), ["plain", "guidance/dual=estep"]]
+    found: set[tuple[str, str]] = set()
+    for name, *rule in guidances:
+        agent = "cvpo" if rule == ["guidance/dual=estep"] else "gaussian"
+        config = compose(*TINY, "env=toy", "env.limit=7", f"agent={agent}", f"guidance={name}", *rule)
+        guidance, threshold = build_agent(config, build_task(config)).guidance, 0.0 if name == "reachability" else 35.0
+        assert guidance.threshold == pytest.approx(threshold)
+        for given, expected in (("limit", 7.0), ("threshold", threshold)):
+            if hasattr(guidance.dual, given):
+                assert getattr(guidance.dual, given) == pytest.approx(expected), (name, rule, given)
+                found.add((type(guidance.dual).__name__, given))
+    assert found == {("LogAscent", "limit"), ("LogAscent", "threshold"), ("PID", "limit"), ("Statewise", "threshold")}
 
 
 @pytest.mark.parametrize("cell", [["guidance=plain", "guidance/dual=estep"], ["guidance=none"],
