@@ -162,8 +162,11 @@ def test_evaluating_is_training_s_own_and_leaves_the_run_alone(agent: algd.Loade
         (sampler, number) for sampler in ("deterministic", "stochastic") for number in range(3)]
     assert rows == algd.evaluate(agent, episodes=3, seed=5) != algd.evaluate(agent, episodes=3, seed=6)
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    # By hand: return and cost of the first episode.
+    # By hand: return and cost of the first episode, and the cost critics' mean where it begins.
     observation, total, cost, over = agent.task.reset(seed=rows[0]["seed"])[0], 0.0, 0.0, False
+    with torch.no_grad():
+        seen, first = agent.observations(observation), torch.as_tensor(agent.act(observation)[None])
+        assert rows[0]["predicted_cost"] == pytest.approx(agent.agent.cost_critics(seen, first).mean().item(), abs=1e-6)
     while not over:
         observation, reward, terminated, truncated, info = agent.task.step(agent.act(observation))
         total, cost, over = total + reward, cost + info["cost"], terminated or truncated
