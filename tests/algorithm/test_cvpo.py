@@ -1,6 +1,7 @@
 """The policy of CVPO: densities, divergences, their bounds during training, and the guidances it can be used with."""
 
-from typing import Any
+from copy import deepcopy
+from typing import Any, cast
 
 import pytest
 import torch
@@ -76,6 +77,49 @@ def small_policy(**changed: Any) -> CVPOPolicy:
         "m_steps": 6, "mean_rate": 1.0, "covariance_rate": 100.0, "mean_most": 0.1, "covariance_most": 10.0,
         "max_gradient_norm": 0.01, "polyak": 0.1}
     return CVPOPolicy(3, [-1.0, -1.0], [1.0, 1.0], **settings | changed)
+
+
+def test_an_improvement_is_its_definition() -> None:
+    """One E-step and one M-step in float64, by torch's distributions: actions and divergences are of the target
+    network, and each of the three gradients is longer than its bound of 0.05, to which it is scaled."""
+    policy = small_policy(m_steps=3, max_gradient_norm=0.05).double()
+    with torch.no_grad():
+        for parameter in policy.network.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, dtype=torch.float64)
+    guidance, energy = Guidance("plain", Fixed(2.0), 0.1), Bowl(0.5)
+    energy.guidance = guidance
+    online, target = deepcopy(policy.network), deepcopy(policy.target_network)
+    rng, shaped = RandomGenerator(0), cast(Any, energy)
+    observation, normals = rng.normal(STATES, 3).double(), rng.normal(STATES, 32, SIZE).double()
+    risk, metrics = policy.improve(observation, shaped, (normals,), guidance,
+                                   torch.optim.Adam(policy.network.parameters(), lr=2e-3))
+
+    mean, factor = policy.distribution(target, observation)
+    old = MultivariateNormal(mean, scale_tril=factor)
+    actions = mean.unsqueeze(1) + torch.einsum("bij,bnj->bni", factor, normals)
+    q, qc = energy.values(actions.clamp(-1, 1))
+    torch.testing.assert_close(risk, qc.mean(1))
+    weights = torch.softmax((q - 2 * (qc - 0.1)) / policy.temperature, 1)
+    torch.testing.assert_close(metrics["estep_cost"], (weights * qc).sum(1).mean())
+    adam = torch.optim.Adam(online.parameters(), lr=2e-3)
+    multipliers = [0.0, 0.0]
+    for _ in range(3):
+        new_mean, new_factor = policy.distribution(online, observation)
+        moved, spread = MultivariateNormal(new_mean, scale_tril=factor), MultivariateNormal(mean, scale_tril=new_factor)
+        divergences = [kl_divergence(old, one).mean() for one in (moved, spread)]
+        multipliers = [min(max(lam + rate * (divergence.item() - bound), 0.0), most)
+                       for lam, divergence, rate, bound, most in zip(multipliers, divergences, (1.0, 100.0),
+                                                                     (0.01, 0.001), (0.1, 10.0), strict=True)]
+        likelihood = (moved.log_prob(actions.movedim(1, 0)) + spread.log_prob(actions.movedim(1, 0))).T
+        adam.zero_grad()
+        loss = torch.tensor(multipliers).double() @ torch.stack(divergences) - (weights * likelihood).mean()
+        loss.backward()
+        assert torch.nn.utils.clip_grad_norm_(online.parameters(), 0.05) > 0.05
+        adam.step()
+    torch.testing.assert_close(policy.network.state_dict(), online.state_dict())
+    for found, expected, before in zip(policy.target_network.parameters(), online.parameters(), target.parameters(),
+                                       strict=True):
+        torch.testing.assert_close(found, 0.9 * before + 0.1 * expected)
 
 
 def test_without_a_constraint_it_goes_to_the_best_action() -> None:

@@ -1,8 +1,11 @@
 """Reachability: the backup against a reachable set computed exactly, and a multiplier that depends on the state."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from algd.algorithm.dual import Signals, Statewise
 from tests.algorithm.test_update import Draws64, batch_of, small_agent
@@ -87,6 +90,31 @@ def test_on_the_threshold_the_multiplier_stays() -> None:
     before = multiplier.multiplier(states)
     multiplier.observe_batch(Signals(states, torch.ones(16), torch.zeros(16)))
     torch.testing.assert_close(multiplier.multiplier(states), before)
+
+
+@pytest.mark.parametrize("longest", [0.01, 100.0])
+def test_an_excess_counts_up_to_the_clip_and_a_gradient_up_to_its_length(longest: float) -> None:
+    """Three updates of λ(s) against the definition in float64, with excesses far outside of ±clip = ±0.5."""
+    torch.manual_seed(0)
+    multiplier = Statewise([32], 3e-3, "policy", 0.5, longest, threshold=0.2, observation_size=1)
+    twin = deepcopy(multiplier.network).double()
+    adam = torch.optim.Adam(twin.parameters(), lr=3e-3)
+    states = torch.linspace(-1, 1, 5).unsqueeze(1)
+    for risk, excess in (([1e6, 0.3, 0.2, -0.1, -1e6], [0.5, 0.1, 0.0, -0.3, -0.5]),
+                         ([0.6, 0.8, 0.2, 0.2, 0.2], [0.4, 0.5, 0.0, 0.0, 0.0]),
+                         ([0.2, 0.21, 0.2, -9.0, 0.2], [0.0, 0.01, 0.0, -0.5, 0.0])):
+        adam.zero_grad()
+        (-softplus(twin(states.double()).squeeze(1)) * torch.tensor(excess).double()).mean().backward()
+        gradients = [parameter.grad for parameter in twin.parameters() if parameter.grad is not None]
+        length = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+        assert 0.01 < length < 100
+        for gradient in gradients:
+            gradient *= min(1.0, longest / float(length))
+        adam.step()
+        multiplier.observe_batch(Signals(states, torch.zeros(5), torch.tensor(risk)))
+        for found, expected in zip(multiplier.network.parameters(), twin.parameters(), strict=True):
+            torch.testing.assert_close(found.grad, expected.grad, rtol=1e-3, atol=1e-7, check_dtype=False)
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5, check_dtype=False)
 
 
 @pytest.mark.parametrize("agent", ["vesde", "ddpm", "gaussian"])
