@@ -34,6 +34,17 @@ def small_agent(*overrides: str) -> Agent:
     return agent
 
 
+@pytest.mark.parametrize("agent", ["vesde", "cvpo"])
+def test_target_networks_begin_as_the_networks(agent: str) -> None:
+    made = small_agent(f"agent={agent}")
+    state = made.state_dict()
+    targets = {name for name in state if "target_" in name}
+    assert {name.split(".")[0] for name in targets} >= {"target_critics", "target_cost_critics"}
+    assert [name for name in targets if not torch.equal(state[name], state[name.replace("target_", "")])] == []
+    # Members differ, so that equal networks are not so by their initialisation.
+    assert not torch.equal(*made.critics.weights[0]) and not torch.equal(*made.cost_critics.weights[0][:2])
+
+
 @pytest.mark.parametrize("agent", ["vesde", "gaussian"])
 def test_two_threads_give_the_same_bits_each_time(agent: str) -> None:
     """At the default sizes, for which torch divides its operations among threads."""
