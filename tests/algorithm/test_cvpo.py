@@ -85,7 +85,7 @@ def test_an_improvement_is_its_definition() -> None:
     policy = small_policy(m_steps=3, max_gradient_norm=0.05).double()
     with torch.no_grad():
         for parameter in policy.network.parameters():
-            parameter += 0.3 * torch.randn(parameter.shape, dtype=torch.float64)
+            parameter.add_(0.3 * torch.randn(parameter.shape, dtype=torch.float64))
     guidance, energy = Guidance("plain", Fixed(2.0), 0.1), Bowl(0.5)
     energy.guidance = guidance
     online, target = deepcopy(policy.network), deepcopy(policy.target_network)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -9,9 +10,11 @@ import torch
 from torch import Tensor
 
 from algd.algorithm.agent import Agent, Batch
+from algd.algorithm.dual import Fixed, Signals
 from algd.algorithm.energy import ROWS, Energy, risk
 from algd.algorithm.lagrangian import augmented, constraint_weight
 from algd.algorithm.networks import CriticEnsemble
+from algd.algorithm.normalisation import Normaliser
 from algd.algorithm.rng import RandomGenerator
 from algd.run.build import build
 from tests.support.command import TINY, compose
@@ -152,6 +155,31 @@ def test_200_updates_are_those_of_the_definition(agent: str, guidance: str) -> N
                 torch.testing.assert_close(found[name], expected[name], **EXACT, msg=f"{name} in update {number}")
     for (name, value), definition in zip(fast.state_dict().items(), slow.state_dict().values(), strict=True):
         torch.testing.assert_close(value, definition, **EXACT, equal_nan=True, msg=name)
+
+
+class Listens(Fixed):
+    """A rule that keeps the signals it is given."""
+
+    def observe_batch(self, signals: Signals) -> None:
+        self.heard = signals
+
+
+@pytest.mark.parametrize("agent", ["gaussian", "vesde"])
+def test_a_rule_is_given_the_risk_at_the_replays_and_at_the_losss_actions(agent: str) -> None:
+    """By the updated critics, at normalised states, and at the actions of the policy before its update."""
+    made, rule, batch = small_agent(f"agent={agent}", "agent.cost_learning_rate=0.1"), Listens(0.5), batch_of(0)
+    made.guidance.dual = rule
+    made.normaliser = Normaliser(5, True, False, 0.99)
+    for state in 3 * batch.observation:
+        made.normaliser.observe(state, 0.0, False)
+    state, before = made.normaliser.observations(batch.observation), deepcopy(made.policy)
+    draws = made.draw(16, Draws64(1))  # type: ignore[arg-type]
+    made.step(batch, draws, True)
+    torch.testing.assert_close(rule.heard.observation, state)
+    torch.testing.assert_close(rule.heard.replay, made.energy.risk(state, batch.action).detach())
+    normals = draws.loss[0] if agent == "gaussian" else draws.loss[1]
+    torch.testing.assert_close(rule.heard.policy,
+                               made.energy.risk(state, before.sample(state, normals).action).detach())
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.6, 500.0])
