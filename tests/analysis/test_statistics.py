@@ -25,8 +25,10 @@ from analysis.statistics.estimators import (
     cvar,
     interquartile_mean,
     iqm_interval,
+    means,
     median_time,
     proportion_interval,
+    stratified_interval,
     stratified_resamples,
     time_to_stay_feasible,
 )
@@ -106,6 +108,18 @@ def test_intervals_for_three_seeds_are_students() -> None:
     assert (one.low, one.high) == (pytest.approx(low, rel=0.03), pytest.approx(high, rel=0.03))
 
 
+def test_each_task_costs_a_degree_of_freedom() -> None:
+    """Two tasks of three seeds have 6 − 2 degrees of freedom, and the bootstrap's standard error of their mean is
+    √(Σ_tasks n_s σ_s²) / n, with each task's own variance σ_s² = Σ (x − mean)² / n_s."""
+    strata = [np.array([1.0, 2.0, 6.0]), np.array([10.0, 10.0, 40.0])]
+    one = stratified_interval(strata, means, seed=1, resamples=100_000)
+    error = np.sqrt(3 * (14 / 3) + 3 * (600 / 3)) / 6
+    half = scipy.stats.t.ppf(0.975, 4) * error * np.sqrt(6 / 4)
+    assert one.value == pytest.approx(69 / 6)
+    assert one.low is not None and one.high is not None
+    assert (one.value - one.low, one.high - one.value) == (pytest.approx(half, rel=0.01), pytest.approx(half, rel=0.01))
+
+
 def test_percentile_intervals_are_scipys() -> None:
     values = np.random.default_rng(0).normal(size=12)
     one = iqm_interval([values], method="percentile", resamples=20_000)
@@ -149,6 +163,18 @@ def test_probability_of_improvement_by_hand_and_by_scipy() -> None:
     assert both.low is not None and both.high is not None and one.low is not None and one.high is not None
     assert one.low < one.value < one.high and both.high <= 1
     assert probability_of_improvement([x[:2]], [y]).low is None
+
+
+def test_bounds_of_tasks_are_combined_by_their_squares() -> None:
+    """The mean of K estimates is as far from its bound as √(Σ_tasks distance²) / K."""
+    x, tasks = np.array([1.0, 2, 3]), [np.array([2.0, 0, 5, 2]), np.array([0.0, 2, 2.5]), np.array([-1.0, 1, 0, 3, 2])]
+    alone = [probability_of_improvement([x], [y]) for y in tasks]
+    both = probability_of_improvement([x] * 3, tasks)
+    assert both.value == pytest.approx((6 / 12 + 5.5 / 9 + 10.5 / 15) / 3)
+    for bound, distances in ((both.low, [one.value - (one.low or 0) for one in alone]),
+                             (both.high, [(one.high or 0) - one.value for one in alone])):
+        assert bound is not None and min(distances) > 0.1
+        assert abs(bound - both.value) == pytest.approx(float(np.sqrt(np.square(distances).sum())) / 3)
 
 
 def test_probability_of_improvement_of_separated_seeds_has_a_width() -> None:
@@ -254,6 +280,15 @@ def test_performance_profile_by_hand() -> None:
     assert (one.low <= one.share).all() and (one.share <= one.high).all() and one.low[0] == 1
     # Fewer than ten runs have no band, since it would cover everything.
     assert performance_profile([np.arange(9.0)], np.array([0.0])).low is None
+
+
+def test_the_band_of_a_profile_is_binomial() -> None:
+    """The bootstrap of a task's share, k of 10 runs, is binomial: its 2.5% and 97.5% quantiles are the band."""
+    one = performance_profile([np.array([*range(10)], dtype=float)], np.array([4.5, 7.5]), resamples=20_000)
+    assert one.share.tolist() == [0.5, 0.2] and one.low is not None and one.high is not None
+    expected = scipy.stats.binom.ppf([[0.025], [0.975]], 10, one.share) / 10
+    assert (one.low.tolist(), one.high.tolist()) == (expected[0].tolist(), expected[1].tolist()) == (
+        [0.2, 0.0], [0.8, 0.5])
 
 
 def test_pareto_front_by_hand() -> None:
