@@ -285,6 +285,32 @@ def test_a_result_needs_no_more_of_the_environment_than_its_limit(tmp_path: Path
     assert result_of(member, 40, "deterministic") == Result(3, 1, 4)
 
 
+def test_a_result_is_the_mean_over_episodes_and_seeds(tmp_path: Path) -> None:
+    """Of two seeds with two episodes each: returns 1, 3 and 4, 8, costs 1, 2 and 3, 6; another step, sampler or source
+    counts nothing. A seed without a result leaves the trial without one."""
+    members = [Member(tmp_path / f"seed={seed}", {"env": {"name": "own", "limit": 4.0, "limit_kind": "episode"}})
+               for seed in (0, 1)]
+    for member, rows in zip(members, ([(1, 1), (3, 2)], [(4, 3), (8, 6)]), strict=True):
+        member.folder.mkdir()
+        lines = [f"40,deterministic,train,{gain},{cost},99" for gain, cost in rows]
+        others = [f"{key},700,700,99" for key in ("20,deterministic,train", "40,stochastic,train",
+                                                  "40,deterministic,later")]
+        header = "step,sampler,source,return,cost,discounted_cost"
+        (member.folder / "evals.csv").write_text("\n".join([header, *others, *lines, *others, ""]))
+        RunFolder(member.folder).write_status({"state": "finished", "step": 40})
+    assert [result_of(member, 40, "deterministic") for member in members] == [Result(2, 1.5, 4), Result(6, 4.5, 4)]
+    with locked(tmp_path / "x.journal"):
+        study = Study(tmp_path / "x.journal", space_of(*TYPED), SearchSettings())
+        study.propose()
+        (trial,) = study.trials
+        runs = Runs(study, None, None, {}, Member(tmp_path, {  # type: ignore[arg-type]
+            "total_steps": 40, "runs_dir": str(tmp_path), "experiment": None}), "x")
+        runs.members[trial.number] = members
+        assert runs.result(trial, 40) == Result(4, 3, 4)
+        RunFolder(members[1].folder).write_status({"state": "failed", "step": 40})
+        assert runs.result(trial, 40) is None
+
+
 # --- real processes ------------------------------------------------------------------------------------------------
 
 
