@@ -17,7 +17,7 @@ from tests.support.command import TINY, compose, only_run, outcome, status, trai
 
 HERE = "tests.run.test_callbacks"
 RUN = [*TINY, "env=toy", "env.horizon=20", "agent=gaussian", "initial_steps=30", "total_steps=90", "eval.every=50",
-       "eval.episodes=2", "updates_per_step=2", "log_every=30"]
+       "eval.episodes=2", "updates_per_step=3", "log_every=30"]
 
 
 class Watch(Callback):
@@ -88,9 +88,9 @@ def test_everything_is_told_and_nothing_is_changed(tmp_path: Path) -> None:
         told.setdefault(what, []).append(arguments)
     assert [what for what, _ in Watch.told][::len(Watch.told) - 1] == ["start", "end"] and told["end"] == [["finished"]]
     assert told["start"][0][0] == str(folder) and told["start"][0][1]["total_steps"] == 90
-    # 30 initial steps up to step 0, then 1 … 90; two updates at each; evaluations at 0, 50 and 90.
+    # 30 initial steps up to step 0, then 1 … 90; three updates at each; evaluations at 0, 50 and 90.
     assert [step for step, _ in told["step"]] == [*range(-29, 1), *range(1, 91)]
-    assert [step for step, _ in told["update"]] == [step for step in range(1, 91) for _ in range(2)]
+    assert [step for step, _ in told["update"]] == [step for step in range(1, 91) for _ in range(3)]
     assert {"critic_loss", "lam"} < told["update"][0][1].keys()
     assert [(len(rows), rows[0]["step"], rows[-1]["sampler"]) for (rows,) in told["evaluation"]] == [
         (4, step, "stochastic") for step in (0, 50, 90)]
