@@ -1,22 +1,29 @@
-"""Long runs: memory, open files and output, sampled from outside during the run."""
+"""Long runs: memory, open files and output, sampled by a callback within the run, so that the samples depend on its
+progress and not on anyone's speed."""
 
+import csv
 import os
 import shutil
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from algd.config.trust import trust
+from algd.run.callbacks import Callback
 from algd.storage.run_folder import run_path
-from tests.soak.lives import begin
+from tests.soak.lives import lived
 from tests.support.command import TINY, compose
 
 # With episodes of one step they begin and end as often as possible. The replay wraps every 2000.
 LONG = [*TINY, "agent=gaussian", "batch_size=8", "buffer_size=2000", "env=toy", "env.horizon=1", "initial_steps=100",
         "checkpoint.every=2000", "eval.every=5000", "eval.episodes=2", "log_every=500", "snapshots=10"]
 PAGE = os.sysconf("SC_PAGE_SIZE")
+HERE, SAMPLES = "tests.soak.long", "samples.csv"
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ class Course:
         memory: resident set, bytes.
         files: open files.
         said: bytes of console output in total.
-        folder: bytes in its folder without the tables, at the end.
+        folder: bytes in its folder without tables, at the end.
         seconds: duration.
     """
 
@@ -64,29 +71,46 @@ class Course:
         return max(last) - max(middle)
 
 
-def long_run(episodes: int, updates: int, folder: Path, every: float = 0.25) -> Course:
-    """Train for many episodes, and sample the process from outside.
+class Samples(Callback):
+    """Writes the process's memory and open files to samples.csv in the run's folder.
+
+    Args:
+        every: episodes between two samples.
+    """
+
+    def __init__(self, every: int):
+        super().__init__("stop")
+        self.every = every
+
+    def on_start(self, folder: Path, config: Mapping[str, Any]) -> None:
+        self.path = folder / SAMPLES
+
+    def on_episode(self, row: Mapping[str, Any]) -> None:
+        finished = row["episode"] + 1
+        if finished % self.every == 0:
+            memory = int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+            files = len(os.listdir("/proc/self/fd"))
+            with self.path.open("a") as file:
+                file.write(f"{finished},{memory},{files}\n")
+
+
+def long_run(episodes: int, updates: int, folder: Path, samples: int = 200) -> Course:
+    """Train for many episodes, and sample the process during the run.
 
     Args:
         episodes: environment steps, each of which is an episode.
         updates: updates per step.
         folder: new folder, removed at the end.
-        every: seconds between samples.
+        samples: number of samples, at equal numbers of episodes.
     """
-    config = compose(*LONG, f"total_steps={episodes}", f"updates_per_step={updates}", f"runs_dir={folder / 'runs'}")
-    table = run_path(config) / "episodes.csv"
+    trust([HERE])
+    config = compose(*LONG, f"total_steps={episodes}", f"updates_per_step={updates}", f"runs_dir={folder / 'runs'}",
+                     f"trusted=[{HERE}]", f"callbacks=[{{_target_:{HERE}.Samples,every:{episodes // samples}}}]")
     begun = time.monotonic()
-    life = begin(config, folder / "life")
-    process = Path(f"/proc/{life.process.pid}")
-    rows: list[tuple[int, int, int]] = []
-    while not life.wait(every):
-        try:
-            count = table.read_bytes().count(b"\n") - 1
-            memory = int((process / "statm").read_text().split()[1]) * PAGE
-            rows.append((count, memory, len(list((process / "fd").iterdir()))))
-        except (OSError, IndexError):
-            continue  # not begun yet, or ended
+    life = lived(config, folder / "life")
     assert life.code == 0, life.said
+    with (run_path(config) / SAMPLES).open(newline="") as file:
+        rows = [tuple(map(int, row)) for row in csv.reader(file)]
     kept = sum(path.stat().st_size for path in run_path(config).rglob("*") if path.is_file() and path.suffix != ".csv")
     course = Course([n for n, _, _ in rows], [m for _, m, _ in rows], [f for _, _, f in rows], len(life.said), kept,
                     time.monotonic() - begun)
