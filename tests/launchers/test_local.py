@@ -83,7 +83,8 @@ def test_a_run_that_fails_and_one_that_is_killed(tmp_path: Path) -> None:
     sweep = start(*arguments, "agent.policy.beta=1.0", "hydra.launcher.dry_run=true")
     listing, _ = sweep.communicate()
     assert sweep.returncode == 0 and "1 to retry, 1 to skip" in listing
-    assert re.search(r"estimate, 1 at once: 0:0\d:\d\d, .* core-hours \(by 1 run of the same kind\)", listing), listing
+    estimate = r"estimate, 1 at once: \d+:\d\d:\d\d, .* core-hours \(by 1 run of the same kind\)"
+    assert re.search(estimate, listing), listing
     errors = run(*arguments, "agent.policy.beta=1.0")
     assert "already finished at step 300" in errors
     train_here(*SMALL, "seed=0", f"runs_dir={tmp_path / 'twin'}")
@@ -182,13 +183,26 @@ def test_the_progress_of_a_run_that_another_process_trains(tmp_path: Path) -> No
 
 def test_two_sweeps_that_share_a_run(tmp_path: Path) -> None:
     """The second sweep waits for the shared run and trains the other; killing a launcher does not kill its runs."""
-    # Long enough to be still in training when the second command has composed its grid.
-    long = [*SMALL, "total_steps=2000"]
+    long = [*SMALL, "total_steps=600"]
     first = start("-m", *long, "seed=0", f"runs_dir={tmp_path}")
-    wait_for(lambda: any(is_held(folder) for folder in runs_in(tmp_path)), first)
-    first.kill()
-    first.communicate()
-    errors = run("-m", *long, "seed=0,1", f"runs_dir={tmp_path}", "hydra.launcher.jobs=1")
+    wait_for(lambda: started(tmp_path, 0, 1) is not None, first)
+    (folder,) = runs_in(tmp_path)
+    # It holds its run but does not go on until the second command has found it.
+    os.kill(process_of(folder), signal.SIGSTOP)
+    try:
+        assert is_held(folder)
+        first.kill()
+        first.communicate()
+        second = start("-m", *long, "seed=0,1", f"runs_dir={tmp_path}", "hydra.launcher.jobs=1")
+        assert second.stderr is not None
+        errors = ""
+        while "trained by another process right now" not in errors:
+            errors += (line := second.stderr.readline())
+            assert line, errors
+    finally:
+        os.kill(process_of(folder), signal.SIGCONT)
+    errors += second.communicate()[1]
+    assert second.returncode == 0, errors
     assert errors.count("trained by another process right now") == 1 and "2 runs: 2 finished" in errors
     assert [len(json.loads((folder / "meta.json").read_text())["starts"]) for folder in runs_in(tmp_path)] == [1, 1]
 
