@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,10 +154,12 @@ def test_a_variant_that_fails_is_not_waited_for() -> None:
 
 
 def test_where_a_run_spends_its_time_adds_up() -> None:
+    begun = time.perf_counter()
     measured = measure(*SMALL, "total_steps=60", "checkpoint.every=20", "eval.every=30")
+    elapsed = time.perf_counter() - begun
     parts = [measured.environment, measured.updating, measured.evaluating, measured.saving]
     assert measured.steps == 59 and all(part > 0 for part in parts) and sum(parts) < measured.seconds
-    assert measured.to_first_update > 0.5 and 1e8 < measured.peak < 2e9
+    assert 0 < measured.to_first_update < elapsed - measured.seconds and 1e8 < measured.peak < 2e9
 
 
 def test_there_is_one_door_to_all_measurements() -> None:
