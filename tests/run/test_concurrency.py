@@ -113,7 +113,7 @@ def test_looking_is_not_holding(tmp_path: Path) -> None:
             os.write(tells, b".")
             sleep(seconds)
 
-        time.sleep = told
+        time.sleep = told  # type: ignore[assignment]
         try:
             Lock(tmp_path / "lock")
         except BaseException:
