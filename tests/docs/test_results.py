@@ -48,6 +48,26 @@ def test_every_run_that_was_begun_is_on_the_page() -> None:
     assert {folder.relative_to(DATA).parts[0] for folder in RUNS} == tabled
 
 
+def test_how_often_the_cost_is_over_the_limit() -> None:
+    """In the second half of each run that the page compares, and in all of them as the page and the README say."""
+    over: dict[str, list[int]] = {"plain": [], "augmented": []}
+    for agent, guidance, seed, within, mean in re.findall(
+            r"^\| ([\w-]+), (\w+), seed (\d) \|.*\| (\d+) of 10 \| (.* / .*) \|$", PAGE, re.MULTILINE):
+        (folder,) = (DATA / "point_button1_short" / "point_button1").glob(
+            f"{agent.lower().replace('-', '')}-{guidance}/seed={seed}-*")
+        half = [point for point in read_run(folder).evaluations if point.step > 20_000]
+        assert len(half) == 10 and sum(point.mean_cost <= 10 for point in half) == int(within)
+        assert mean == (f"{sum(point.mean_return for point in half) / 10:.1f} / "
+                        f"{sum(point.mean_cost for point in half) / 10:.1f}")
+        over[guidance].append(10 - int(within))
+    assert {guidance: (len(counts), sum(counts)) for guidance, counts in over.items()} == {
+        "plain": (3, 28), "augmented": (3, 7)}
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert "28 of their last 30 evaluations are over the limit, of augmented's three 7." in readme
+    page = " ".join(PAGE.split())
+    assert "over the limit at 28 of the 30" in page and "over the limit at 7 of 30" in page
+
+
 def test_costs_after_the_corner_are_those_of_the_evaluations() -> None:
     """In the corner all evaluations are the same, as at step 2,000."""
     for guidance in ("augmented", "plain", "none"):
