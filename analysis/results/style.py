@@ -29,6 +29,10 @@ STYLE: Any = {
 }
 
 
+LINE = 0.14  # height of a line of a legend, in inches
+LINES = 4  # lines of a legend for which figures have room
+
+
 def look(column: Sequence[str], keys: Sequence[str], columns: Sequence[Sequence[str]]) -> dict[str, Any]:
     """Return a line's colour, marker and dashes: fixed for a known algorithm, else by its position in the columns.
 
@@ -58,9 +62,14 @@ def layered(style: dict[str, Any], place: int, count: int) -> dict[str, Any]:
 
 
 def legend(figure: Figure, handles: Sequence[Any], most: int = 3) -> None:
-    """Add a legend below the panels, with as many columns as fit, at most `most`."""
+    """Add a legend below the panels, with as many columns as fit, at most `most`.
+
+    A long one makes the figure higher.
+    """
     longest = max(len(str(handle.get_label())) for handle in handles)
     across = max(1, min(most, len(handles), int(WIDTH * 20) // (longest + 8)))
+    lines = -(-len(handles) // across)
+    figure.set_figheight(figure.get_figheight() + LINE * max(0, lines - LINES))
     figure.legend(handles=handles, loc="outside lower center", ncols=across, frameon=False, handlelength=2.6,
                   columnspacing=1.0)
 

@@ -4,18 +4,20 @@ import dataclasses
 from pathlib import Path
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.lines import Line2D
 
 from algd.errors import UsageError
 from analysis.__main__ import main
 from analysis.report.figures import columns_of, curve_figure
 from analysis.results.cells import Cell, cells
 from analysis.results.curves import curve, draw, draw_curvature, series_of, smoothed
-from analysis.results.style import look
+from analysis.results.style import STYLE, WIDTH, legend, look
 from analysis.results.tradeoff import draw_tradeoff, path
 from analysis.runs.model import Series
 from analysis.runs.read import read_run
@@ -245,3 +247,16 @@ def test_the_command_writes_vectors_and_pixels(tmp_path: Path, capsys: pytest.Ca
     for file in (tmp_path / "a").iterdir():
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
     assert main(["curves", str(FIXTURE), "--quantities", "nothing", "--out", str(tmp_path)]) == 2
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_long_legend_leaves_the_panels_their_height() -> None:
+    heights = []
+    for count in (1, 4, 20):
+        with plt.rc_context(STYLE):
+            figure, axis = plt.subplots(figsize=(WIDTH, 2.4), layout="constrained")
+            legend(figure, [Line2D([], [], label=f"gaussian, reachability, {number}") for number in range(count)], 1)
+            figure.draw_without_rendering()
+        heights.append(axis.get_position().height * figure.get_figheight())
+        plt.close(figure)
+    assert heights[0] > heights[1] > 1 and heights[2] > 0.8 * heights[1]
