@@ -13,8 +13,7 @@ from algd.errors import SimulatorError, UsageError
 from algd.run.build import build_task
 from algd.run.evaluation import evaluate as episodes_of
 from algd.run.loaded_agent import LoadedAgent
-from algd.storage.run_folder import ASIDE, RunFolder
-from algd.storage.sweep_file import SWEEPS
+from algd.storage.run_folder import RunFolder, runs_below
 
 Rows = list[dict[str, Any]]
 SURVIVED = 10  # failures of the simulator that one evaluation tolerates
@@ -109,9 +108,7 @@ def _folders(top: Path) -> list[Path]:
     Raises:
         UsageError: there is none.
     """
-    found = [file.parent for file in sorted(top.rglob("config.yaml"))
-             if (file.parent / "status.json").exists()
-             and not any(ASIDE.search(part) or part == SWEEPS for part in file.relative_to(top).parts)]
+    found = sorted(runs_below(top, lambda _, files: {"config.yaml", "status.json"} <= set(files)))
     if not found:
         raise UsageError(f"{top}: there is no run (a folder with config.yaml and status.json) here or below")
     return found

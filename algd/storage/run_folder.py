@@ -3,7 +3,7 @@
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from algd.config.schema import check
 from algd.errors import UsageError
 from algd.secrets import redacted
 from algd.storage.files import free_name, sealed, unsealed, write_atomically
+from algd.storage.sweep_file import SWEEPS
 from algd.storage.yaml import read_yaml
 
 SUMS = ["return", "cost", "discounted_cost", "length", "simulator_error"]
@@ -137,6 +138,25 @@ class RunFolder:
         aside = free_name(self.path, "old")
         os.rename(self.path, aside)
         return aside
+
+
+def runs_below(top: Path, is_run: Callable[[Path, Collection[str]], bool]) -> Iterator[Path]:
+    """The runs' folders at or below a folder, at any depth and behind links, without those that were moved aside.
+
+    Args:
+        is_run: whether a folder with these files is a run's; nothing inside one is searched.
+    """
+    seen = set()
+    for name, folders, files in os.walk(top, followlinks=True):
+        if (place := os.path.realpath(name)) in seen:  # a link to a folder above would never end
+            folders.clear()
+            continue
+        seen.add(place)
+        if is_run(Path(name), files):
+            folders.clear()
+            yield Path(name)
+        # A sweep's folder has a copy of the code, which may contain runs of tests.
+        folders[:] = [folder for folder in folders if folder != SWEEPS and not ASIDE.search(folder)]
 
 
 def refuse_links(folder: Path) -> None:

@@ -2,14 +2,13 @@
 
 import glob
 import json
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from algd.errors import UsageError
-from algd.storage.run_folder import ASIDE
+from algd.storage.run_folder import runs_below
 from algd.storage.sweep_file import SWEEPS, read_sweep_file, sweep_members
 from algd.storage.yaml import read_yaml
 from analysis.runs.model import NEEDED
@@ -53,7 +52,7 @@ def find_runs(names: Iterable[str], runs_dir: Path = Path("runs")) -> Found:
                 here += members
                 absent |= {member.resolve(): member for member in members if not (member / "config.yaml").exists()}
             else:
-                here += _runs_below(path)
+                here += runs_below(path, _is_run)
         if paths and not here:
             raise UsageError(f"{name}: there is no run (a folder with the config.yaml of one) here or below, and no "
                              f"sweep of that name in {runs_dir / SWEEPS}")
@@ -91,19 +90,9 @@ def _sweep_called(name: str, runs_dir: Path) -> Path | None:
     return of_experiment[0] if of_experiment else None
 
 
-def _runs_below(top: Path) -> Iterable[Path]:
-    seen = set()
-    for name, folders, files in os.walk(top, followlinks=True):
-        if (place := os.path.realpath(name)) in seen:  # a link to a folder above would never end
-            folders.clear()
-            continue
-        seen.add(place)
-        if ("config.yaml" in files and (RUN_FILES & set(files) or _configures_a_run(Path(name) / "config.yaml"))) or (
-                "progress.csv" in files and "config.json" in files):
-            folders.clear()  # do not search inside a run folder
-            yield Path(name)
-        # A sweep's folder has a copy of the code, which may contain runs of tests.
-        folders[:] = [folder for folder in folders if folder != SWEEPS and not ASIDE.search(folder)]
+def _is_run(folder: Path, files: Collection[str]) -> bool:
+    return ("config.yaml" in files and (not RUN_FILES.isdisjoint(files) or _configures_a_run(folder / "config.yaml"))
+            ) or {"progress.csv", "config.json"} <= set(files)
 
 
 def _configures_a_run(file: Path) -> bool:

@@ -193,6 +193,9 @@ def test_tables(folder: Path, tmp_path: Path) -> None:
     for rows in (tables.evals, tables.episodes, tables.metrics):
         assert rows and {tuple(row) for row in rows} == {tuple(rows[0])}  # columns, as pandas.DataFrame takes them
     assert len(algd.read([folder, folder, tmp_path / "deeper"]).runs) == 2
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "toy").symlink_to(tmp_path / "toy")
+    assert len(algd.read(tmp_path / "linked").runs) == 1
 
 
 def test_tables_of_nothing(tmp_path: Path) -> None:
