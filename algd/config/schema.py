@@ -21,8 +21,8 @@ from algd.config.values import A_NAME, NAME, name, refuse_secrets, shortened
 from algd.errors import UsageError
 
 Count = Annotated[int, Field(gt=0, le=10**15)]
-DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
 CountOrZero = Annotated[int, Field(ge=0, le=10**15)]
+DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
 
 
 class _Strict(BaseModel):
