@@ -90,13 +90,13 @@ def compare(arguments: argparse.Namespace) -> int:
     if not arguments.first or not arguments.second:
         raise UsageError("compare: --first KEY=VALUE and --second KEY=VALUE are needed, or --budgets")
     gathered = _gathered(arguments)
-    found = compared(sides(gathered.runs, [arguments.first, *arguments.second]), arguments.bootstrap_seed,
-                     arguments.at_step, arguments.pool, arguments.all_pairs)
+    opposed = sides(gathered.runs, [arguments.first, *arguments.second], _keys(arguments.within))
+    found = compared(opposed, arguments.bootstrap_seed, arguments.at_step, arguments.pool, arguments.all_pairs)
     print((as_json if arguments.format == "json" else markdown)(found, gathered.remarks))
     if arguments.out:
         for number, comparison in enumerate(found):
             for task in comparison.tasks:
-                name = f"profile_{task}" + (f"_{number + 1}" if len(found) > 1 else "")
+                name = f"profile_{task.replace(', ', '_')}" + (f"_{number + 1}" if len(found) > 1 else "")
                 print(*write(draw_profile(comparison, task, arguments.bootstrap_seed), name, arguments.out), sep="\n",
                       file=sys.stderr)
     return 0
@@ -204,7 +204,7 @@ def _options(arguments: argparse.Namespace) -> "Options":
 
     return Options(arguments.sampler, _keys(arguments.rows), _keys(arguments.columns), arguments.pool,
                    arguments.interval, arguments.bootstrap_seed, arguments.at_step, arguments.safe_share,
-                   arguments.smooth, arguments.landscapes)
+                   arguments.last, arguments.smooth, arguments.landscapes)
 
 
 def export(arguments: argparse.Namespace) -> int:
@@ -227,7 +227,7 @@ def _gathered(arguments: argparse.Namespace) -> "Gathered":
 
     with RunCache(cache_file() if arguments.cache else None) as cache:
         found = gather(arguments.folders, arguments.runs_dir, arguments.sampler, arguments.where, arguments.finished,
-                       arguments.strict, arguments.wandb, cache.read)
+                       arguments.strict, arguments.wandb, cache.read, arguments.last)
     for reason in found.unreadable.values():
         print(f"left out: {reason}", file=sys.stderr)
     print(*found.left_out, sep="\n", end="\n" * bool(found.left_out), file=sys.stderr)

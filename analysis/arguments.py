@@ -59,6 +59,7 @@ def _imported(text: str) -> str:
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser; the parsed arguments have the command's name as `command`."""
     found = Parser(prog="python -m analysis", description="Tables, figures and reports of runs.")
+    found.set_defaults(last=1)  # of the commands without --last
     commands = found.add_subparsers(required=True, metavar="command", dest="command")
 
     def add(name: str, what: str, example: str) -> argparse.ArgumentParser:
@@ -129,6 +130,9 @@ def parser() -> argparse.ArgumentParser:
                          help="the runs of the other; can be repeated: the first against each, with p-values "
                               "corrected for the number of tests")
     command.add_argument("--all-pairs", action="store_true", help="all sides against each other")
+    command.add_argument("--within", default="", metavar="KEYS",
+                         help="compare the runs with each value of these keys apart, and test over all: within agent, "
+                              "first and second differ in guidance alone")
     command.add_argument("--pool", action="store_true",
                          help="compare sides that differ in more than their conditions name, and list the differences")
     command.add_argument("--bootstrap-seed", type=_count_or_none, default=0, metavar="N",
@@ -159,7 +163,7 @@ def parser() -> argparse.ArgumentParser:
                   "python -m analysis efficiency runs --return 12.5\n"
                   "         python -m analysis efficiency runs --return point_button1=12.5 --return car_button2=20")
     _add_choice(command)
-    _add_judging(command)
+    _add_judging(command, last=False)
     _add_grouping(command)
     command.add_argument("--return", dest="wanted", action="append", default=[], metavar="[TASK=]R",
                          help="the return to reach; can be repeated")
@@ -213,11 +217,14 @@ def _add_selection(command: argparse.ArgumentParser) -> None:
                          help="of the evaluation episodes (default deterministic)")
 
 
-def _add_judging(command: argparse.ArgumentParser) -> None:
-    """Add the options for the evaluation that is used and the required share of safe seeds."""
+def _add_judging(command: argparse.ArgumentParser, last: bool = True) -> None:
+    """Add the options for the evaluations that are used and the required share of safe seeds."""
     command.add_argument("--at-step", type=_count, metavar="N",
                          help="compare all runs at their evaluation at this step (default: the last of the finished "
                               "runs, or while there is none the last that all runs share)")
+    if last:
+        command.add_argument("--last", type=_count, default=1, metavar="N",
+                             help="results are means over the last N evaluations up to that step (default 1)")
     command.add_argument("--safe-share", type=_share, default=0.8, metavar="S",
                          help="share of a cell's seeds that must be safe for it to be feasible (default 0.8)")
 

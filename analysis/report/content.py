@@ -42,6 +42,7 @@ class Options:
 
     Attributes:
         at_step, safe_share: see `analysis.results.cells.cells`.
+        last: number of evaluations over which the result of a run is the mean.
         smooth: number of values that curves average; 1: no smoothing.
         landscapes: number of algorithms whose landscape is drawn.
     """
@@ -54,6 +55,7 @@ class Options:
     bootstrap_seed: int = 0
     at_step: int | None = None
     safe_share: float = SAFE_SHARE
+    last: int = 1
     smooth: int = 1
     landscapes: int = 0
 

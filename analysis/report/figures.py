@@ -15,6 +15,7 @@ import numpy as np
 
 from analysis.results.cells import Cell, number, sorting
 from analysis.results.curves import LABELS, Curve, curve, range_curve, series_of, smoothed
+from analysis.results.steps import when
 from analysis.results.style import look
 from analysis.runs.model import Floats, Run, Series
 
@@ -155,12 +156,10 @@ def trade_off_figure(family: str, row: tuple[str, ...], cells: Sequence[Cell],
     if not data:
         return None
     limits = sorted({cell.limit for cell in cells if cell.limit is not None})
-    steps = sorted({run.result.step for cell in cells for run in cell.evaluated if run.result})
-    task = ", ".join(row)
-    at = ", ".join(map(str, steps))
+    task, at = ", ".join(row), when(run for cell in cells for run in cell.evaluated)
     return Figure(
-        f"{family}/{task}/trade-off", "", f"return against cost at step {at}",
-        f"Return against cost of each seed's evaluation at step {at} on {task}. " + "; ".join(said) + ".", data,
+        f"{family}/{task}/trade-off", "", f"return against cost at {at}",
+        f"Return against cost of each seed's evaluation at {at} on {task}. " + "; ".join(said) + ".", data,
         plain_layout("cost (hollow: not safe)", "return", [limit_line("x", limit) for limit in limits]))
 
 

@@ -24,7 +24,7 @@ from plotly.offline import get_plotlyjs
 from algd.errors import UsageError
 from analysis.report.content import Content, Options, assemble
 from analysis.report.grids import MEANING
-from analysis.results.table import DETAILS, Table, details, grid
+from analysis.results.table import Table, details, grid
 from analysis.runs.gather import Gathered
 
 PARTS = ("overview", "trouble", "search", "runs", "tables", "comparisons", "curves", "landscapes", "videos",
@@ -64,7 +64,7 @@ def write(out: Path, title: str, gathered: Gathered, options: Options, sweep: Ma
 def parts(content: Content) -> dict[str, Markup]:
     """Return the page's sections as HTML, by name."""
     macros: Any = _environment().get_template("parts.html").make_module(
-        {"MEANING": MEANING, "DETAILS": DETAILS, "details": details, "table_html": _table_html})
+        {"MEANING": MEANING, "details": details, "table_html": _table_html})
     return {name: getattr(macros, name)(content) for name in PARTS}
 
 

@@ -3,6 +3,9 @@
 A comparison has two sides, each the runs that fit a condition such as guidance=augmented. Runs of one side may differ
 only in task and seed, and the two sides only in the keys of the conditions. Both are compared at one step of each task.
 Tasks of only one side are left out and named.
+
+With keys such as `agent` to compare within, the runs of a task with each value are compared apart, like tasks of their
+own: every difference is between two runs with the same value and seed.
 """
 
 from collections.abc import Sequence
@@ -17,7 +20,7 @@ from analysis.results.steps import check_step, judged
 from analysis.results.style import DASHES, MARKERS, PALETTE, look
 from analysis.runs.gather import short
 from analysis.runs.model import Run
-from analysis.runs.select import differing_keys, where
+from analysis.runs.select import check_key, differing_keys, where
 from analysis.statistics.comparisons import Paired, holm, paired_by_seed, probability_of_improvement, sign_flip
 from analysis.statistics.estimators import Estimate, Floats
 
@@ -29,13 +32,20 @@ COMPARABLE = ("env.limit", "env.limit_kind", "total_steps")
 
 @dataclass(frozen=True)
 class Side:
-    """The runs of one algorithm on one or more tasks; `name` is the condition that selects them."""
+    """The runs of one algorithm on one or more tasks; `name` is the condition that selects them.
+
+    A task's name is followed by the values of the keys `within`.
+    """
 
     name: str
     runs: list[Run]
+    within: tuple[str, ...] = ()
+
+    def task(self, run: Run) -> str:
+        return ", ".join((run.env, *values_of(run, self.within)))
 
     def on(self, task: str) -> list[Run]:
-        return [run for run in self.runs if run.env == task]
+        return [run for run in self.runs if self.task(run) == task]
 
     def values(self, task: str, quantity: str) -> Floats:
         """Return the "return" or "cost" of each run with a finite result on a task, (n,), by seed."""
@@ -57,7 +67,7 @@ class SignTest:
     """Sign-flip test of the hypothesis that two sides have equal returns or costs.
 
     Attributes:
-        task: name of the task; "" for the test over all tasks.
+        task: name of the task, as `Side.task`; "" for the test over all tasks.
         quantity: "return" or "cost".
         paired: differences by seed; None over several tasks, whose differences have different units.
         p_value: two-sided; None with fewer than three differences.
@@ -98,13 +108,20 @@ class Comparison:
     looks: tuple[dict[str, Any], ...]
 
 
-def sides(runs: Sequence[Run], conditions: Sequence[str]) -> list[Side]:
+def sides(runs: Sequence[Run], conditions: Sequence[str], within: Sequence[str] = ()) -> list[Side]:
     """Return a side for each condition, "KEY=VALUE" or several separated by spaces.
 
+    Args:
+        runs: all runs.
+        conditions: one for each side.
+        within: keys for whose values the sides are compared apart.
+
     Raises:
-        UsageError: a condition is malformed or fits no run, or a run fits two conditions.
+        UsageError: a condition is malformed or fits no run, a run fits two conditions, or no run has a key of `within`.
     """
-    found = [Side(condition, where(runs, condition.split(), "--second" if place else "--first"))
+    for key in within:
+        check_key(runs, key)
+    found = [Side(condition, where(runs, condition.split(), "--second" if place else "--first"), tuple(within))
              for place, condition in enumerate(conditions)]
     for index, side in enumerate(found):
         for other in found[:index]:
@@ -138,7 +155,7 @@ def compare(some: Sequence[Side], bootstrap_seed: int = 0, at_step: int | None =
         _refuse_mixed(side, pool)
     by = [run.config.get("total_steps") for run in everything] if "total_steps" in named else ()
     remaining = iter(judged(everything, at_step, by))
-    ready = [Side(side.name, [next(remaining) for _ in side.runs]) for side in some]
+    ready = [replace(side, runs=[next(remaining) for _ in side.runs]) for side in some]
     pairs = [(i, j) for i in range(len(ready)) for j in range(i + 1, len(ready)) if all_pairs or i == 0]
     found = [_compare(ready[i], ready[j], named, bootstrap_seed, pool) for i, j in pairs]
     adjusted = iter(holm([test.p_value for pair in found for test in pair.tests]))
@@ -150,7 +167,8 @@ def _compare(first: Side, second: Side, named: Sequence[str], seed: int, pool: b
     if differing and not pool:
         raise UsageError(f"{first.name} and {second.name} differ in more than {', '.join(named)}, namely "
                          f"{differing[0]}: name it in the conditions, choose with --where, or list it (--pool)")
-    have = [{run.env for run in side.runs if run.result is not None and run.result.finite} for side in (first, second)]
+    have = [{side.task(run) for run in side.runs if run.result is not None and run.result.finite}
+            for side in (first, second)]
     tasks = sorted(have[0] & have[1])
     if not tasks:
         raise UsageError(f"{first.name} and {second.name} have no task in common on which both were evaluated at one "
@@ -179,11 +197,11 @@ def _tests(first: Side, second: Side, tasks: Sequence[str], seed: int) -> list[S
 
 def _refuse_mixed(side: Side, pool: bool) -> None:
     """Refuse a side whose runs differ in more than the seed on a task, or that has a seed twice."""
-    for task in dict.fromkeys(run.env for run in side.runs):
+    for task in dict.fromkeys(map(side.task, side.runs)):
         runs = side.on(task)
         if (differing := differing_keys([run.config for run in runs])) and not pool:
             raise UsageError(f"the runs of {side.name} on {task} differ in {spelled(runs, differing)}: name them in "
-                             "the side's condition, or choose among them with --where")
+                             "the side's condition or in --within, or choose among them with --where")
         seeds = [run.seed for run in runs]
         if twice := next((run for run in runs if seeds.count(run.seed) > 1), None):
             raise UsageError(f"{side.name} has seed {twice.seed} on {task} more than once, such as {short(twice)}: "
@@ -193,7 +211,7 @@ def _refuse_mixed(side: Side, pool: bool) -> None:
 def _differing(first: Side, second: Side, named: Sequence[str]) -> list[str]:
     """Describe, for each common task, the keys in which the runs of both differ besides those of the conditions."""
     found = []
-    for task in sorted({run.env for run in first.runs} & {run.env for run in second.runs}):
+    for task in sorted(set(map(first.task, first.runs)) & set(map(second.task, second.runs))):
         runs = [*first.on(task), *second.on(task)]
         keys = differing_keys([run.config for run in runs], named)
         if any(run.foreign for run in runs):

@@ -7,6 +7,7 @@ from typing import Any
 from analysis.markdown import markdown_table
 from analysis.results.cells import number
 from analysis.results.compare import Comparison, Side, SignTest
+from analysis.results.steps import when
 from analysis.results.table import seeds_of
 from analysis.runs.gather import short, states
 from analysis.statistics.comparisons import Paired
@@ -26,16 +27,17 @@ def markdown(found: Sequence[Comparison], remarks: Sequence[str] = ()) -> str:
     """
     parts = []
     for pair in found:
-        steps = {task: sorted({run.result.step for side in (pair.first, pair.second) for run in side.on(task)
-                               if run.result}) for task in pair.tasks}
+        both = (pair.first, pair.second)
+        averaged = pair.first.runs[0].averaged
+        means = f" Results: means over the last {averaged} evaluations of each run." if averaged > 1 else ""
         parts += [
             f"## {pair.first.name} against {pair.second.name}",
-            "Tasks: " + ", ".join(f"{task} at step {', '.join(map(str, at))}" for task, at in steps.items()) + ".",
+            "Tasks: " + "; ".join(f"{task} at {when(run for side in both for run in side.on(task))}"
+                                  for task in pair.tasks) + f".{means}",
             markdown_table(["probability that a run of the first has", "over all tasks"],
                            [["the higher return", _estimate(pair.returns)], ["the lower cost", _estimate(pair.costs)]],
                            right=2),
-            markdown_table(SIDE_HEADER, [side_row(side, task) for task in pair.tasks
-                                         for side in (pair.first, pair.second)], right=5),
+            markdown_table(SIDE_HEADER, [side_row(side, task) for task in pair.tasks for side in both], right=5),
             markdown_table(TEST_HEADER, [test_row(test) for test in pair.tests], right=7),
             *_bullets(own_notes(pair))]
     tests = sum(test.p_value is not None for pair in found for test in pair.tests)
@@ -75,6 +77,9 @@ def test_row(test: SignTest) -> list[str]:
 
 def own_notes(found: Comparison) -> list[str]:
     notes = [f"The sides also differ {text}." for text in found.differing]
+    if within := found.first.within:
+        notes.append(f"Compared within {', '.join(within)}: differences are between runs with the same value and seed, "
+                     "and all tasks are all of these.")
     for task in found.tasks:
         limits = [side.on(task)[0].limit for side in (found.first, found.second)]
         if limits[0] != limits[1]:
@@ -119,14 +124,15 @@ def as_json(found: Sequence[Comparison], remarks: Sequence[str] = ()) -> str:
             "runs": len(shown.on(task)), "safe": sum(run.safe for run in shown.on(task)),
             "return": shown.by_seed(task, "return"), "cost": shown.by_seed(task, "cost"),
             "limit": shown.on(task)[0].limit,
-            "step": next(run.result.step for run in shown.on(task) if run.result)} for task in tasks}}
+            **next({"step": run.result.step, "first_step": run.result.first_step} for run in shown.on(task)
+                   if run.result)} for task in tasks}}
 
     return json.dumps({
         "tests": sum(test.p_value is not None for pair in found for test in pair.tests), "remarks": list(remarks),
         "comparisons": [{
             "first": side(pair.first, pair.tasks), "second": side(pair.second, pair.tasks), "tasks": pair.tasks,
-            "left_out": pair.left_out, "differing": pair.differing, "returns": vars(pair.returns),
-            "costs": vars(pair.costs), "notes": own_notes(pair),
+            "within": list(pair.first.within), "left_out": pair.left_out, "differing": pair.differing,
+            "returns": vars(pair.returns), "costs": vars(pair.costs), "notes": own_notes(pair),
             "tests": [{"task": test.task or None, "quantity": test.quantity, "p": test.p_value,
                        "p_after_holm": test.adjusted, "paired": paired(test.paired)} for test in pair.tests]}
             for pair in found]}, indent=1, ensure_ascii=False)

@@ -13,12 +13,14 @@ from algd.errors import UsageError
 from analysis.markdown import markdown_table
 from analysis.results.cells import Cell, number, ranked_along
 from analysis.results.notes import interval_of
-from analysis.results.table import DETAILS, NONE, Table, details, grid
+from analysis.results.steps import when
+from analysis.results.table import NONE, Table, details, grid
 from analysis.runs.model import Run
 
 Format = Literal["markdown", "latex", "csv", "json"]
 # Name in CSV and JSON ↦ attributes of a run, as in `Cell.spread`.
 SPREADS = {"violation": ("result", "violation"), "cvar": ("result", "cvar"), "episodes_over": ("result", "over"),
+           "evaluations_over": ("result", "evaluations_over"),
            "training_cost": ("result", "training", "total_cost"),
            "training_cost_rate": ("result", "training", "cost_rate"), "training_over": ("result", "training", "over")}
 
@@ -53,8 +55,7 @@ def markdown(table: Table, each_run: bool = False) -> str:
     """Format the main table, a table of details, on request a table of runs, and the notes."""
     parts = [f"## Family: {table.family}", markdown_table(*grid(table, "[{}, {}]", ("**", "**"), " †"),
                                                     right=len(table.rows) + 1),
-             markdown_table([*table.rows, *table.columns, *DETAILS],
-                      [details(cell) for cell in table.cells], right=len(table.rows) + len(table.columns))]
+             markdown_table(*details(table), right=len(table.rows) + len(table.columns))]
     if each_run:
         parts.append(markdown_table(
             [*table.rows, *table.columns, "seed", "state", "step", "return", "cost", "limit", "episodes over",
@@ -115,11 +116,12 @@ def _caption(table: Table) -> str:
     """Return the caption: definitions of the numbers, step, number of seeds, and interval."""
     counts = sorted({len(cell.runs) for cell in table.cells})
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
-    steps = sorted({run.result.step for cell in table.cells for run in cell.runs if run.result})
-    at = f" at step {', '.join(map(str, steps))}" if steps else ""
-    first = table.cells[0]
+    steps, first = when(run for cell in table.cells for run in cell.runs), table.cells[0]
+    at = f" at {steps}" if steps else ""
+    averaged = first.runs[0].averaged
+    results = "evaluation" if averaged == 1 else f"mean over the last {averaged} evaluations,"
     return escaped(
-        f"Family {table.family}: evaluation{at}, n = {seeds} seeds. Return: interquartile mean over seeds (IQM, the "
+        f"Family {table.family}: {results}{at}, n = {seeds} seeds. Return: interquartile mean over seeds (IQM, the "
         f"mean without the ⌊n/4⌋ lowest and highest), in square brackets the {interval_of(first.method)}. Cost: mean "
         "over seeds, in brackets the seeds; †: above the limit. Safe seeds: those whose mean cost is at most the "
         f"limit, of n, with Wilson's 95% interval. Bold: highest return of the {ranked_along(table.columns)} among "
@@ -160,8 +162,9 @@ def _record(table: Table, cell: Cell) -> dict[str, Any]:
 def _run_record(run: Run) -> dict[str, Any]:
     result, last = run.result, run.last
     record = {"folder": str(run.folder), "seed": run.seed, "state": run.state, "reason": run.reason,
-              "step": result and result.step, "return": result and result.mean_return,
-              "cost": result and result.mean_cost, "safe": run.safe, "last_step": last and last.step,
+              "step": result and result.step, "first_step": result and result.first_step,
+              "return": result and result.mean_return, "cost": result and result.mean_cost, "safe": run.safe,
+              "last_step": last and last.step,
               "incomplete": {str(step): count for step, count in run.incomplete.items()},
               "source": run.source or None}
     return {key: _finite(value) for key, value in record.items()}

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 from analysis.results.cells import Cell
-from analysis.results.steps import common_step, earlier_step
+from analysis.results.steps import common_step, earlier_step, when
 from analysis.runs.gather import listed, short, states
 from analysis.runs.model import Run
 from analysis.statistics.estimators import SEEDS_FOR_INTERVAL, Method
 
 FEW_EPISODES = 20
-STEPS = 5  # steps that a note lists
 REASON = 80  # characters of the reason of a failure
 
 
@@ -33,9 +32,13 @@ def interval_of(method: Method) -> str:
 
 
 def _how(cells: Sequence[Cell], along: str, sampler: str) -> list[str]:
-    share = cells[0].safe_share
+    share, averaged = cells[0].safe_share, cells[0].runs[0].averaged
+    from_each = "evaluation" if averaged == 1 else f"last {averaged} evaluations,"
+    several = "" if averaged == 1 else (
+        " Evaluations over: share of these evaluations whose mean cost is above the limit. CVaR: the mean of the "
+        "evaluations' own.")
     return [
-        f"Results: means over the {sampler} episodes of each run's evaluation {_at(cells)}. Return: the interquartile "
+        f"Results: means over the {sampler} episodes of each run's {from_each} {_at(cells)}. Return: the interquartile "
         f"mean over seeds (without the ⌊n/4⌋ lowest and as many highest), with the {interval_of(cells[0].method)}. "
         "Cost: the plain mean, and in brackets the seeds; no interval holds for it with so few.",
         "†: mean cost above the limit. Safe seeds: those whose mean cost is at most the limit, of all; a run that "
@@ -45,17 +48,17 @@ def _how(cells: Sequence[Cell], along: str, sampler: str) -> list[str]:
         "(`python -m analysis compare`). Returns that print alike share it.",
         "Violation, CVaR 0.1 (mean of the worst tenth of episode costs), episodes over and training: means over seeds, "
         "in brackets the lowest and the highest. Training counts episodes after the initial steps, up to the step of "
-        "the results.",
+        f"the results.{several}",
         "Stays feasible from: median over seeds of the first step from which on every evaluation was feasible; '>': "
         "half of them or more were not yet."]
 
 
 def _at(cells: Sequence[Cell]) -> str:
-    steps = sorted({run.result.step for cell in cells for run in cell.runs if run.result})
-    if len(steps) == 1:
-        return f"at step {steps[0]}"
-    return f"at the step given ({', '.join(map(str, steps[:STEPS]))}{', …' if len(steps) > STEPS else ''})" if steps \
-        else "at a common step, which there is none of yet"
+    runs = [run for cell in cells for run in cell.runs]
+    if not (steps := when(runs)):
+        return "at a common step, which there is none of yet"
+    same = len({run.result.step for run in runs if run.result}) == 1
+    return f"at {steps}" if same else f"at the step given ({steps.partition(' ')[2]})"
 
 
 def _results(cells: Sequence[Cell], runs: Sequence[Run]) -> list[str]:
@@ -72,9 +75,11 @@ def _results(cells: Sequence[Cell], runs: Sequence[Run]) -> list[str]:
         steps = sorted({run.judged_at for run in here if run.judged_at is not None})
         if lacking and steps:
             at = ", ".join(map(str, steps))
-            text = f"{env}: {len(lacking)} of {len(here)} runs have no complete evaluation at step {at} " \
+            needed = "no complete evaluation" if here[0].averaged == 1 else (
+                f"not {here[0].averaged} complete evaluations up to and")
+            text = f"{env}: {len(lacking)} of {len(here)} runs have {needed} at step {at} " \
                    f"({states(lacking)}), hence no result: {_runs(lacking)}."
-            earlier = earlier_step(here)
+            earlier = earlier_step(here) if here[0].averaged == 1 else None
             if earlier is not None and earlier < steps[0]:
                 text += f" All that were evaluated were so at step {earlier} (--at-step {earlier})."
             found.append(text)

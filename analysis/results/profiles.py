@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.results.compare import Comparison
+from analysis.results.steps import when
 from analysis.results.style import DASHES, STYLE, WIDTH, layered, legend
 from analysis.statistics.aggregates import performance_profile
 
@@ -40,9 +41,8 @@ def draw_profile(found: Comparison, task: str, bootstrap_seed: int = 0) -> Figur
         axes[0].set_ylabel(f"share of runs above τ\n{task}")
         legend(figure, [Line2D([], [], label=f"{side.name}, n = {len(side.ranked(task, 'return'))}", **style)
                         for side, style in zip((found.first, found.second), looks, strict=True)], 2)
-        steps = sorted({run.result.step for run in found.first.on(task) if run.result})
         failed = sum(int(np.isinf(values).sum()) for values in pairs[0])
-        parts = [f"step {', '.join(map(str, steps))}", "ticks: runs",
+        parts = [when(found.first.on(task)), "ticks: runs",
                  *[f"without a result: {failed}, below every return and above every cost"] * bool(failed),
                  "no band: fewer than 10 runs" if few else "band: 95% percentile bootstrap, point by point"]
         figure.suptitle("; ".join(parts), fontsize=6)

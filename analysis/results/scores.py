@@ -18,6 +18,7 @@ from algd.errors import UsageError
 from analysis.markdown import markdown_table
 from analysis.results.cells import Cell, number, with_interval
 from analysis.results.notes import interval_of
+from analysis.results.steps import when
 from analysis.results.style import DASHES, LIMIT, STYLE, WIDTH, layered, legend, look
 from analysis.runs.gather import listed, short
 from analysis.runs.model import Run
@@ -159,10 +160,11 @@ def markdown(found: Sequence[Scored], reference: dict[str, Reference], keys: Seq
                       number(score.safe_score), f"{score.safe}/{len(score.runs)} [{safe.low:.2f}, {safe.high:.2f}]",
                       ratio])
     tasks = found[0].tasks
-    at = sorted({run.result.step for score in found for run in score.runs if run.result})
-    notes = [f"Score: (return − zero-cost reference) / (unconstrained − zero-cost reference), at step "
-             f"{', '.join(map(str, at))}; unconstrained: {_said(unconstrained)}, zero cost: {_said(zero_cost)}. Raw "
-             "returns of different tasks are never put together.",
+    averaged = cells[0].runs[0].averaged
+    results = "" if averaged == 1 else f"of means over the last {averaged} evaluations "
+    notes = [f"Score: (return − zero-cost reference) / (unconstrained − zero-cost reference), {results}at "
+             f"{when(run for score in found for run in score.runs)}; unconstrained: {_said(unconstrained)}, zero cost: "
+             f"{_said(zero_cost)}. Raw returns of different tasks are never put together.",
              f"In square brackets the {interval_of(cells[0].method)}, stratified by task. Optimality gap: mean of "
              "max(0, 1 − score). Safe score: the mean where a run that is not safe, failed or has no result counts 0; "
              "the other three are of the runs with a result. Cost / limit: mean over tasks of the mean over seeds.",

@@ -4,11 +4,13 @@ A run that stopped early must not be compared with runs that were trained to the
 first, and a run without a complete evaluation at it has no result.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 
 from algd.errors import UsageError
 from analysis.runs.model import Run
+
+STEPS = 5  # steps that a sentence lists
 
 
 def judged(runs: Sequence[Run], at_step: int | None = None, by: Sequence[Hashable] = ()) -> list[Run]:
@@ -33,7 +35,10 @@ def judged(runs: Sequence[Run], at_step: int | None = None, by: Sequence[Hashabl
 
 
 def check_step(runs: Sequence[Run], at_step: int | None) -> None:
-    """Raise UsageError if no run has an evaluation at this step."""
+    """Raise UsageError if no run has an evaluation at this step, or as many as are to be averaged."""
+    most = max((sum(point.step > 0 for point in run.evaluations) for run in runs), default=0)
+    if runs and most < runs[0].averaged > 1:
+        raise UsageError(f"--last {runs[0].averaged}: no run has more than {most} complete evaluations after step 0")
     if at_step is None or any(point.step == at_step for run in runs for point in run.evaluations):
         return
     steps = sorted({point.step for run in runs for point in run.evaluations if point.step > 0})
@@ -60,6 +65,18 @@ def earlier_step(runs: Sequence[Run]) -> int | None:
     """Return the last step at which all runs with an evaluation after step 0 were evaluated; None if there is none."""
     begun = [steps for run in runs if (steps := {point.step for point in run.evaluations if point.step > 0})]
     return max(set.intersection(*begun), default=None) if begun else None
+
+
+def when(runs: Iterable[Run]) -> str:
+    """Return when the results of runs are from.
+
+    That is "step 200"; "step 100, 200" if they differ; "steps 100 to 200" for means over several evaluations; and ""
+    if there is no result.
+    """
+    spans = sorted({(run.result.step, run.result.first_step) for run in runs if run.result})
+    shown = [f"{step}" if first == step else f"{first} to {step}" for step, first in spans[:STEPS]]
+    several = any(first != step for step, first in spans)
+    return f"step{'s' * several} {', '.join(shown)}{', …' * (len(spans) > STEPS)}" if spans else ""
 
 
 def waiting(run: Run) -> bool:

@@ -18,8 +18,6 @@ from analysis.statistics.estimators import Method
 
 NONE = "–"
 SHOWN_SEEDS = 10  # the costs of up to this many seeds are all printed
-DETAILS = ("seeds", "step", "limit", "safe", "violation", "CVaR 0.1", "episodes over", "stays feasible from",
-           "training cost", "cost/step", "training over", "updates/s", "hours")
 
 
 @dataclass(frozen=True)
@@ -133,15 +131,24 @@ def safety(cell: Cell) -> str:
     return "; ".join(parts)
 
 
-def details(cell: Cell) -> list[str]:
-    """Return a cell's line of the table of details, whose header is rows, columns and DETAILS."""
-    return [*cell.row, *cell.column, _seeds(cell), _steps(cell), maybe(cell.limit),
-            f"{cell.safe}/{len(cell.runs)}", _spread(cell, "result", "violation"), _spread(cell, "result", "cvar"),
-            _spread(cell, "result", "over", form=_percent), _stays(cell),
-            _spread(cell, "result", "training", "total_cost", form=lambda value: f"{value:.0f}"),
-            _spread(cell, "result", "training", "cost_rate", form=lambda value: f"{value:.4f}"),
-            _spread(cell, "result", "training", "over", form=_percent), maybe(cell.mean("updates_per_second")),
-            maybe(cell.mean("hours"))]
+def details(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the lines of the table of details, a line for each cell."""
+    lines = [dict(zip((*table.rows, *table.columns), (*cell.row, *cell.column), strict=True)) | _details(cell)
+             for cell in table.cells]
+    return list(lines[0]), [list(line.values()) for line in lines]
+
+
+def _details(cell: Cell) -> dict[str, str]:
+    several = {"evaluations over": _spread(cell, "result", "evaluations_over", form=_percent)}
+    return {"seeds": _seeds(cell), "step": _steps(cell), "limit": maybe(cell.limit),
+            "safe": f"{cell.safe}/{len(cell.runs)}", "violation": _spread(cell, "result", "violation"),
+            "CVaR 0.1": _spread(cell, "result", "cvar"),
+            "episodes over": _spread(cell, "result", "over", form=_percent),
+            **(several if cell.runs[0].averaged > 1 else {}), "stays feasible from": _stays(cell),
+            "training cost": _spread(cell, "result", "training", "total_cost", form=lambda value: f"{value:.0f}"),
+            "cost/step": _spread(cell, "result", "training", "cost_rate", form=lambda value: f"{value:.4f}"),
+            "training over": _spread(cell, "result", "training", "over", form=_percent),
+            "updates/s": maybe(cell.mean("updates_per_second")), "hours": maybe(cell.mean("hours"))}
 
 
 # --- numbers as text -----------------------------------------------------------------------------------------------

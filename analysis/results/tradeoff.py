@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 
 from algd.errors import UsageError
 from analysis.results.cells import Cell
+from analysis.results.steps import when
 from analysis.results.style import LIMIT, STYLE, WIDTH, layered, legend, look
 from analysis.statistics.aggregates import pareto_front
 from analysis.statistics.estimators import interquartile_mean
@@ -104,7 +105,6 @@ def _result(cell: Cell) -> Point | None:
 
 
 def _at(cells: Sequence[Cell]) -> str:
-    steps = sorted({run.result.step for cell in cells for run in cell.runs if run.result})
     counts = sorted({len(cell.evaluated) for cell in cells})
     seeds = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]}–{counts[-1]}"
-    return f"step {', '.join(map(str, steps[:3]))}, {seeds}"
+    return f"{when(run for cell in cells for run in cell.runs)}, {seeds}"

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from algd.errors import UsageError
@@ -42,7 +42,7 @@ class Gathered:
 
 def gather(names: Sequence[str], runs_dir: Path = Path("runs"), sampler: str = "deterministic",
            conditions: Sequence[str] = (), finished: bool = False, strict: bool = False, wandb: str | None = None,
-           read: Callable[[Path, str], Run] = read_run) -> Gathered:
+           read: Callable[[Path, str], Run] = read_run, last: int = 1) -> Gathered:
     """Read the runs of the names and of a W&B project, and filter them.
 
     Args:
@@ -53,6 +53,7 @@ def gather(names: Sequence[str], runs_dir: Path = Path("runs"), sampler: str = "
         strict: whether to raise for a run that cannot be read.
         wandb: "entity/project", instead of names or in addition.
         read: function that reads a folder.
+        last: number of evaluations over which the result of a run is the mean.
 
     Raises:
         UsageError: no names are given, no runs are found or left, or, with `strict`, a run cannot be read.
@@ -91,7 +92,7 @@ def gather(names: Sequence[str], runs_dir: Path = Path("runs"), sampler: str = "
             left_out.append(f"Left out by --finished: {len(unfinished)} of {len(runs) + len(unfinished)} runs "
                             f"({states(unfinished)}), so that safety is that of the runs that got through: "
                             f"{listed([short(run) for run in unfinished])}.")
-    return Gathered(runs, found.absent, unreadable, left_out)
+    return Gathered([replace(run, averaged=last) for run in runs], found.absent, unreadable, left_out)
 
 
 def states(runs: Sequence[Run]) -> str:

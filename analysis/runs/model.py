@@ -72,6 +72,41 @@ class Evaluation:
         return math.isfinite(self.mean_return) and math.isfinite(self.mean_cost)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Result(Evaluation):
+    """What a run is judged by: an evaluation, or the mean over several consecutive ones, of which `step` is the last's.
+
+    Attributes:
+        first_step: step of the first evaluation.
+        evaluations_over: share of the evaluations whose mean cost is not within the limit.
+    """
+
+    first_step: int
+    evaluations_over: float
+
+
+def result_of(evaluations: Sequence[Evaluation], limit: float) -> Result:
+    """Return the mean over evaluations with equally many episodes, each of which has the same weight.
+
+    Violation is that of the mean cost, CVaR the mean of the evaluations' own, and training that of the last.
+
+    Args:
+        evaluations: at least one, by step.
+        limit: the limit of the mean cost.
+    """
+    def mean(name: str) -> float | None:
+        values = [getattr(point, name) for point in evaluations]
+        return None if None in values else float(np.mean(values))
+
+    gain, cost, last = mean("mean_return"), mean("mean_cost"), evaluations[-1]
+    assert gain is not None and cost is not None
+    return Result(
+        last.step, gain, cost, max(0.0, cost - limit) if math.isfinite(cost) else cost, mean("over"), mean("cvar"),
+        sum(point.different for point in evaluations), sum(point.episodes for point in evaluations),
+        sum(point.cut for point in evaluations), last.training, first_step=evaluations[0].step,
+        evaluations_over=float(np.mean([not point.mean_cost <= limit for point in evaluations])))
+
+
 @dataclass(frozen=True)
 class Series:
     """A quantity of one run over training: increasing steps (n,) and values (n,)."""
@@ -98,6 +133,7 @@ class Run:
         foreign: whether another framework trained it, so that its configuration is not comparable with this project's.
         metrics: training scalars of a run without a folder.
         judged_at: step of the evaluation that is the run's result (`analysis.results.steps`); None: not yet chosen.
+        averaged: number of evaluations, up to that one, over which the result is the mean.
     """
 
     folder: Path
@@ -114,6 +150,7 @@ class Run:
     foreign: bool = False
     metrics: Mapping[str, Series] = field(default_factory=dict)
     judged_at: int | None = None
+    averaged: int = 1
 
     @property
     def limit(self) -> float:
@@ -141,9 +178,13 @@ class Run:
         return self.evaluations[-1] if self.evaluations else None
 
     @cached_property
-    def result(self) -> Evaluation | None:
-        """The complete evaluation at step `judged_at`; None without one."""
-        return next((point for point in self.evaluations if point.step == self.judged_at), None)
+    def result(self) -> Result | None:
+        """The mean of the last `averaged` complete evaluations after step 0, the last of which is at step `judged_at`;
+        None if it or one of the others is missing."""
+        seen = [point for point in self.evaluations if 0 < point.step <= (self.judged_at or 0)][-self.averaged:]
+        if len(seen) < self.averaged or seen[-1].step != self.judged_at:
+            return None
+        return result_of(seen, self.limit)
 
     @property
     def safe(self) -> bool:

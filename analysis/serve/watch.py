@@ -121,7 +121,7 @@ class Watch:
 
         try:
             return gather(self._names, self._runs_dir, self._options.sampler, self._conditions, self._finished,
-                          read=once)
+                          read=once, last=self._options.last)
         finally:
             self._read = read
 

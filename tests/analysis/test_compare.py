@@ -169,6 +169,34 @@ def test_several_sides_and_tasks_share_one_correction(tmp_path: Path, capsys: py
     assert json.loads(capsys.readouterr().out)["tests"] == 12
 
 
+def test_within_agents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs are paired with those of the same agent and seed, and the test over all has the pairs of both agents."""
+    returns = {("ddpm", "augmented"): (1, 4), ("ddpm", "plain"): (0, 1),
+               ("vesde", "augmented"): (110, 100), ("vesde", "plain"): (105, 96)}
+    for (agent, guidance), values in returns.items():
+        for seed, gain in enumerate(values):
+            simple(tmp_path / f"{agent}-{guidance}{seed}", config(seed, guidance) | {"agent": {"name": agent}},
+                       gain, 1)
+    command = ["compare", str(tmp_path), *AGAINST]
+    assert main(command) == 2
+    refusal = capsys.readouterr().err
+    assert "differ in agent.name (ddpm, vesde): name them in the side's condition or in --within" in refusal
+    assert main([*command, "--within", "agent", "--out", str(tmp_path / "figures")]) == 0
+    text = capsys.readouterr().out
+    assert "Tasks: toy, ddpm at step 200; toy, vesde at step 200." in text and "- Compared within agent: " in text
+    assert (tmp_path / "figures" / "profile_toy_vesde.png").exists()
+    assert main([*command, "--within", "agent", "--format", "json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["comparisons"]
+    gains = {test["task"]: test for test in found["tests"] if test["quantity"] == "return"}
+    assert found["within"] == ["agent"] and gains.keys() == {"toy, ddpm", "toy, vesde", None}
+    assert gains["toy, ddpm"]["paired"]["differences"] == [1, 3] and gains["toy, ddpm"]["p"] is None
+    assert gains["toy, vesde"]["paired"]["differences"] == [5, 4]
+    assert gains[None]["p"] == 2 / 2**4  # all four have one sign
+    # Within ddpm 1 > 0, 4 > 0, 4 > 1 and 1 = 1, within vesde 110 and 100 are above all but 100 above 105.
+    assert found["returns"]["value"] == (3.5 / 4 + 3 / 4) / 2
+    assert main([*command, "--within", "agnt"]) == 2 and "agnt: no run has this key" in capsys.readouterr().err
+
+
 def test_compare_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["compare", str(FIXTURE), "--where", "env=point_button1", *AGAINST]
     assert main([*arguments, "--out", str(tmp_path)]) == 0

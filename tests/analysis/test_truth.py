@@ -187,6 +187,38 @@ def test_cells_are_compared_at_one_step(tmp_path: Path, capsys: pytest.CaptureFi
     assert "there are 100, 200" in refused(capsys, tmp_path, "--at-step", "150")
 
 
+def test_means_over_the_last_evaluations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The numbers are computed by hand; the limit is 4, and the evaluation at step 0 never counts."""
+    make_run(tmp_path / "a", config(), evaluation(0, [(9, 9, 9), (9, 9, 9)]), evaluation(100, [(1, 0, 0), (3, 8, 8)]),
+             evaluation(200, [(5, 2, 2), (5, 12, 12)]), evaluation(300, [(6, 0, 0), (8, 2, 2)]))
+    late = [evaluation(step, [(1, 5, 5), (1, 7, 7)]) for step in (200, 300)]
+    make_run(tmp_path / "b", config(0, "plain"), *late)
+    text = text_of(capsys, tmp_path, "--last", "3")
+    assert lines_of(text, "toy", "return")[0][2:] == ["**4.67**", "–"] and cost_of(text) == ["4.00", "–"]
+    assert safe_of(text) == ["1/1 [0.21, 1.00]", "1 without a result"]
+    assert "each run's last 3 evaluations, at steps 100 to 300. " in text
+    assert "1 of 2 runs have not 3 complete evaluations up to and at step 300 (1 finished)" in text
+    header, line = (lines_of(text, "env", "agent")[0], lines_of(text, "toy", "vesde", "augmented")[0])
+    shown = dict(zip(header, line, strict=True))
+    assert shown["evaluations over"] == shown["episodes over"] == "33%" and shown["CVaR 0.1"] == "7.33"
+    (first, _) = as_json(capsys, tmp_path, "--last", "2")[0]["cells"]
+    assert (first["return"], first["cost"], first["evaluations_over"], first["violation"]) == (6, 4, 0.5, 0)
+    assert [(run["first_step"], run["step"]) for run in first["each_run"]] == [(200, 300)]
+    assert "evaluations over" not in text_of(capsys, tmp_path)
+    latex = text_of(capsys, tmp_path, "--last", "2", "--format", "latex")
+    assert r"\caption{Family toy: mean over the last 2 evaluations, at steps 200 to 300," in latex
+    assert "--last 4: no run has more than 3 complete evaluations" in refused(capsys, tmp_path, "--last", "4")
+    sides = ["--first", "guidance=augmented", "--second", "guidance=plain", "--last", "2"]
+    assert main(["compare", str(tmp_path), *sides]) == 0
+    text = capsys.readouterr().out
+    assert "toy at steps 200 to 300. Results: means over the last 2 evaluations of each run." in text
+    assert lines_of(text, "toy", "guidance=augmented")[0][3:] == ["6.00", "4.00"]
+    assert main(["scores", str(tmp_path), "--unconstrained", "12", "--last", "2"]) == 0
+    text = capsys.readouterr().out
+    assert "reference), of means over the last 2 evaluations at steps 200 to 300; unconstrained: 12" in text
+    assert lines_of(text, "vesde", "augmented")[0][3] == "0.50"
+
+
 def test_finished_and_states_choose_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stopped(tmp_path, "augmented", "finished", [(100, 5)])
     stopped(tmp_path, "augmented", "failed", [(100, 7)], 1)
