@@ -130,3 +130,17 @@ def test_standard_output_without_unicode() -> None:
                            "env.family=paper"], cwd=ROOT, capture_output=True, env=os.environ | {
                                "PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0 and b"\\u2020: mean cost above the limit" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(("typed", "completions"), [
+    ("algd agent=vesde guidance=pl", "guidance=plain"),
+    ("algd agent=", "agent=cvpo agent=ddpm agent=gaussian agent=vesde"),
+    ("algd total_s", "total_steps="), ("algd guidance.dual.lea", "guidance.dual.learning_rate=")])
+def test_bash_completes_groups_choices_and_keys(typed: str, completions: str) -> None:
+    """As docs/running.md says, in a real bash."""
+    script = ('eval "$(algd -sc install=bash)"; COMP_LINE=$1 COMP_POINT=${#1} COMP_CWORD=$2; hydra_bash_completion; '
+              'echo "${COMPREPLY[@]}"')
+    done = subprocess.run(["bash", "-c", script, "bash", typed, str(len(typed.split()) - 1)], text=True, cwd="/",
+                          env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+                          capture_output=True, check=True)
+    assert done.stdout.split() == completions.split(), done.stderr
