@@ -60,6 +60,9 @@ def test_how_often_the_cost_is_over_the_limit() -> None:
         assert mean == (f"{sum(point.mean_return for point in half) / 10:.1f} / "
                         f"{sum(point.mean_cost for point in half) / 10:.1f}")
         over[guidance].append(10 - int(within))
+        with (folder / "metrics.csv").open(newline="") as file:
+            late = [float(row["lam"]) for row in csv.DictReader(file) if int(row["step"]) >= 15_000]
+        assert max(late) < 0.002 if guidance == "augmented" else max(late) > 0.03
     assert {guidance: (len(counts), sum(counts)) for guidance, counts in over.items()} == {
         "plain": (3, 28), "augmented": (5, 15)}
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
