@@ -2,7 +2,7 @@
 
 A comparison has two sides, each the runs that fit a condition such as guidance=augmented. Runs of one side may differ
 only in task and seed, and the two sides only in the keys of the conditions. Both are compared at one step of each task.
-Tasks of only one side are left out and named.
+Tasks on which not both have a result are left out and named.
 
 With keys such as `agent` to compare within, the runs of a task with each value are compared apart, like tasks of their
 own: every difference is between two runs with the same value and seed.
@@ -88,7 +88,7 @@ class Comparison:
     Attributes:
         first, second: the sides; their runs have `judged_at` set.
         tasks: tasks on which both sides have a result.
-        left_out: tasks on which only one side has a result.
+        left_out: tasks on which not both sides have a result.
         differing: texts on other keys in which the sides differ, if pooling was requested.
         returns: probability that a run of the first has a higher return than one of the second; a run that failed
             without a result, or whose result is not a number, has the lowest.
@@ -153,7 +153,8 @@ def compare(some: Sequence[Side], bootstrap_seed: int = 0, at_step: int | None =
     named = sorted({condition.partition("=")[0] for side in some for condition in side.name.split()})
     for side in some:
         _refuse_mixed(side, pool)
-    by = [run.config.get("total_steps") for run in everything] if "total_steps" in named else ()
+    by = [(*values_of(run, side.within), run.config.get("total_steps") if "total_steps" in named else None)
+          for side in some for run in side.runs]
     remaining = iter(judged(everything, at_step, by))
     ready = [replace(side, runs=[next(remaining) for _ in side.runs]) for side in some]
     pairs = [(i, j) for i in range(len(ready)) for j in range(i + 1, len(ready)) if all_pairs or i == 0]
@@ -171,12 +172,13 @@ def _compare(first: Side, second: Side, named: Sequence[str], seed: int, pool: b
             for side in (first, second)]
     tasks = sorted(have[0] & have[1])
     if not tasks:
-        raise UsageError(f"{first.name} and {second.name} have no task in common on which both were evaluated at one "
+        raise UsageError(f"{first.name} and {second.name} have no task in common on which both have a result at one "
                          "step; --at-step N chooses another")
     gains, costs = ([[side.ranked(task, quantity) for task in tasks] for side in (first, second)]
                     for quantity in QUANTITIES)
     return Comparison(
-        first, second, tasks, sorted(have[0] ^ have[1]), differing, probability_of_improvement(gains[0], gains[1]),
+        first, second, tasks, sorted({side.task(run) for side in (first, second) for run in side.runs} - set(tasks)),
+        differing, probability_of_improvement(gains[0], gains[1]),
         probability_of_improvement([-x for x in costs[0]], [-x for x in costs[1]]), _tests(first, second, tasks, seed),
         _looks(first, second))
 

@@ -85,7 +85,7 @@ def own_notes(found: Comparison) -> list[str]:
         if limits[0] != limits[1]:
             notes.append(f"{task}: the sides have the limits {number(limits[0])} and {number(limits[1])}.")
     if found.left_out:
-        notes.append(f"Left out, since only one side has a result there: {', '.join(found.left_out)}.")
+        notes.append(f"Left out, since not both sides have a result there: {', '.join(found.left_out)}.")
     tested = {test.task for test in found.tests}
     if unpaired := [task for task in found.tasks if task not in tested]:
         notes.append(f"No common seed, hence no test: {', '.join(unpaired)}.")

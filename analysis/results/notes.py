@@ -86,7 +86,8 @@ def _results(cells: Sequence[Cell], runs: Sequence[Run]) -> list[str]:
         elif lacking:
             found.append(f"{env}: no result, since no evaluation after step 0 is shared by the runs: {_runs(lacking)}.")
     if torn := [(run, step) for run in runs for step in run.incomplete
-                if step >= (run.judged_at or 0) or step > (run.last.step if run.last else -1)]:
+                if step >= (run.judged_at or 0) or step > (run.last.step if run.last else -1)
+                or (run.averaged > 1 and run.window and step > run.window[0].step)]:
         found.append("Incomplete evaluations, which are not used: " + listed(
             [f"{short(run)} at step {step} ({run.incomplete[step]} of {run.config['eval.episodes']} episodes)"
              for run, step in torn]) + ".")

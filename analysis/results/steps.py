@@ -23,7 +23,20 @@ def judged(runs: Sequence[Run], at_step: int | None = None, by: Sequence[Hashabl
         at_step: the step for all runs; None: see `common_step`.
         by: a value for each run; only runs with equal values need a common step. An example is total_steps in a table
             that has it as a column. Empty: all runs of a task have one step.
+
+    Raises:
+        UsageError: results are means over several evaluations, which cover different numbers of steps on a task.
     """
+    found = _judged(runs, at_step, by)
+    for task in dict.fromkeys(run.env for run in found):
+        spans = sorted({run.result.step - run.result.first_step for run in found if run.env == task and run.result})
+        if len(spans) > 1:
+            raise UsageError(f"--last {found[0].averaged}: on {task} these evaluations cover {spans[0]} to {spans[-1]} "
+                             "steps, since runs were not evaluated equally often: choose among them with --where")
+    return found
+
+
+def _judged(runs: Sequence[Run], at_step: int | None, by: Sequence[Hashable]) -> list[Run]:
     if at_step is not None:
         return [replace(run, judged_at=at_step) for run in runs]
     groups: dict[Hashable, list[int]] = {}
@@ -36,9 +49,10 @@ def judged(runs: Sequence[Run], at_step: int | None = None, by: Sequence[Hashabl
 
 def check_step(runs: Sequence[Run], at_step: int | None) -> None:
     """Raise UsageError if no run has an evaluation at this step, or as many as are to be averaged."""
-    most = max((sum(point.step > 0 for point in run.evaluations) for run in runs), default=0)
+    most = max((sum(0 < point.step <= (at_step or point.step) for point in run.evaluations) for run in runs), default=0)
     if runs and most < runs[0].averaged > 1:
-        raise UsageError(f"--last {runs[0].averaged}: no run has more than {most} complete evaluations after step 0")
+        raise UsageError(f"--last {runs[0].averaged}: no run has more than {most} complete evaluations after step 0"
+                         + (f" and up to step {at_step}" if at_step else ""))
     if at_step is None or any(point.step == at_step for run in runs for point in run.evaluations):
         return
     steps = sorted({point.step for run in runs for point in run.evaluations if point.step > 0})

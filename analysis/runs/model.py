@@ -179,12 +179,19 @@ class Run:
 
     @cached_property
     def result(self) -> Result | None:
-        """The mean of the last `averaged` complete evaluations after step 0, the last of which is at step `judged_at`;
-        None if it or one of the others is missing."""
-        seen = [point for point in self.evaluations if 0 < point.step <= (self.judged_at or 0)][-self.averaged:]
+        """The mean of the last `averaged` evaluations after step 0, up to that at `judged_at`; None if one of them is
+        missing or not complete."""
+        seen = self.window
         if len(seen) < self.averaged or seen[-1].step != self.judged_at:
             return None
+        if any(seen[0].step < step < seen[-1].step for step in self.incomplete):
+            return None
         return result_of(seen, self.limit)
+
+    @property
+    def window(self) -> Sequence[Evaluation]:
+        """The last `averaged` complete evaluations after step 0 and up to `judged_at`, or as many as there are."""
+        return [point for point in self.evaluations if 0 < point.step <= (self.judged_at or 0)][-self.averaged:]
 
     @property
     def safe(self) -> bool:

@@ -197,6 +197,18 @@ def test_within_agents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert main([*command, "--within", "agnt"]) == 2 and "agnt: no run has this key" in capsys.readouterr().err
 
 
+def test_each_agent_within_is_compared_at_its_own_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ends = {"ddpm": 200, "vesde": 400}
+    for (agent, end), guidance in product(ends.items(), ("augmented", "plain")):
+        settings = config(0, guidance) | {"agent": {"name": agent}, "total_steps": end}
+        make_run(tmp_path / f"{agent}-{guidance}", settings, evaluation(end, [(1, 1, 1)] * 2))
+    make_run(tmp_path / "gaussian", config() | {"agent": {"name": "gaussian"}}, evaluation(200, [(1, 1, 1)] * 2))
+    assert main(["compare", str(tmp_path), *AGAINST, "--within", "agent"]) == 0
+    text = capsys.readouterr().out
+    assert "Tasks: toy, ddpm at step 200; toy, vesde at step 400." in text
+    assert "Left out, since not both sides have a result there: toy, gaussian." in text
+
+
 def test_compare_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["compare", str(FIXTURE), "--where", "env=point_button1", *AGAINST]
     assert main([*arguments, "--out", str(tmp_path)]) == 0

@@ -219,6 +219,24 @@ def test_means_over_the_last_evaluations(tmp_path: Path, capsys: pytest.CaptureF
     assert lines_of(text, "vesde", "augmented")[0][3] == "0.50"
 
 
+def test_the_last_evaluations_are_complete_and_the_same_for_all(tmp_path: Path,
+                                                               capsys: pytest.CaptureFixture[str]) -> None:
+    """An incomplete one is not replaced by an earlier one, and all runs are averaged over the same steps."""
+    whole = {step: evaluation(step, [(step, 0, 0)] * 2) for step in (100, 150, 200, 300)}
+    make_run(tmp_path / "a", config(), whole[100], whole[200], whole[300])
+    make_run(tmp_path / "b", config(1), whole[100], evaluation(200, [(9, 0, 0)]), whole[300])
+    text = text_of(capsys, tmp_path, "--last", "2")
+    assert lines_of(text, "toy", "return")[0][2] == "250.0" and "1 of 2 runs have not 2 complete" in text
+    assert re.search(r"Incomplete evaluations, which are not used: \S+/b at step 200 \(1 of 2 episodes\)", text)
+    assert lines_of(text_of(capsys, tmp_path), "toy", "return")[0][2].startswith("**300.0**")
+    said = refused(capsys, tmp_path, "--last", "2", "--at-step", "100")
+    assert "--last 2: no run has more than 1 complete evaluations after step 0 and up to step 100" in said
+    make_run(tmp_path / "c", config(0, "plain"), whole[100], whole[150], whole[200], evaluation(250, [(9, 0, 0)] * 2),
+             whole[300])
+    said = refused(capsys, tmp_path, "--last", "2")
+    assert "--last 2: on toy these evaluations cover 50 to 100 steps, since runs were not evaluated equally" in said
+
+
 def test_finished_and_states_choose_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stopped(tmp_path, "augmented", "finished", [(100, 5)])
     stopped(tmp_path, "augmented", "failed", [(100, 7)], 1)

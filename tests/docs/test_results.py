@@ -4,6 +4,7 @@ import csv
 import re
 import shlex
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from algd.run.episodes import run_episode
 from algd.run.evaluation import Bounds
 from algd.storage.run_folder import RunFolder
 from analysis.__main__ import main
+from analysis.runs.model import Evaluation
 from analysis.runs.read import read_run
 from tests.support.command import ROOT
 
@@ -48,27 +50,73 @@ def test_every_run_that_was_begun_is_on_the_page() -> None:
     assert {folder.relative_to(DATA).parts[0] for folder in RUNS} == tabled
 
 
+def last_ten(folder: Path) -> list[Evaluation]:
+    """Return the evaluations of the second half of a finished run."""
+    half = [point for point in read_run(folder).evaluations if point.step > 20_000]
+    assert len(half) == 10
+    return half
+
+
+def finished(cell: str) -> list[Path]:
+    """Return the finished runs of a method of the two studies, by seed."""
+    return sorted(file.parent for file in DATA.glob(f"point_button1_[sh]*/point_button1/{cell}/seed=*/result.json"))
+
+
 def test_how_often_the_cost_is_over_the_limit() -> None:
-    """In the second half of each run that the page compares, and in all of them as the page and the README say."""
-    over: dict[str, list[int]] = {"plain": [], "augmented": []}
-    for agent, guidance, seed, within, mean in re.findall(
-            r"^\| ([\w-]+), (\w+), seed (\d) \|.*\| (\d+) of 10 \| (.* / .*) \|$", PAGE, re.MULTILINE):
-        (folder,) = (DATA / "point_button1_short" / "point_button1").glob(
-            f"{agent.lower().replace('-', '')}-{guidance}/seed={seed}-*")
-        half = [point for point in read_run(folder).evaluations if point.step > 20_000]
-        assert len(half) == 10 and sum(point.mean_cost <= 10 for point in half) == int(within)
+    """At the last ten evaluations of each diffusion run, as the page and the README say."""
+    over = {guidance: [sum(point.mean_cost > 10 for point in last_ten(folder))
+                       for agent in ("ddpm", "vesde") for folder in finished(f"{agent}-{guidance}")]
+            for guidance in ("plain", "augmented")}
+    readme, page = (" ".join(text.split()) for text in ((ROOT / "README.md").read_text(encoding="utf-8"), PAGE))
+    plain, augmented = (f"{sum(counts)} of {10 * len(counts)}" for counts in over.values())
+    assert f"With plain guidance {plain} are over the limit, with augmented {augmented}, at lower returns" in readme
+    assert f"over the limit at {plain} with plain guidance" in page
+    assert f"at {augmented} with augmented guidance" in page
+
+
+def test_where_lambda_turns_and_where_it_does_not() -> None:
+    """The rows of the page's table are those of the runs' tables; with augmented guidance λ and Qc are small."""
+    rows = re.findall(r"^\| ([\w-]+), (\w+), seed (\d) \| (.*) \| .* \| (\d+) of 10 \| (.* / .*) \|$", PAGE,
+                      re.MULTILINE)
+    assert len(rows) >= 8
+    for agent, guidance, seed, turns, within, mean in rows:
+        folder = finished(f"{agent.lower().replace('-', '')}-{guidance}")[int(seed)]
+        half = last_ten(folder)
+        assert sum(point.mean_cost <= 10 for point in half) == int(within)
         assert mean == (f"{sum(point.mean_return for point in half) / 10:.1f} / "
                         f"{sum(point.mean_cost for point in half) / 10:.1f}")
-        over[guidance].append(10 - int(within))
         with (folder / "metrics.csv").open(newline="") as file:
-            late = [float(row["lam"]) for row in csv.DictReader(file) if int(row["step"]) >= 15_000]
-        assert max(late) < 0.002 if guidance == "augmented" else max(late) > 0.03
-    assert {guidance: (len(counts), sum(counts)) for guidance, counts in over.items()} == {
-        "plain": (3, 28), "augmented": (5, 15)}
-    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    assert "λ swings, and 28 of these 30 are over the limit; of augmented's, 15 of 50." in readme
-    page = " ".join(PAGE.split())
-    assert "over the limit at 28 of the 30" in page and "over the limit at 15 of 50" in page
+            late = [row for row in csv.DictReader(file) if int(row["step"]) > 0]
+        lam = {int(row["step"]): float(row["lam"]) for row in late}
+        if guidance == "augmented":
+            assert turns == "falls to 2e-8" and f"{lam[40_000]:.0e}" == "2e-08" and lam[15_000] < 0.002
+            assert all(before > after for before, after in pairwise(lam.values()))
+            assert all(-1.2 < float(row["constraint"]) < -0.65 for row in late if int(row["step"]) >= 22_000)
+            continue
+        steps = [b for a, b, c in zip(lam, [*lam][1:], [*lam][2:], strict=False)
+                 if (lam[b] - lam[a]) * (lam[c] - lam[b]) < 0]
+        said = [(float(value), int(step.replace(",", "")))
+                for value, step in re.findall(r"([\d.]+) \(([\d,]+)\)", turns)]
+        assert [step for _, step in said] == steps
+        assert all(abs(value - lam[step]) < 0.06 * lam[step] for value, step in said)
+
+
+def test_what_the_cost_critics_predict() -> None:
+    rows = re.findall(r"^\| (.+) \| ([\d, ]+) \| ([\d., ]+) \| ([\d., ]+) \|$",
+                      PAGE.split("## The cost critics")[1].split("\n## ")[0], re.MULTILINE)
+    assert len(rows) == 6
+    for name, seeds, *means in rows:
+        cell = "cvpo-plain" if name == "CVPO" else name.lower().replace("-", "").replace(", ", "-")
+        folders = finished(cell)
+        assert seeds == ", ".join(folder.name.split("=")[1].split("-")[0] for folder in folders)
+        for mean, key in zip(means, ("predicted_cost", "discounted_cost"), strict=True):
+            shown = []
+            for folder in folders:
+                with (folder / "evals.csv").open(newline="") as file:
+                    values = [float(row[key]) for row in csv.DictReader(file)
+                              if row["sampler"] == "deterministic" and int(row["step"]) > 20_000]
+                shown.append(f"{sum(values) / len(values):.2f}")
+            assert mean == ", ".join(shown)
 
 
 def test_costs_after_the_corner_are_those_of_the_evaluations() -> None:
