@@ -102,7 +102,7 @@ def test_where_lambda_turns_and_where_it_does_not() -> None:
 
 
 def test_what_the_cost_critics_predict() -> None:
-    rows = re.findall(r"^\| (.+) \| ([\d, ]+) \| ([\d., ]+) \| ([\d., ]+) \|$",
+    rows = re.findall(r"^\| (.+) \| ([\d, ]+) \| ([-\d., ]+) \| ([\d., ]+) \|$",
                       PAGE.split("## The cost critics")[1].split("\n## ")[0], re.MULTILINE)
     assert len(rows) == 6
     for name, seeds, *means in rows:
