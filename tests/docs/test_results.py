@@ -119,6 +119,26 @@ def test_what_the_cost_critics_predict() -> None:
             assert mean == ", ".join(shown)
 
 
+def test_how_much_the_cost_critics_disagree() -> None:
+    """Means over the last 20,000 steps of the members' standard deviation, and the least mean Qc after step 5,000."""
+    def of(cell: str) -> tuple[list[float], list[float]]:
+        deviations, least = [], []
+        for folder in finished(cell):
+            with (folder / "metrics.csv").open(newline="") as file:
+                rows = [row for row in csv.DictReader(file) if row["qc"] and int(row["step"]) >= 5_000]
+            late = [float(row["qc_std"]) for row in rows if int(row["step"]) > 20_000]
+            deviations.append(round(sum(late) / len(late), 2))
+            least.append(min(float(row["qc"]) for row in rows))
+        return deviations, least
+
+    (augmented, least), (vesde, vesde_least) = of("ddpm-augmented"), of("vesde-augmented")
+    assert (min(augmented + vesde), max(augmented + vesde)) == (0.29, 0.56) and min(least + vesde_least) > 0
+    (ddpm, ddpm_least), (vesde, vesde_least) = of("ddpm-plain"), of("vesde-plain")
+    assert ddpm == [0.57, 1.16] and vesde == [0.45, 1.42, 3.63]
+    assert sum(value < 0 for value in ddpm_least + vesde_least) == 3 and round(min(vesde_least), 1) == -6.8
+    assert of("gaussian-augmented")[0] == [3.40] and 3.15 in of("gaussian-plain")[0]
+
+
 def test_costs_after_the_corner_are_those_of_the_evaluations() -> None:
     """In the corner all evaluations are the same, as at step 2,000."""
     for guidance in ("augmented", "plain", "none"):
