@@ -1,5 +1,6 @@
 """A diverging run gives a few warnings with numbers while it runs; other runs give none."""
 
+import copy
 import csv
 import math
 from pathlib import Path
@@ -170,6 +171,27 @@ def test_losses_that_are_absurd_from_the_start() -> None:
     assert signs().after_updates(0, means(q=249.0), 4.0) == []
     assert "Q is 250 on average, but rewards of at most 0.5 a step can only add up to 50" in signs().after_updates(
         0, means(q=250.0), 4.0)[0]
+
+
+def test_cost_critics_that_predict_less_than_costs_can_be() -> None:
+    """Costs are at least 0, and Qc is below it by more than h = 2.455; if a step costs -0.01, they are at least -1."""
+    found = signs()
+    assert found.after_updates(0, means(qc=-2.4), 1.0) == []
+    assert found.after_updates(1, means(qc=-2.5), 1.0) == [
+        "step 1: Qc is -2.5 on average, but the costs of an episode add up to 0 at least: the cost critics are wrong"]
+    assert found.after_updates(2, means(qc=-4.9), 1.0) == []
+    assert len(found.after_updates(3, means(qc=-5.0), 1.0)) == 1
+    found = signs()
+    found.observe(0.0, -0.01)
+    restored = signs()
+    restored.restore(copy.deepcopy(found.checkpoint()))
+    for some in (found, restored):
+        assert some.after_updates(0, means(qc=-3.4), 1.0) == []
+        assert "add up to -1 at least" in some.after_updates(1, means(qc=-3.5), 1.0)[0]
+    restored.restore({key: value for key, value in signs().checkpoint().items() if key != "lowest_cost"})
+    assert len(restored.after_updates(0, means(qc=-2.5), 1.0)) == 1
+    reach = Divergence(BUDGET, BUDGET.threshold(0.99), False, 0.99, 0.99, settling_updates=None)
+    assert reach.after_updates(0, means(qc=-50.0), 1.0) == []
 
 
 def test_a_checkpoint_holds_what_was_told() -> None:

@@ -87,7 +87,7 @@ class Divergence:
                  cost_discount: float, settling_updates: float | None):
         self.budget, self.threshold, self.fixed_multiplier = budget, threshold, fixed_multiplier
         self.discount, self.cost_discount, self.settling_updates = discount, cost_discount, settling_updates
-        self.largest_reward = self.largest_cost = 0.0
+        self.largest_reward = self.largest_cost = self.lowest_cost = 0.0
         self.recent: list[EvaluationMeans] = []
         self.first_losses: dict[str, list[float]] = {}
         self.sizes: dict[str, float] = {}
@@ -106,6 +106,7 @@ class Divergence:
         """Record the reward and cost of a training step."""
         self.largest_reward = max(self.largest_reward, abs(reward))
         self.largest_cost = max(self.largest_cost, abs(cost))
+        self.lowest_cost = min(self.lowest_cost, cost)
 
     def after_evaluation(self, step: int, means: EvaluationMeans | None, updates: int) -> list[str]:
         """Return the warnings after an evaluation at an environment step."""
@@ -150,6 +151,12 @@ class Divergence:
             sentences += self._warn("q", abs(means["q"]), TENFOLD, (
                 f"Q is {means['q']:.3g} on average, but rewards of at most {scales['critic_loss']:.3g} a step can "
                 f"only add up to {bound:.3g}: the reward critics diverge"))
+        margin = max(self.threshold, self.largest_cost)
+        predicts_sum, possible = self.settling_updates is not None, self.lowest_cost / (1 - self.cost_discount)
+        if predicts_sum and "qc" in means and means["qc"] < possible - margin < 0:
+            sentences += self._warn("qc", possible - means["qc"], DOUBLED, (
+                f"Qc is {means['qc']:.3g} on average, but the costs of an episode add up to {possible:.3g} at least: "
+                "the cost critics are wrong"))
         return sentences
 
     def _multiplier(self) -> list[str]:
@@ -223,12 +230,13 @@ class Divergence:
         return [self.warnings[sign]]
 
     def checkpoint(self) -> dict[str, Any]:
-        return {"largest": [self.largest_reward, self.largest_cost],
+        return {"largest": [self.largest_reward, self.largest_cost], "lowest_cost": self.lowest_cost,
                 "looks": [list(astuple(past)) for past in self.recent],
                 "first_losses": self.first_losses, "told": self.sizes, "warnings": self.warnings, "count": self.count}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.largest_reward, self.largest_cost = state["largest"]
+        self.lowest_cost = state.get("lowest_cost", 0.0)  # earlier versions did not record it
         self.recent = [EvaluationMeans(*values[:5], *map(tuple, values[5:])) for values in state["looks"]]
         self.first_losses, self.sizes = state["first_losses"], state["told"]
         self.warnings, self.count = state["warnings"], state["count"]
