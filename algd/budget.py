@@ -1,7 +1,8 @@
 """The budget of a constrained task, and its conversion to what a discounted cost critic predicts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["episode", "discounted"]
 CostReturn = Literal["bootstraps", "ends", "authors"]
@@ -46,3 +47,11 @@ class Budget:
     def spent(self, cost: float, discounted_cost: float) -> float:
         """The one of an episode's two cost sums that the limit applies to."""
         return discounted_cost if self.kind == "discounted" else cost
+
+
+def budget_of(config: Mapping[str, Any]) -> Budget | None:
+    """The budget in a configuration; None if it has none."""
+    env = config.get("env") or {}
+    if env.get("limit") is None or env.get("limit_kind") is None:
+        return None
+    return Budget(limit=float(env["limit"]), kind=env["limit_kind"], horizon=int(env.get("horizon") or 0))

@@ -44,13 +44,14 @@ class SimulatorError(RunError):
     """The environment failed within an episode. What it raised, if it did, is the cause."""
 
 
-def refusal(error: OSError) -> str | None:
-    """An error of the file system in one sentence; None for other errors."""
-    name = error.filename or "a file"
-    if error.errno in DISK_FULL:
-        return (f"{name} could not be written: {error.strerror}; once there is room the same command resumes from "
-                "the last checkpoint")
-    if error.errno in UNUSABLE:
-        return (f"{name} cannot be used: {error.strerror}; once that is fixed the same command resumes from the last "
-                "checkpoint")
-    return None
+def refusal(error: OSError, resumable: bool = False) -> str | None:
+    """An error of the file system in one sentence; None for other errors.
+
+    Args:
+        resumable: whether it ended a run or a sweep, which the same command then resumes.
+    """
+    if error.errno not in DISK_FULL + UNUSABLE:
+        return None
+    what = "could not be written" if error.errno in DISK_FULL else "cannot be used"
+    then = "; once that is fixed the same command resumes from the last checkpoint" if resumable else ""
+    return f"{error.filename or 'a file'} {what}: {error.strerror}{then}"

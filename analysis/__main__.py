@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from algd.errors import ExitCode, UsageError
-from algd.streams import prepare_streams
+from algd.cli.arguments import run_command
+from algd.errors import UsageError
 from analysis.arguments import parser
 
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 def landscape(arguments: argparse.Namespace) -> int:
     """Draw the energies of a trained agent."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     from analysis.results.landscape import pictures
     from analysis.results.style import write
 
@@ -49,9 +46,6 @@ def table(arguments: argparse.Namespace) -> int:
 
 def curves(arguments: argparse.Namespace) -> int:
     """Draw learning curves: a figure for each family of tasks and quantity."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     from analysis.results.cells import cells
     from analysis.results.curves import curvature_columns, draw, draw_curvature
     from analysis.results.style import write
@@ -76,9 +70,6 @@ def curves(arguments: argparse.Namespace) -> int:
 
 def compare(arguments: argparse.Namespace) -> int:
     """Print comparisons of algorithms and draw their performance profiles."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     from analysis.results.compare import compare as compared
     from analysis.results.compare import sides
     from analysis.results.comparison_text import as_json, markdown
@@ -121,9 +112,6 @@ def _budgets(arguments: argparse.Namespace) -> int:
 
 def scores(arguments: argparse.Namespace) -> int:
     """Print and draw normalised scores of algorithms over tasks."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     from analysis.results.scores import draw_profiles, markdown, references, scored
     from analysis.results.style import write
 
@@ -166,9 +154,6 @@ def _families(arguments: argparse.Namespace, rows: Sequence[str],
 
 def report(arguments: argparse.Namespace) -> int:
     """Write a report as one HTML page."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     from analysis.report.page import write
     from analysis.runs.find import sweep_content
 
@@ -181,9 +166,6 @@ def report(arguments: argparse.Namespace) -> int:
 
 def serve(arguments: argparse.Namespace) -> int:
     """Serve the report as a page that follows the runs, until interrupted."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     from analysis.serve.server import Server
     from analysis.serve.watch import Watch
 
@@ -245,21 +227,12 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code, which is 2 for a user's error."""
-    prepare_streams()
-    try:
-        parsed = parser().parse_args(arguments)
-        code = COMMANDS[parsed.command](parsed)
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:
-        # The reader, such as `head`, closed the pipe: discard the rest, or the flush at exit would fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.BROKEN_PIPE
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return ExitCode.USAGE
-    except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
+    os.environ["MPLBACKEND"] = "Agg"  # figures become files, whatever display there is
+    return run_command(lambda: _carry_out(parser().parse_args(arguments)))
+
+
+def _carry_out(given: argparse.Namespace) -> int:
+    return COMMANDS[given.command](given)
 
 
 if __name__ == "__main__":

@@ -11,15 +11,12 @@ WHERE is a run's folder, a folder above runs (default: runs), or a sweep's file,
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from algd.cli.arguments import Parser
-from algd.errors import ExitCode, UsageError, refusal
+from algd.cli.arguments import Parser, run_command
 from algd.storage.sweep_file import SWEEPS
-from algd.streams import prepare_streams
 from launchers.commands import cancel, logs, retry, status, sync
 
 
@@ -53,25 +50,7 @@ def parser() -> Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    prepare_streams()
-    try:
-        code = _carry_out(parser().parse_args(arguments))
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:
-        # The reader, such as `head`, closed the pipe: discard the rest, or the flush at exit would fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.BROKEN_PIPE
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return ExitCode.USAGE
-    except OSError as error:
-        if refusal(error) is None:
-            raise
-        print(f"error: {refusal(error)}", file=sys.stderr)
-        return ExitCode.FAILED
-    except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
+    return run_command(lambda: _carry_out(parser().parse_args(arguments)))
 
 
 def _carry_out(given: argparse.Namespace) -> int:

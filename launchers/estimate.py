@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from algd.logging.console import duration
 from launchers.devices import default_jobs, threads_of, visible_gpus, wants_gpu
 from launchers.settings import LocalSettings, Settings, SlurmSettings
 from launchers.slurm.submission import arrays_of
 from launchers.states import RunState, read_state
 from launchers.sweeps import Member
-from launchers.table import duration, many
+from launchers.table import many
 
 HOUR = 3600.0
 

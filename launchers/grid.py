@@ -100,7 +100,7 @@ def compose_members(context: HydraContext, master: DictConfig, grid: Sequence[Se
             # Overrides that the message already mentions need no repetition.
             others = [override for override in own if override.partition("=")[0] not in said]
             raise UsageError(f"{' '.join(others)}: {said}" if others else said) from error
-        # As a sweep's file has it when it is read: links and ".." are followed down to runs_dir.
+        # The same path as `load_sweep` returns: without links and "..", up to and including runs_dir.
         folder = Path(config["runs_dir"]).resolve() / run_path(config).relative_to(config["runs_dir"])
         same = members.setdefault(folder, Member(folder, config, own))
         if differing := sorted(key for key in config if config[key] != same.config[key]):

@@ -11,12 +11,11 @@ from typing import Any, BinaryIO
 
 from algd.errors import ExitCode
 from algd.logging.wandb import RUN_ID
+from algd.run.faults.requests import REQUESTS
 from algd.storage.run_folder import RunFolder
 from launchers.states import read_state, record_failure
 
 LOG = "log.txt"
-# Blocked until the run has handlers for them: a checkpoint can be requested from the first instruction on.
-REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 ENDINGS: dict[int, str] = {ExitCode.FINISHED: "finished", ExitCode.TERMINATED: "interrupted",
                            ExitCode.INTERRUPTED: "interrupted", ExitCode.BUSY: "busy"}
 
@@ -48,6 +47,7 @@ def start_process(folder: Path, code: Path, variables: Mapping[str, str],
     path = os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | dict(variables) | {"PYTHONPATH": path}
     environment.pop(RUN_ID, None)  # identifies one W&B run, and would be inherited by all
+    # Blocked until the run has handlers for them: a checkpoint can be requested from its first instruction on.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
     try:
         with (folder / LOG).open("ab") as log:

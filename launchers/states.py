@@ -63,10 +63,11 @@ def read_state(folder: Path) -> RunState:
     return RunState(state, held, int(_number(status, "step") or 0), _whole(_number(status, "total_steps")),
                     int(_number(status, "updates") or 0), _number(status, "updates_per_second"),
                     _number(status, "seconds") or 0.0,
-                    None if reason is None else _printable(str(reason)))
+                    None if reason is None else printable(str(reason)))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """The text with a space for each character that is not printable, so that it stays on its line."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 

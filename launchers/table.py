@@ -17,8 +17,6 @@ from launchers.states import RunState
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Board", "Line", "duration", "say", "shown_path"]
-
 STYLES = {"running": "green", "finished": "dim", "failed": "red", "lost": "red", "queued": "yellow"}
 REDRAW_SECONDS, PLAIN_SECONDS = 1.0, 30.0
 ROWS = 30

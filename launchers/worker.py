@@ -14,9 +14,8 @@ import traceback
 from pathlib import Path
 
 from algd.errors import ExitCode, RunError, UsageError, refusal
-from algd.run.faults.requests import Requests
+from algd.run.faults.requests import REQUESTS, Requests
 from algd.secrets import redacted
-from launchers.processes import REQUESTS
 from launchers.states import is_held, record_failure
 
 PR_SET_PDEATHSIG = 1
@@ -78,7 +77,8 @@ def _train(folder: Path, bound: bool) -> int:
         except KeyboardInterrupt:
             return ExitCode.INTERRUPTED
         except BaseException as error:
-            said = refusal(error) if isinstance(error, OSError) else str(error) if isinstance(error, RunError) else None
+            said = (refusal(error, resumable=True) if isinstance(error, OSError) else
+                    str(error) if isinstance(error, RunError) else None)
             print(redacted(f"error: {said}" if said else traceback.format_exc()), file=sys.stderr)
             with contextlib.suppress(OSError):  # a full disk may be the cause of the failure
                 record_failure(folder, f"{type(error).__name__}: {error}", config)

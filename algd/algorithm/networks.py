@@ -1,5 +1,6 @@
 """The networks: an ensemble of critics, the score network of a diffusion policy, and the Gaussian actor's trunk."""
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal, cast
@@ -11,6 +12,11 @@ from torch import Tensor, nn
 from algd.algorithm.mlp import MLP, Activation, Layer
 
 Initialisation = Literal["xavier", "normal", "truncated_normal"]
+
+
+def log_tanh_slope(x: Tensor) -> Tensor:
+    """log d tanh(x)/dx = log(1 − tanh² x), of x's shape, in a form that does not underflow."""
+    return 2 * (math.log(2) - x - F.softplus(-2 * x))
 
 
 def _initialise(weight: Tensor, how: Initialisation) -> None:

@@ -14,7 +14,7 @@ from algd.cli.compose import CONF, choices_of, user_folders
 
 
 def one_line(text: str) -> str:
-    """The first line of a message that says something, without its end."""
+    """The first non-empty line of a message, without a final "." or ":"."""
     return next((line.strip().rstrip(".:") for line in text.splitlines() if line.strip()), "")
 
 

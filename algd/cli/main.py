@@ -18,6 +18,7 @@ from algd.cli.compose import CONF, check_arguments, composed, prepared
 from algd.cli.hydra_messages import explain
 from algd.errors import ExitCode, RunError, UsageError, refusal
 from algd.logging.wandb import RUN_ID
+from algd.streams import discard_output
 
 
 def main() -> int:
@@ -38,8 +39,7 @@ def main() -> int:
         overrides = check_arguments(sys.argv[1:])
         application()
     except BrokenPipeError:
-        # The reader, such as `| head`, has closed the pipe: nothing more must be written, not even at the exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return ExitCode.BROKEN_PIPE
     except UsageError as error:
         return _usage(str(error))
@@ -48,9 +48,10 @@ def main() -> int:
         return _usage(explain(error))
     except OSError as error:
         # Only a sweep's: a run reports its own.
-        if refusal(error) is None:
+        said = refusal(error, resumable=True)
+        if said is None:
             raise
-        print(f"error: {refusal(error)}", file=sys.stderr)
+        print(f"error: {said}", file=sys.stderr)
         return ExitCode.FAILED
     return max(codes, default=0)
 
@@ -97,7 +98,8 @@ def carry_out(config: DictConfig, overrides: Sequence[Override] = (), settings: 
         print("interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED
     except OSError as error:
-        print(f"error: {refusal(error)}" if refusal(error) else traceback.format_exc(), file=sys.stderr)
+        said = refusal(error, resumable=True)
+        print(f"error: {said}" if said else traceback.format_exc(), file=sys.stderr)
         return ExitCode.FAILED
     except Exception:
         traceback.print_exc()

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import gymnasium
-import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import registry
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt
 
 from algd.budget import Budget, CostReturn, Kind
-from algd.envs.safety_gymnasium.import_repairs import deprecations_unsaid, import_safety_gymnasium
+from algd.envs.safety_gymnasium.import_repairs import import_safety_gymnasium, make_stock
 from algd.envs.task import Task
 from algd.errors import UsageError
 
@@ -40,7 +39,7 @@ def make(
 ) -> Task:
     """The registered environment `id` as a task; dictionaries and tuples of observations are flattened.
 
-    The arguments are conf/env/gymnasium.yaml's keys; `reference_steps` serves the trainer only.
+    The arguments are conf/env/gymnasium.yaml's keys; `reference_steps` is the default of total_steps.
 
     Args:
         id: "Id-v0", or "module:Id-v0", for which `module` is imported first, since it registers the environment. The
@@ -52,7 +51,6 @@ def make(
         UsageError: no such module or id, episodes without a time limit, an argument or a render mode that the
             environment does not have, or unsuitable spaces (see `Task`).
     """
-    del reference_steps
     module, _, bare_id = id.rpartition(":")
     _import(module, id)
     safety = _safety_gymnasium(module, bare_id)
@@ -68,8 +66,6 @@ def make(
     make_env = _make_safety_gymnasium if bare_id in safety else _make_gymnasium
     try:
         env = make_env(bare_id, horizon, render_mode, kwargs)
-    except UsageError:
-        raise
     except (TypeError, ValueError, AttributeError, AssertionError, ImportError, gymnasium.error.Error) as error:
         given = f" with env.kwargs={kwargs}" if kwargs else ""
         raise UsageError(f"env.id={id} cannot be made{given}: {' '.join(str(error).split())}") from error
@@ -109,15 +105,12 @@ def _make_gymnasium(id: str, horizon: int, render_mode: str | None, kwargs: dict
 
 
 def _make_safety_gymnasium(id: str, horizon: int, render_mode: str | None, kwargs: dict[str, Any]) -> gymnasium.Env:
-    """The environment with five values a step instead of six: the cost, the third, is in the info."""
-    package = import_safety_gymnasium()
-    with np.errstate(over="ignore"), deprecations_unsaid():  # gymnasium casts the largest float64 to compare bounds
-        env = package.make(id, max_episode_steps=horizon, disable_env_checker=True, render_mode=render_mode, **kwargs)
+    env = make_stock(id, horizon, render_mode, **kwargs)
     own = getattr(getattr(env.unwrapped, "task", None), "num_steps", horizon)
     if own < horizon:
         raise UsageError(f"env.horizon={horizon}: {id} truncates its episodes itself after {own} steps; "
                          f"at most {own} are possible")
-    return package.wrappers.SafetyGymnasium2Gymnasium(env)
+    return env
 
 
 def _suggestions(id: str, known: Iterable[str]) -> str:

@@ -63,5 +63,6 @@ def optimum(limit: float, horizon: int) -> float:
 
 def make(name: str, family: Literal["toy"], reference_steps: PositiveInt, limit: NonNegativeFloat, limit_kind: Kind,
          horizon: PositiveInt, cost_return: CostReturn, render_mode: None = None) -> Task:
-    """Throttle as a task. The arguments are conf/env/throttle.yaml's keys; `reference_steps` is the trainer's."""
+    """Throttle as a task. The arguments are conf/env/throttle.yaml's keys; `reference_steps` is the default of
+    total_steps."""
     return Task(Throttle(horizon), name, family, Budget(limit, limit_kind, horizon, cost_return))

@@ -228,6 +228,6 @@ def make(
     cost_return: CostReturn = "authors",
     render_mode: Literal["rgb_array"] | None = None,
 ) -> Task:
-    """The toy as a task. The arguments are conf/env/toy.yaml's keys; `reference_steps` serves the trainer only."""
-    del reference_steps
+    """The toy as a task. The arguments are conf/env/toy.yaml's keys; `reference_steps` is the default of
+    total_steps."""
     return Task(Road(horizon, render_mode), name, family, Budget(limit, limit_kind, horizon, cost_return))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from algd.budget import Budget
 from algd.secrets import redacted
+from algd.streams import discard_output
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -84,7 +85,7 @@ def answer(path: Path) -> None:
         print(path, flush=True)
     except OSError:
         # The reader is gone, or the disk is full: the command should not fail for that.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
 
 
 class Console:

@@ -23,9 +23,10 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import Field
 
+from algd.budget import budget_of
 from algd.errors import ExitCode, UsageError
 from algd.logging.sent import JOURNAL, Sent
-from algd.logging.tables import EVALUATIONS, SERIES, Table, budget_of, numbers, read_config, read_json, summary
+from algd.logging.tables import EVALUATIONS, SERIES, Table, numbers, read_config, read_json, summary
 from algd.storage.run_folder import refuse_links
 
 SETTLED_SECONDS = 2.0

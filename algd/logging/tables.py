@@ -10,12 +10,13 @@ from typing import Any
 
 from algd.budget import Budget
 from algd.errors import UsageError
+from algd.storage.run_folder import SUMS
 from algd.storage.yaml import read_yaml
 
 # Files whose rows are sent one by one: prefix of the values' names, and columns that are not values.
 SERIES = {"metrics.csv": ("train", ("step",)), "episodes.csv": ("episode", ("step", "episode", "seed"))}
 EVALUATIONS = ("step", "sampler", "source", "cost", "discounted_cost")  # columns that evals.csv needs
-EVALUATED = ("return", "cost", "discounted_cost", "length", "simulator_error", "predicted_cost")
+EVALUATED = (*SUMS, "predicted_cost")
 
 
 class Table:
@@ -89,14 +90,6 @@ def summary(rows: list[dict[str, str]], budget: Budget | None) -> dict[str, floa
         values["share_over_limit"] = sum(value > budget.limit for value in spent) / len(spent)
         values["feasible"] = float(mean <= budget.limit)
     return values
-
-
-def budget_of(config: Mapping[str, Any]) -> Budget | None:
-    """The budget that a resolved config holds, or None where it holds none."""
-    env = config.get("env") or {}
-    if env.get("limit") is None or env.get("limit_kind") is None:
-        return None
-    return Budget(limit=float(env["limit"]), kind=env["limit_kind"], horizon=int(env.get("horizon") or 0))
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -33,7 +33,7 @@ Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^/\\#?%:]+
 Tag = Annotated[str, Field(min_length=1, max_length=64)]
 LONGEST_ID = 128
 LONGEST_TEXT = 1000
-# How often the client writes its rows to disk; a kill of everything at once costs W&B what came after the last.
+# How often the client writes its rows to disk. If all processes are killed at once, W&B lacks the rows after that.
 FLUSH_SECONDS = 1.0
 
 

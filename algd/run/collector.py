@@ -103,11 +103,11 @@ class Collector:
         self.observation = following
         return transition
 
-    def end_episode(self, step: int) -> tuple[Episode, dict[str, Any]]:
-        """Write the row of the finished episode and begin the next. Returns the finished one and its row."""
-        ended, row = self.episode, self._write_row(step)
+    def end_episode(self, step: int) -> dict[str, Any]:
+        """Write the row of the finished episode and begin the next. Returns the row."""
+        row = self._write_row(step)
         self.begin_episode(step)
-        return ended, row
+        return row
 
     def _abandon_episode(self, error: SimulatorError, step: int) -> None:
         self.episode.error = error

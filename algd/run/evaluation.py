@@ -88,7 +88,7 @@ def predicted_cost(agent: Agent, first: FirstAction) -> float | str:
     return agent.cost_critics(agent.normaliser.observations(state), action).mean().item()
 
 
-def evaluate(agent: Agent, task: Task, run_seed: int, step: int, episodes: int, cost_discount: float, source: str,
+def evaluate(agent: Agent, task: Task, run_seed: int, step: int, episodes: int, source: str,
              stop: Callable[[], bool] = lambda: False,
              failed: Callable[[SimulatorError], Task] = give_up,
              observe: Observer | None = None) -> Iterator[dict[str, Any]]:
@@ -112,7 +112,7 @@ def evaluate(agent: Agent, task: Task, run_seed: int, step: int, episodes: int, 
         for number in range(episodes):
             seed = episode_seed(run_seed, purpose, step, number)
             first = FirstAction(observe)
-            episode = run_episode(task, act, seed, cost_discount, stop, first)
+            episode = run_episode(task, act, seed, agent.cost_discount, stop, first)
             yield {"step": step, "sampler": sampler, "source": source, "episode": number, "seed": seed,
                    **episode.row(), "predicted_cost": predicted_cost(agent, first)}
             if episode.error is not None:
@@ -149,8 +149,8 @@ class Evaluator:
         rows: dict[str, Rows] = {sampler: [] for sampler in SAMPLERS}
         bounds = Bounds(self._task.action_space)
         try:
-            for row in evaluate(self._agent, self._task, self._seed, step, self._episodes, self._agent.cost_discount,
-                                "train", self._stop, self._renew_task, bounds):
+            for row in evaluate(self._agent, self._task, self._seed, step, self._episodes, "train", self._stop,
+                                self._renew_task, bounds):
                 self._table.append(row)
                 rows[row["sampler"]].append(row)
         except Interrupted:

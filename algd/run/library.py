@@ -48,7 +48,7 @@ def evaluate(agent: LoadedAgent, episodes: int = 20, seed: int = 0) -> Rows:
         return build_task(agent.config)
 
     return list(episodes_of(agent.agent, build_task(agent.config), seed, agent.step, episodes,
-                            agent.agent.cost_discount, "evaluate", failed=renewed))
+                            "evaluate", failed=renewed))
 
 
 @dataclass(frozen=True, repr=False)

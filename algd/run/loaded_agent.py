@@ -144,7 +144,7 @@ class LoadedAgent:
         size = len(actions) if single_state else len(states)
         states = self.agent.normaliser.observations(states).expand(size, -1)
         values = function(states, actions.expand(size, -1))
-        answer: Any = values
+        answer: Any
         if isinstance(observation, Tensor) or isinstance(action, Tensor):
             answer = values.to((observation if isinstance(observation, Tensor) else action).device)  # type: ignore
         else:

@@ -73,7 +73,7 @@ def _load_newest(agent: Agent, folder: RunFolder) -> int:
             state = checked(checkpoints.load(number))
             agent.load_state_dict(state["agent"]["model"])
         except (DamagedCheckpoint, KeyError, RuntimeError, TypeError, AttributeError, ValueError) as error:
-            problems.append(f"{str(error).splitlines()[0] if str(error) else type(error).__name__}")
+            problems.append(str(error).splitlines()[0] if str(error) else type(error).__name__)
             continue
         return state["step"]
     raise UsageError(f"{folder.path} has no checkpoint that can be loaded" + "".join(f"; {p}" for p in problems))

@@ -63,8 +63,7 @@ def reevaluate(config: Mapping[str, Any]) -> int:
             return build_task(loaded.config)
 
         for row in evaluate(loaded.agent, loaded.task, loaded.config["seed"], loaded.step,
-                            config["eval"]["episodes"], loaded.config["agent"]["cost_discount"], source,
-                            failed=renewed):
+                            config["eval"]["episodes"], source, failed=renewed):
             table.append(row)
             spent[row["sampler"]].append((row["return"],
                                           loaded.task.budget.spent(row["cost"], row["discounted_cost"])))

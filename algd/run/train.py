@@ -14,6 +14,7 @@ import torch
 
 from algd.algorithm.agent import Agent
 from algd.algorithm.time_constants import time_constants
+from algd.budget import budget_of
 from algd.config.identity import identity
 from algd.envs.registered import SAFETY_GYMNASIUM
 from algd.envs.task import Task, probe
@@ -21,7 +22,6 @@ from algd.errors import ExitCode, RunError, UsageError
 from algd.execution.step import Execution, keep_freed_memory, products_of, resolve_execution
 from algd.logging.console import Console, answer
 from algd.logging.mirror import Mirror
-from algd.logging.tables import budget_of
 from algd.run.build import build, build_agent, build_logger, build_task, check_memory, resolve_device
 from algd.run.callbacks import Callback, Callbacks
 from algd.run.checks import check_identity, check_total_steps, is_finished, say_finished
@@ -222,7 +222,7 @@ def _say_what_next(folder: RunFolder, state: str, requests: Requests) -> None:
     """Print hints on standard error, and on standard output only the folder, for programs."""
     answer(folder.path)
     if state == "finished":
-        # As they can be pasted: with what the run needs to be loaded, in Python's and the shell's quotes.
+        # Ready to paste: with the modules to trust, quoted for Python and for the shell.
         config = folder.config()
         module = str(config["env"].get("id", "")).rpartition(":")[0]
         trusted = list(dict.fromkeys([*config["trusted"], *[module] * (module not in ("", SAFETY_GYMNASIUM))]))

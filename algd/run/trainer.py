@@ -118,11 +118,11 @@ class Trainer:
         if not warming_up:
             self.update()
         if transition.over:
-            episode, row = state.collector.end_episode(state.row_step)
-            spent = self.budget.spent(episode.cost, episode.discounted_cost)
+            row = state.collector.end_episode(state.row_step)
+            spent = self.budget.spent(row["cost"], row["discounted_cost"])
             self.agent.guidance.observe_episode(spent)
             self._callbacks.on_episode(row)
-            state.last |= {"episode_return": episode.reward, "episode_cost": spent}
+            state.last |= {"episode_return": row["return"], "episode_cost": spent}
         if self.clock.is_status_due():
             self.write_status("running")
         self.console.update(step=state.row_step, **state.last, **self._rates)

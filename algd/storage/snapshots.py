@@ -35,6 +35,11 @@ def newest_snapshot(folder: Path) -> Path | None:
     return max(folder.glob("step=*.safetensors"), default=None)
 
 
+def snapshots_of(folder: Path) -> dict[int, Path]:
+    """The files of a snapshots/ by step, in increasing order."""
+    return {int(path.stem.removeprefix("step=")): path for path in sorted(folder.glob("step=*.safetensors"))}
+
+
 def write_snapshot(path: Path, tensors: Mapping[str, Tensor], step: int, run: str) -> None:
     """Write a snapshot atomically.
 

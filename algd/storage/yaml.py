@@ -8,7 +8,7 @@ import yaml
 
 BYTES = 1_000_000
 DEPTH = 50
-FEW = 1000  # openings of lists and groups that no depth comes of that could hurt
+FEW = 1000  # a text with fewer brackets, dashes and question marks cannot be nested deeply enough to crash the loader
 
 
 # The pure Python reader takes eight times as long, most of the time of a table of many runs.

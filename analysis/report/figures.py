@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from analysis.results.cells import Cell, number, sorting
-from analysis.results.curves import LABELS, Curve, curve, range_curve, series_of, smoothed
+from analysis.results.curves import LABELS, Curve, curve, range_curve, series_of, smoothed, with_neighbours
 from analysis.results.steps import when
 from analysis.results.style import look
 from analysis.runs.model import Floats, Run, Series
@@ -188,9 +188,7 @@ def _trace(kind: str, place: int, x: Sequence[float | None], y: Sequence[float |
 def _line(middle: Curve, runs: int, column: Column, place: int, mean: str) -> list[dict[str, Any]]:
     """Return the line over seeds; where it stands for fewer seeds than runs it is a separate, faint trace."""
     whole = middle.count == runs
-    near = ~whole
-    near[1:] |= ~whole[:-1]
-    near[:-1] |= ~whole[1:]
+    near = with_neighbours(~whole)
     found = []
     for chosen, opacity in ((whole, 1.0), (near & (middle.count > 0), 0.45)):
         if not chosen.any() or (opacity < 1 and whole.all()):

@@ -253,13 +253,13 @@ def _lines(axis: Axes, curve: Curve, singles: Sequence[Series], runs: int, style
     if whole.any():
         axis.plot(curve.steps, np.where(whole, curve.centre, np.nan), markevery=every, **style)
     if not whole.all():
-        near = np.where(_with_neighbours(~whole), curve.centre, np.nan)
+        near = np.where(with_neighbours(~whole), curve.centre, np.nan)
         faint = style | {"alpha": FAINT, "linewidth": 0.7 * style["linewidth"]}
         axis.plot(curve.steps, near, markevery=every, **faint)
     return not bool(whole.all())
 
 
-def _with_neighbours(marked: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def with_neighbours(marked: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the marked points and their neighbours, so that the faint line joins the full one without a gap."""
     wide = marked.copy()
     wide[1:] |= marked[:-1]

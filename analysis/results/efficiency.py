@@ -8,7 +8,7 @@ from algd.errors import UsageError
 from analysis.markdown import markdown_table
 from analysis.results.cells import Cell, number, with_interval
 from analysis.results.notes import interval_of
-from analysis.runs.model import Evaluation, Run
+from analysis.runs.model import Run
 from analysis.statistics.estimators import Floats, StayTime, iqm_interval, median_time
 
 
@@ -17,7 +17,7 @@ def reached(run: Run, wanted: float) -> StayTime | None:
 
     Only evaluations up to `run.judged_at` count. The time is censored if none fits; None without any.
     """
-    seen = _seen(run)
+    seen = run.seen
     if not seen and not run.failed:
         return None
     step = next((point.step for point in seen if point.mean_return >= wanted and point.mean_cost <= run.limit), None)
@@ -39,12 +39,8 @@ def average_return(run: Run) -> float | None:
 
 def feasible_share(run: Run) -> float | None:
     """Return the share of evaluations after step 0 and up to the result that are within the limit."""
-    seen = _seen(run)
+    seen = run.seen
     return float(np.mean([point.mean_cost <= run.limit for point in seen])) if seen else None
-
-
-def _seen(run: Run) -> list[Evaluation]:
-    return [point for point in run.evaluations if 0 < point.step <= (run.judged_at or 0)]
 
 
 def wanted_returns(options: Sequence[str], tasks: Collection[str]) -> dict[str, float]:

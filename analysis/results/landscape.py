@@ -13,6 +13,7 @@ from algd.errors import UsageError
 from algd.run.loaded_agent import LoadedAgent
 from algd.run.loading import load
 from algd.storage.run_folder import RunFolder
+from algd.storage.snapshots import snapshots_of
 from analysis.results.landscape_figure import draw
 from analysis.results.survey import Floats, Landscape, episode, survey
 
@@ -25,8 +26,7 @@ def snapshots(run: Path) -> dict[int, Path]:
     Raises:
         UsageError: there is none.
     """
-    folder = RunFolder(run)
-    found = {int(path.stem.removeprefix("step=")): path for path in sorted(folder.snapshots.glob("step=*.safetensors"))}
+    found = snapshots_of(RunFolder(run).snapshots)
     if not found:
         raise UsageError(f"{run} has no snapshots (the key `snapshots` of a run says how many are kept)")
     return found

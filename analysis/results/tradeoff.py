@@ -29,8 +29,7 @@ def pareto(cells: Sequence[Cell]) -> list[Cell]:
 def path(cell: Cell) -> list[Point]:
     """Return mean cost and interquartile mean return at the evaluations after step 0 common to runs with a result."""
     runs = cell.evaluated
-    by_step = [{point.step: point for point in run.evaluations if 0 < point.step <= (run.judged_at or 0)}
-               for run in runs]
+    by_step = [{point.step: point for point in run.seen} for run in runs]
     shared = sorted(set.intersection(*(set(steps) for steps in by_step))) if by_step else []
     return [(float(np.mean([steps[step].mean_cost for steps in by_step])),
              interquartile_mean(np.array([steps[step].mean_return for steps in by_step]))) for step in shared]

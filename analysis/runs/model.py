@@ -191,7 +191,12 @@ class Run:
     @property
     def window(self) -> Sequence[Evaluation]:
         """The last `averaged` complete evaluations after step 0 and up to `judged_at`, or as many as there are."""
-        return [point for point in self.evaluations if 0 < point.step <= (self.judged_at or 0)][-self.averaged:]
+        return self.seen[-self.averaged:]
+
+    @property
+    def seen(self) -> list[Evaluation]:
+        """The complete evaluations after step 0 and up to `judged_at`."""
+        return [point for point in self.evaluations if 0 < point.step <= (self.judged_at or 0)]
 
     @property
     def safe(self) -> bool:
@@ -229,10 +234,11 @@ class Run:
 
     @property
     def never(self) -> StayTime | None:
-        """The time of what had not come by `judged_at` or the last evaluation before it; None without both.
+        """The censored time of an event that has not happened by `judged_at`, or by the last evaluation before it; None
+        without both.
 
-        For a failed run it is `judged_at`, however early it failed: to leave a run out of what can still come from the
-        step of its failure on, as one does with a run that was merely stopped, would reward failures.
+        For a failed run it is `judged_at`, however early it failed: censoring it at its failure, as one does with a run
+        that was merely stopped, would reward failures.
         """
         steps = [point.step for point in self.evaluations if self.judged_at is None or point.step <= self.judged_at]
         last = self.judged_at if self.failed and self.judged_at is not None else max(steps, default=None)

@@ -1,8 +1,9 @@
 """Run a search's trials: compose their runs, train them with a launcher, and read the results."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial
 
+from algd.budget import budget_of
 from algd.config.messages import validated
 from algd.config.schema import check
 from algd.errors import UsageError
 from algd.logging.console import answer
-from algd.logging.tables import budget_of
 from algd.run.schedule import snapshot_steps
 from algd.storage.run_folder import RunFolder
 from algd.storage.sweep_file import SWEEPS
@@ -59,8 +60,8 @@ def search(kind: str, given: Mapping[str, Any], given_search: Mapping[str, Any],
     assert isinstance(plain, dict)
     options = SearchSettings(**validated(SearchSettings, {str(k): v for k, v in plain.items()}, "hydra.sweeper"))
     space = parse(overrides)
-    compose = Composer(space, context, master)
-    first, *_ = [compose.members(params) for params in _corners(space)]
+    compose = partial(_members, space, context, master)
+    first, *_ = [compose(params) for params in _corners(space)]
     _check(first[0].config, settings, options)
     runs_dir, experiment = Path(first[0].config["runs_dir"]).resolve(), first[0].config["experiment"]
     name = settings.name or f"{experiment or 'search'}-{space.digest}"
@@ -82,26 +83,15 @@ def search(kind: str, given: Mapping[str, Any], given_search: Mapping[str, Any],
     return code
 
 
-class Composer:
-    """Composes and checks the runs of trials.
+def _members(space: Space, context: HydraContext, master: DictConfig, params: Mapping[str, Any]) -> list[Member]:
+    """Compose and check the runs of these values, one per seed.
 
-    Args:
-        space: the search space.
-        context, master: Hydra's context and configuration.
+    Raises:
+        UsageError: they are not a valid configuration.
     """
-
-    def __init__(self, space: Space, context: HydraContext, master: DictConfig):
-        self.space, self._context, self._master = space, context, master
-
-    def members(self, params: Mapping[str, Any]) -> list[Member]:
-        """Return the runs of these values, one per seed.
-
-        Raises:
-            UsageError: they are not a valid configuration.
-        """
-        own = tuple(f"{key}={value}" for key, value in params.items())
-        found = compose_members(self._context, self._master, self.space.members(params))
-        return [replace(member, overrides=(*own, f"seed={member.config['seed']}")) for member in found]
+    own = tuple(f"{key}={value}" for key, value in params.items())
+    found = compose_members(context, master, space.members(params))
+    return [replace(member, overrides=(*own, f"seed={member.config['seed']}")) for member in found]
 
 
 def _corners(space: Space) -> list[dict[str, Any]]:
@@ -142,15 +132,15 @@ class Runs:
 
     Args:
         study: the search.
-        compose: composes the runs of trials.
+        compose: values ↦ the runs of a trial, one per seed; raises UsageError.
         settings: the launcher's settings.
         launcher: the launcher's settings, as stored in the sweep's file.
         first: a run of the search, for the values that all runs share.
         name: the sweep's name.
     """
 
-    def __init__(self, study: Study, compose: Composer, settings: Settings, launcher: Mapping[str, Any], first: Member,
-                 name: str):
+    def __init__(self, study: Study, compose: Callable[[Mapping[str, Any]], list[Member]], settings: Settings,
+                 launcher: Mapping[str, Any], first: Member, name: str):
         self.study, self.settings = study, settings
         self.total_steps: int = first.config["total_steps"]
         self.members: dict[int, list[Member]] = {}
@@ -163,7 +153,7 @@ class Runs:
         for trial in trials:
             if trial.number not in self.members:
                 try:
-                    self.members[trial.number] = self._compose.members(trial.params)
+                    self.members[trial.number] = self._compose(trial.params)
                 except UsageError as error:
                     wrong[trial.number] = str(error)
         return wrong

@@ -129,6 +129,12 @@ class Study:
         values = self.trials[trial.number].user_attrs.get(f"at {step}")
         return Result(*values) if values is not None else None
 
+    @staticmethod
+    def last_result(trial: FrozenTrial) -> tuple[int, Result] | None:
+        """Return the last step at which a trial has a recorded result, and the result; None if there is none."""
+        steps = [int(key.removeprefix("at ")) for key in trial.user_attrs if key.startswith("at ")]
+        return (max(steps), Result(*trial.user_attrs[f"at {max(steps)}"])) if steps else None
+
     def end(self, trial: FrozenTrial, state: TrialState, result: Result | None = None) -> None:
         """Record a trial's end.
 

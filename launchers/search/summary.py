@@ -1,5 +1,6 @@
 """Summarise a search's results as text and for the report: best trials, counts, importances."""
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -7,6 +8,7 @@ from typing import Literal
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
+from launchers.search.halving import Result
 from launchers.search.record import SearchRecord, TrialRecord
 from launchers.search.study import Study
 from launchers.states import read_state
@@ -27,11 +29,12 @@ def importances(study: Study) -> dict[str, float]:
     finished = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
     if len(finished) < FEWEST or len(study.space.distributions) < 2:
         return {}
-    worst = min(_quantities(trial)[0] for trial in finished)
+    results = {trial.number: last[1] for trial in finished if (last := study.last_result(trial))}
+    worst = min(result.gain for result in results.values())
 
     def loss(trial: FrozenTrial) -> float:
-        gain, violation = _quantities(trial)
-        return -gain if violation <= 0 else violation - worst
+        result = results[trial.number]
+        return -result.gain if result.cost <= result.limit else result.cost - result.limit - worst
 
     with warnings.catch_warnings():
         # Optuna warns that the trials with the lowest values count as the better ones, as they are here.
@@ -40,20 +43,6 @@ def importances(study: Study) -> dict[str, float]:
             return get_param_importances(study.study, evaluator=PedAnovaImportanceEvaluator(), target=loss)
         except (ValueError, RuntimeError):  # all values of a key are equal
             return {}
-
-
-def last_result(trial: FrozenTrial) -> tuple[int, list[float]] | None:
-    """Return a trial's last step and its [return, cost, limit]; None without a result."""
-    reports = {int(key.removeprefix("at ")): value for key, value in trial.user_attrs.items() if key.startswith("at ")}
-    return max(reports.items()) if reports else None
-
-
-def _quantities(trial: FrozenTrial) -> tuple[float, float]:
-    """Return a trial's return, and its cost minus the limit."""
-    last = last_result(trial)
-    assert last is not None
-    gain, cost, limit = last[1]
-    return gain, cost - limit
 
 
 def record(study: Study, members: Mapping[int, Sequence[Member]]) -> SearchRecord:
@@ -65,10 +54,10 @@ def record(study: Study, members: Mapping[int, Sequence[Member]]) -> SearchRecor
     """
     trials = []
     for trial in study.trials:
-        step, result = last_result(trial) or (None, ())
+        step, result = study.last_result(trial) or (None, None)
+        values = {} if result is None else {"return": result.gain, "cost": result.cost, "limit": result.limit}
         trials.append(TrialRecord.model_validate({
-            "number": trial.number, "state": STATES[trial.state], "params": trial.params, "step": step,
-            **dict(zip(("return", "cost", "limit"), result, strict=False)),
+            "number": trial.number, "state": STATES[trial.state], "params": trial.params, "step": step, **values,
             "runs": ["/".join(member.folder.parts[-3:]) for member in members.get(trial.number, ())]}))
     steps = sum(max(read_state(folder).step, 0) for folder in {m.folder for runs in members.values() for m in runs})
     settings = study.settings
@@ -83,9 +72,10 @@ def describe(study: Study) -> str:
     counts = ", ".join(f"{states.count(state)} {name}" for state, name in STATES.items() if state in states)
     lines = [f"{study.study.study_name}: {len(states)} of {study.settings.n_trials} trials: {counts or 'none'}"]
     for trial in study.best():
-        _, (gain, cost, limit) = last_result(trial) or (0, [float("nan")] * 3)
+        _, result = study.last_result(trial) or (0, Result(math.nan, math.nan, math.nan))
         params = " ".join(f"{key}={value}" for key, value in trial.params.items())
-        lines.append(f"  best: trial {trial.number}, return {gain:.4g}, cost {cost:.4g} of {limit:g}: {params}")
+        lines.append(f"  best: trial {trial.number}, return {result.gain:.4g}, cost {result.cost:.4g} of "
+                     f"{result.limit:g}: {params}")
     if any(state == TrialState.COMPLETE for state in states) and not study.best():
         lines.append("  no trial is within the limit")
     if found := importances(study):

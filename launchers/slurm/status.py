@@ -6,7 +6,7 @@ from pathlib import Path
 from algd.errors import ExitCode
 from launchers.processes import LOG, tail
 from launchers.slurm.queue import GONE, OVER, UNKNOWN, Queue, Task, Tasks
-from launchers.states import RunState, read_state
+from launchers.states import RunState, printable, read_state
 from launchers.sweeps import Sweep, sweeps_of
 from launchers.table import Line, say, shown_path
 
@@ -124,7 +124,7 @@ def lines_of(folders: Iterable[Path], elements: Mapping[Path, tuple[str, int]], 
             output = output_of(element, sweeps)
             last = [line for line in tail(output, 5) if line.strip()] if output else []
             note += f": {last[-1].strip()}" if last and not (folder / LOG).exists() else ""
-        lines.append(Line(folder, state, found, "".join(c if c.isprintable() else " " for c in note)))
+        lines.append(Line(folder, state, found, printable(note)))
     return lines
 
 

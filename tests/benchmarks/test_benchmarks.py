@@ -116,7 +116,7 @@ def test_a_plain_run_begins_as_the_projects_own(tmp_path: Path) -> None:
         (step, sampler) for step in "024" for sampler in ("deterministic", "stochastic") for _ in range(2)]
     task = build_task(config)
     torch.manual_seed(stream(3, "networks"))
-    own = list(evaluate(build_agent(config, task), task, 3, 0, 2, config["agent"]["cost_discount"], "train"))
+    own = list(evaluate(build_agent(config, task), task, 3, 0, 2, "train"))
     for row, expected in zip(rows[:2], own[:2], strict=True):
         assert list(row) == list(expected) and row["seed"] == str(expected["seed"])
         assert float(row["return"]) == pytest.approx(expected["return"], abs=1e-4)

@@ -1,6 +1,5 @@
 """The diffusion policy: a score network, a noise process, and the two losses of ALGD (arXiv 2602.02924)."""
 
-import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -9,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from algd.algorithm.energy import EnergyAtStates
-from algd.algorithm.networks import ScoreNetwork
+from algd.algorithm.networks import ScoreNetwork, log_tanh_slope
 from algd.algorithm.noise_processes import NoiseProcess, Predict, reverse
 from algd.algorithm.policies import Sample
 from algd.algorithm.rng import RandomGenerator
@@ -137,9 +136,8 @@ class DiffusionPolicy(nn.Module):
             return energy.value_and_gradient(samples)
         action = self.squash(samples)
         energies, gradients = energy.value_and_gradient(action)
-        # The latent's density is exp(−E(a(x))/β) ∏ |da/dx|, so its energy is E − β Σ log(scale (1 − tanh² x)),
-        # with log(1 − tanh² x) = 2 (log 2 − x − softplus(−2x)), which does not underflow.
+        # The latent's density is exp(−E(a(x))/β) ∏ |da/dx|, so its energy is E − β Σ log(scale (1 − tanh² x)).
         tanh = torch.tanh(samples)
-        log_slope = self.scale.log() + 2 * (math.log(2) - samples - nn.functional.softplus(-2 * samples))
+        log_slope = self.scale.log() + log_tanh_slope(samples)
         gradients = gradients * self.scale * (1 - tanh**2) + 2 * self.beta * tanh
         return energies - self.beta * log_slope.sum(-1), gradients

@@ -9,7 +9,7 @@ from pydantic import Field, FiniteFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from algd.algorithm.energy import EnergyAtStates
-from algd.algorithm.networks import Perceptron
+from algd.algorithm.networks import Perceptron, log_tanh_slope
 from algd.algorithm.policies import Sample
 from algd.algorithm.rng import RandomGenerator
 
@@ -54,9 +54,7 @@ class GaussianPolicy(nn.Module):
         mean, log_std = self.network(observation).chunk(2, dim=-1)
         log_std = log_std.clamp(*LOG_STD_RANGE)
         x = mean + log_std.exp() * z
-        # log(1 − tanh² x) = 2 (log 2 − x − softplus(−2x)), which does not underflow.
-        log_slope = 2 * (math.log(2) - x - nn.functional.softplus(-2 * x))
-        log_prob = (-0.5 * z**2 - log_std - 0.5 * math.log(2 * math.pi) - log_slope).sum(-1)
+        log_prob = (-0.5 * z**2 - log_std - 0.5 * math.log(2 * math.pi) - log_tanh_slope(x)).sum(-1)
         return torch.tanh(x) * self.scale + self.bias, log_prob
 
     def sample(self, observation: Tensor, normals: Tensor) -> Sample:

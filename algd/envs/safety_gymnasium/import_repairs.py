@@ -67,7 +67,7 @@ def import_safety_gymnasium() -> ModuleType:
     return package
 
 
-def make_stock(id: str, horizon: int, render_mode: str | None) -> gymnasium.Env:
+def make_stock(id: str, horizon: int, render_mode: str | None, **kwargs: Any) -> gymnasium.Env:
     """One of the package's environments with gymnasium's five values a step and the cost in `info`.
 
     Raises:
@@ -80,7 +80,7 @@ def make_stock(id: str, horizon: int, render_mode: str | None) -> gymnasium.Env:
         raise UsageError(f"id={id} is not an environment of safety-gymnasium, which has "
                          f"{', '.join(_alike(id, safe_registry))} and others")
     with np.errstate(over="ignore"), deprecations_unsaid():  # gymnasium casts the largest float64 to compare bounds
-        env = package.make(id, max_episode_steps=horizon, disable_env_checker=True, render_mode=render_mode)
+        env = package.make(id, max_episode_steps=horizon, disable_env_checker=True, render_mode=render_mode, **kwargs)
     return package.wrappers.SafetyGymnasium2Gymnasium(env)
 
 

@@ -9,6 +9,8 @@ import signal
 from collections.abc import Iterator
 from types import FrameType
 
+REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
 
 class Requests:
     """The flags.
@@ -33,8 +35,7 @@ class Requests:
     @contextlib.contextmanager
     def listening(self) -> Iterator["Requests"]:
         """Handle signals inside this context; the previous handlers are restored afterwards."""
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-        before = {number: signal.signal(number, self._receive) for number in numbers}
+        before = {number: signal.signal(number, self._receive) for number in REQUESTS}
         try:
             yield self
         finally:

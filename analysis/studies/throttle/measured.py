@@ -10,6 +10,7 @@ import numpy as np
 import algd
 from algd.algorithm.dual import Signal
 from algd.envs.throttle import GAIN
+from algd.storage.snapshots import snapshots_of
 from analysis.runs.model import Run
 from analysis.studies.throttle.theory import LAG, Floats, closed_loop, noisy_minimiser
 
@@ -92,7 +93,7 @@ class MeasuredRun:
         Crossings are those of the second half which the speed follows before the next one. Requires episodes of one
         step.
         """
-        steps, costs = _episodes(self.record)
+        steps, costs = _column(self.record, "episodes.csv", "cost")
         mean = np.convolve(costs, np.ones(WINDOW) / WINDOW, "same")
         above = np.log(self.lams / GAIN)
         found = []
@@ -119,22 +120,14 @@ def measure(record: Run) -> MeasuredRun | None:
     if rule == "ascent":
         hold = int(config.get("guidance.dual.hold", 0))
         rule = str(config.get("guidance.dual.signal", "replay")) + (f", hold {hold}" if hold else "")
-    lam_steps, lams = _multipliers(record)
+    lam_steps, lams = _column(record, "metrics.csv", "lam")
     return MeasuredRun(record, rho, rule, lam_steps, lams, tuple(_snapshots(record, rho)))
 
 
-def _multipliers(record: Run) -> tuple[Floats, Floats]:
-    """Return steps and λ from a run's metrics, each (n,)."""
-    with (record.folder / "metrics.csv").open(newline="") as file:
-        values = np.array([(float(row["step"]), float(row["lam"])) for row in csv.DictReader(file)])
-    values = values[values[:, 0] <= int(record.config["total_steps"])]
-    return values[:, 0], values[:, 1]
-
-
-def _episodes(record: Run) -> tuple[Floats, Floats]:
-    """Return steps and costs of a run's training episodes after the initial steps, each (n,)."""
-    with (record.folder / "episodes.csv").open(newline="") as file:
-        values = np.array([(float(row["step"]), float(row["cost"])) for row in csv.DictReader(file)])
+def _column(record: Run, file: str, name: str) -> tuple[Floats, Floats]:
+    """Return steps and values of a column of a run's table after the initial steps, each (n,)."""
+    with (record.folder / file).open(newline="") as rows:
+        values = np.array([(float(row["step"]), float(row[name])) for row in csv.DictReader(rows)])
     values = values[(values[:, 0] > 0) & (values[:, 0] <= int(record.config["total_steps"]))]
     return values[:, 0], values[:, 1]
 
@@ -142,11 +135,8 @@ def _episodes(record: Run) -> tuple[Floats, Floats]:
 def _snapshots(record: Run, rho: float) -> list[Snapshot]:
     """Measure the snapshots of the second half of the run."""
     last = record.evaluations[-1].step
-    found = []
-    for path in sorted((record.folder / "snapshots").glob("step=*.safetensors")):
-        if last / 2 < int(path.stem.removeprefix("step=")) <= last:
-            found.append(_snapshot(path, record.limit, rho))
-    return found
+    return [_snapshot(path, record.limit, rho) for step, path in snapshots_of(record.folder / "snapshots").items()
+            if last / 2 < step <= last]
 
 
 def _snapshot(path: Path, limit: float, rho: float) -> Snapshot:
