@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 
 from analysis.results.cells import Cell, number, sorting
-from analysis.results.curves import LABELS, Curve, curve, range_curve, series_of, smoothed, with_neighbours
+from analysis.results.curves import (
+    LABELS,
+    Curve,
+    curve,
+    range_curve,
+    series_of,
+    smoothed,
+    spans_decades,
+    with_neighbours,
+)
 from analysis.results.steps import when
 from analysis.results.style import look
 from analysis.runs.model import Floats, Run, Series
@@ -103,16 +112,20 @@ def curve_figure(family: str, row: tuple[str, ...], cells: Sequence[Cell], colum
     """
     data: list[dict[str, Any]] = []
     last: list[str] = []
-    mean, band = ("interquartile mean", "95% interval") if quantity == "return" else ("mean", "lowest to highest seed")
+    shown = {cell.column: having for cell in cells if (having := [
+        (run, smoothed(found, window)) for run in cell.runs
+        if np.isfinite((found := series_of(run, quantity, sampler)).values).any()])}
+    decades = spans_decades(quantity, [values for having in shown.values() for _, values in having])
+    mean, band = ("interquartile mean", "95% interval") if quantity == "return" else (
+        "geometric mean" if decades else "mean", "lowest to highest seed")
     for cell in cells:
-        column = columns[cell.column]
-        place = list(columns).index(cell.column)
-        having = [(run, smoothed(found, window)) for run in cell.runs
-                  if np.isfinite((found := series_of(run, quantity, sampler)).values).any()]
-        if not having:
+        if cell.column not in shown:
             continue
+        column, having = columns[cell.column], shown[cell.column]
+        place = list(columns).index(cell.column)
         series = [thinned(values, BAND_POINTS) for _, values in having]
-        middle = curve(series, cell.method, cell.bootstrap_seed) if quantity == "return" else range_curve(series)
+        middle = (curve(series, cell.method, cell.bootstrap_seed) if quantity == "return" else
+                  range_curve(series, decades))
         data += [*_band(middle, column, place), *_seeds(having, column, place, numbers),
                  *_line(middle, len(cell.runs), column, place, mean)]
         last.append(f"{column.name} {number(middle.centre[-1])} ({int(middle.count[-1])} of {len(cell.runs)} runs)")
@@ -130,7 +143,7 @@ def curve_figure(family: str, row: tuple[str, ...], cells: Sequence[Cell], colum
         f"{family}/{task}/{quantity}", f"{family}/{task}", f"{label}: {mean}, {band}{smoothing}",
         f"{label} against environment steps on {task}{smoothing}. At the end of each line, the {mean} over seeds: "
         + "; ".join(last) + limit_said + ".",
-        data, plain_layout("environment steps", label, [limit_line("y", limit) for limit in limits]))
+        data, plain_layout("environment steps", label, [limit_line("y", limit) for limit in limits], decades))
 
 
 def trade_off_figure(family: str, row: tuple[str, ...], cells: Sequence[Cell],
@@ -246,11 +259,12 @@ def limit_line(axis: str, limit: float) -> dict[str, Any]:
             "label": {"text": f"limit {limit:g}", "textposition": "end", "font": {"size": 11, "color": GREY}}}
 
 
-def plain_layout(x: str, y: str, shapes: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the layout of a figure with these axis titles."""
+def plain_layout(x: str, y: str, shapes: list[dict[str, Any]], logarithmic: bool = False) -> dict[str, Any]:
+    """Return the layout of a figure with these axis titles, and whether the second axis is logarithmic."""
     axis = {"gridcolor": "#e6e6e6", "zeroline": False, "linecolor": "#888", "ticks": "outside", "automargin": True}
     return {"height": 290, "margin": {"l": 56, "r": 14, "t": 26, "b": 44}, "showlegend": False, "hovermode": "closest",
             "paper_bgcolor": "#fff", "plot_bgcolor": "#fff", "font": {"size": 12, "color": "#1a1a1a"},
             "xaxis": axis | {"title": {"text": html.escape(x)}, "exponentformat": "SI"},
-            "yaxis": axis | {"title": {"text": html.escape(y)}}, "shapes": shapes,
+            "yaxis": axis | {"title": {"text": html.escape(y)}}
+                     | ({"type": "log", "exponentformat": "power"} if logarithmic else {}), "shapes": shapes,
             "uirevision": "kept"}  # keeps the zoom when data is refreshed

@@ -57,10 +57,15 @@ def curve(series: Sequence[Series], method: Method = "t", bootstrap_seed: int = 
     return _curve(series, lambda values: iqm_interval([values], bootstrap_seed, method))
 
 
-def range_curve(series: Sequence[Series]) -> Curve:
-    """Return the mean at each step at which a seed has a value, with the minimum and maximum over seeds."""
+def range_curve(series: Sequence[Series], geometric: bool = False) -> Curve:
+    """Return the mean at each step at which a seed has a value, with the minimum and maximum over seeds.
+
+    Args:
+        series: one for each seed.
+        geometric: take the geometric mean, of positive values.
+    """
     def spread(values: Floats) -> Estimate:
-        mean, several = float(values.mean()), len(values) > 1
+        mean, several = float(np.exp(np.log(values).mean()) if geometric else values.mean()), len(values) > 1
         return Estimate(mean, float(values.min()) if several else None, float(values.max()) if several else None,
                         len(values))
 
@@ -155,17 +160,20 @@ def draw(cells: Sequence[Cell], keys: Sequence[str], quantity: str, window: int 
         figure, grid = plt.subplots(down, across, figsize=(WIDTH, PANEL * down + 0.85), squeeze=False,
                                     layout="constrained")
         drawn: dict[tuple[str, ...], None] = {}
-        faint = False
+        faint = geometric = False
         seeds: set[int] = set()
         for row, axis in zip(panels, grid.flat, strict=False):
             here = [cell for cell in cells if cell.row == row]
             having = [(cell, series) for cell in here if (series := [
                 smoothed(found, window) for run in cell.runs
                 if len((found := series_of(run, quantity, sampler)).steps)])]
+            decades = spans_decades(quantity, [series for _, found in having for series in found])
+            geometric |= decades
             for cell, series in having:
                 drawn[cell.column] = None
                 seeds.add(len(series))
-                over = curve(series, cell.method, cell.bootstrap_seed) if quantity == "return" else range_curve(series)
+                over = (curve(series, cell.method, cell.bootstrap_seed) if quantity == "return" else
+                        range_curve(series, decades))
                 style = layered(look(cell.column, keys, columns), columns.index(cell.column), len(columns))
                 faint |= _lines(axis, over, series if raw else [], len(cell.runs), style, quantity in EVALUATED)
             if quantity == "cost":
@@ -175,7 +183,7 @@ def draw(cells: Sequence[Cell], keys: Sequence[str], quantity: str, window: int 
                 axis.axhline(0, **LIMIT)
             if quantity == "critic_error" and having:
                 axis.axhline(0, color="0.35", linewidth=0.6)
-            if quantity == "lam" and having and _spans_decades(series for _, found in having for series in found):
+            if decades:
                 axis.set_yscale("log")
             if not having:
                 axis.text(0.5, 0.5, "not logged", transform=axis.transAxes, ha="center", color="0.4")
@@ -194,18 +202,24 @@ def draw(cells: Sequence[Cell], keys: Sequence[str], quantity: str, window: int 
         if faint:
             handles.append(Line2D([], [], color="0.5", alpha=FAINT, linewidth=0.8, label="faint: not all seeds"))
         legend(figure, handles)
-        figure.suptitle("\n".join(wrap(_said(quantity, sorted(seeds), window, raw, sampler, cells[0].method), 78)),
-                        fontsize=6)
+        said = _said(quantity, sorted(seeds), window, raw, sampler, cells[0].method, geometric)
+        figure.suptitle("\n".join(wrap(said, 78)), fontsize=6)
     return figure
 
 
-def _spans_decades(found: Iterable[Series]) -> bool:
-    """Return whether all values are positive and span more than three decades, which needs a logarithmic axis."""
-    values = np.concatenate([series.values for series in found])
-    return bool((values > 0).all() and values.max() > 1000 * values.min())
+def spans_decades(quantity: str, found: Sequence[Series]) -> bool:
+    """Return whether a quantity is λ, all values are positive, and they span more than three decades.
+
+    It then needs a logarithmic axis, and the geometric mean: the mean of such values is about the largest alone.
+    """
+    if quantity != "lam" or not found:
+        return False
+    values = np.concatenate([series.values[np.isfinite(series.values)] for series in found])
+    return bool(len(values) and (values > 0).all() and values.max() > 1000 * values.min())
 
 
-def _said(quantity: str, seeds: Sequence[int], window: int, raw: bool, sampler: str, method: Method) -> str:
+def _said(quantity: str, seeds: Sequence[int], window: int, raw: bool, sampler: str, method: Method,
+          geometric: bool) -> str:
     """Describe the figure: sampler, number of seeds, line and band."""
     parts = [f"{sampler} evaluations (markers)" if quantity in ("return", "cost", "critic_error") else "training"]
     parts.append(f"n = {seeds[0]} seed{'s' * (seeds[0] != 1)}" if len(seeds) == 1 else
@@ -216,7 +230,7 @@ def _said(quantity: str, seeds: Sequence[int], window: int, raw: bool, sampler: 
         kind = "t" if method == "t" else "percentile"
         parts += ["line: interquartile mean", f"band: 95% bootstrap {kind} interval, from 3 seeds on"]
     else:
-        parts += ["line: mean", "band: lowest to highest seed"]
+        parts += [f"line: mean{' (geometric on a logarithmic axis)' * geometric}", "band: lowest to highest seed"]
     if raw:
         parts.append("thin: each seed")
     if window > 1:

@@ -113,6 +113,25 @@ def test_a_multiplier_that_falls_by_decades_can_be_seen(tmp_path: Path, lams: st
     assert draw(cells([read_run(folder)]), KEYS, "lam").axes[0].get_yscale() == scale
 
 
+@pytest.mark.parametrize(("lams", "centre", "said"), [
+    ((1e-2, 1e-6), 1e-4, "line: mean (geometric on a logarithmic axis)"), ((0.02, 0.04), 0.03, "line: mean")])
+def test_a_mean_of_multipliers_is_one_on_their_axis(tmp_path: Path, lams: tuple[float, ...], centre: float,
+                                                    said: str) -> None:
+    for seed, lam in enumerate(lams):
+        folder = make_run(tmp_path / str(seed), config(seed), evaluation(200, [(1, 1, 1), (2, 1, 1)]))
+        (folder / "metrics.csv").write_text(f"step,lam\n100,{lam}\n200,{lam}\n")
+    figure = draw(cells(runs_in(tmp_path)), KEYS, "lam")
+    (line,) = figure.axes[0].get_lines()
+    assert line.get_ydata() == pytest.approx([centre, centre])
+    assert said in figure.get_suptitle().replace("\n", " ").split("; ")
+    found = cells(runs_in(tmp_path))
+    report = curve_figure("toy", found[0].row, found, columns_of(found, KEYS), "lam", {})
+    assert report is not None and ("geometric mean" in report.title) == (centre == 1e-4)
+    (over,) = [trace for trace in report.data if trace["meta"]["kind"] == "line"]
+    assert over["y"] == pytest.approx([centre, centre])
+    assert report.layout["yaxis"].get("type") == ("log" if centre == 1e-4 else None)
+
+
 def test_runs_without_a_constraint_have_no_multiplier(tmp_path: Path) -> None:
     """Their λ of 0 would make a logarithmic axis impossible."""
     for guidance, lams in (("none", "0,0"), ("augmented", "0.7,1e-5")):
