@@ -76,6 +76,12 @@ def compare(arguments: argparse.Namespace) -> int:
     from analysis.results.profiles import draw_profile
     from analysis.results.style import write
 
+    usual = parser().parse_args(["compare"])
+    for option in ("first", "second", "within", "all_pairs", "format") if arguments.budgets else (
+            "training", "columns", "safe_share"):
+        if getattr(arguments, option) != getattr(usual, option):
+            raise UsageError(f"compare: --{option.replace('_', '-')} has no effect "
+                             f"{'with' if arguments.budgets else 'without'} --budgets")
     if arguments.budgets:
         return _budgets(arguments)
     if not arguments.first or not arguments.second:
@@ -83,26 +89,28 @@ def compare(arguments: argparse.Namespace) -> int:
     gathered = _gathered(arguments)
     opposed = sides(gathered.runs, [arguments.first, *arguments.second], _keys(arguments.within))
     found = compared(opposed, arguments.bootstrap_seed, arguments.at_step, arguments.pool, arguments.all_pairs)
-    print((as_json if arguments.format == "json" else markdown)(found, gathered.remarks))
+    print((as_json if arguments.format == "json" else markdown)(found, arguments.sampler, gathered.remarks))
     if arguments.out:
         for number, comparison in enumerate(found):
             for task in comparison.tasks:
                 name = f"profile_{task.replace(', ', '_')}" + (f"_{number + 1}" if len(found) > 1 else "")
-                print(*write(draw_profile(comparison, task, arguments.bootstrap_seed), name, arguments.out), sep="\n",
-                      file=sys.stderr)
+                figure = draw_profile(comparison, task, arguments.sampler, arguments.bootstrap_seed)
+                print(*write(figure, name, arguments.out), sep="\n", file=sys.stderr)
     return 0
 
 
 def _budgets(arguments: argparse.Namespace) -> int:
     """Draw return against cost over budgets."""
     from analysis.results.cells import cells
+    from analysis.results.steps import check_step
     from analysis.results.style import write
     from analysis.results.tradeoff import draw_tradeoff
 
     runs, columns = _gathered(arguments).runs, tuple(dict.fromkeys([*_keys(arguments.columns), "env.limit"]))
+    check_step(runs, arguments.at_step)
     for family in sorted({run.family for run in runs}):
-        found = cells([run for run in runs if run.family == family], ("env",), columns, at_step=arguments.at_step,
-                      safe_share=arguments.safe_share)
+        found = cells([run for run in runs if run.family == family], ("env",), columns, arguments.pool,
+                      at_step=arguments.at_step, safe_share=arguments.safe_share)
         for row in dict.fromkeys(cell.row for cell in found):
             figure = draw_tradeoff([cell for cell in found if cell.row == row], columns, arguments.training,
                                    arguments.sampler)
@@ -119,10 +127,11 @@ def scores(arguments: argparse.Namespace) -> int:
     for family, found, remarks in _families(arguments, ("env",), columns):
         reference = references(found, arguments.unconstrained, arguments.zero_cost)
         over = scored(found, reference)
-        print(markdown(over, reference, columns, found, arguments.unconstrained, arguments.zero_cost, remarks))
+        print(markdown(over, reference, columns, found, arguments.unconstrained, arguments.zero_cost,
+                       arguments.sampler, remarks))
         if arguments.out:
-            print(*write(draw_profiles(over, columns, arguments.bootstrap_seed), f"profiles_{family}", arguments.out),
-                  sep="\n", file=sys.stderr)
+            figure = draw_profiles(over, columns, arguments.sampler, arguments.bootstrap_seed)
+            print(*write(figure, f"profiles_{family}", arguments.out), sep="\n", file=sys.stderr)
     return 0
 
 
@@ -134,7 +143,8 @@ def efficiency(arguments: argparse.Namespace) -> int:
     families = list(_families(arguments, rows, columns))
     wanted = wanted_returns(arguments.wanted, {run.env for _, found, _ in families for cell in found
                                                for run in cell.runs})
-    print("\n\n".join(markdown(found, rows, columns, wanted, remarks) for _, found, remarks in families))
+    print("\n\n".join(markdown(found, rows, columns, wanted, arguments.sampler, remarks)
+                      for _, found, remarks in families))
     return 0
 
 
@@ -149,7 +159,7 @@ def _families(arguments: argparse.Namespace, rows: Sequence[str],
     for family in sorted({run.family for run in gathered.runs}):
         members = [run for run in gathered.runs if run.family == family]
         yield family, cells(members, rows, columns, arguments.pool, arguments.interval, arguments.bootstrap_seed,
-                            arguments.at_step, arguments.safe_share), gathered.remarks
+                            arguments.at_step), gathered.remarks
 
 
 def report(arguments: argparse.Namespace) -> int:

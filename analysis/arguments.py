@@ -124,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
                   "python -m analysis compare runs --first guidance=augmented --second guidance=plain --out figures\n"
                   "         python -m analysis compare runs --where env=point_button1 --budgets")
     _add_choice(command)
-    _add_judging(command)
+    _add_judging(command, safe_share=False)
     command.add_argument("--first", metavar="KEY=VALUE", help="the runs of one side; several conditions in one text")
     command.add_argument("--second", action="append", metavar="KEY=VALUE",
                          help="the runs of the other; can be repeated: the first against each, with p-values "
@@ -139,6 +139,7 @@ def parser() -> argparse.ArgumentParser:
                          help="seed of the resampling (default 0)")
     command.add_argument("--budgets", action="store_true",
                          help="instead: draw return against cost over the values of env.limit")
+    _add_safe_share(command, "--budgets: ")
     command.add_argument("--training", action="store_true", help="--budgets: draw the path during training too")
     command.add_argument("--columns", default="agent,guidance", metavar="KEYS",
                          help="--budgets: keys that distinguish points, besides env.limit (default agent,guidance)")
@@ -150,7 +151,7 @@ def parser() -> argparse.ArgumentParser:
     command = add("scores", "compare algorithms over tasks, by scores between two references of each task",
                   "python -m analysis scores runs --unconstrained guidance=none --zero-cost 0 --out figures")
     _add_choice(command)
-    _add_judging(command)
+    _add_judging(command, safe_share=False)
     _add_grouping(command, rows=False)  # the rows are tasks
     command.add_argument("--unconstrained", required=True, metavar="KEY=VALUE",
                          help="the runs, on every task, whose mean return has the score 1; or a number")
@@ -163,7 +164,7 @@ def parser() -> argparse.ArgumentParser:
                   "python -m analysis efficiency runs --return 12.5\n"
                   "         python -m analysis efficiency runs --return point_button1=12.5 --return car_button2=20")
     _add_choice(command)
-    _add_judging(command, last=False)
+    _add_judging(command, last=False, safe_share=False)
     _add_grouping(command)
     command.add_argument("--return", dest="wanted", action="append", default=[], metavar="[TASK=]R",
                          help="the return to reach; can be repeated")
@@ -217,7 +218,7 @@ def _add_selection(command: argparse.ArgumentParser) -> None:
                          help="of the evaluation episodes (default deterministic)")
 
 
-def _add_judging(command: argparse.ArgumentParser, last: bool = True) -> None:
+def _add_judging(command: argparse.ArgumentParser, last: bool = True, safe_share: bool = True) -> None:
     """Add the options for the evaluations that are used and the required share of safe seeds."""
     command.add_argument("--at-step", type=_count, metavar="N",
                          help="compare all runs at their evaluation at this step (default: the last of the finished "
@@ -225,8 +226,15 @@ def _add_judging(command: argparse.ArgumentParser, last: bool = True) -> None:
     if last:
         command.add_argument("--last", type=_count, default=1, metavar="N",
                              help="results are means over the last N evaluations up to that step (default 1)")
+    if safe_share:
+        _add_safe_share(command)
+
+
+def _add_safe_share(command: argparse.ArgumentParser, only_with: str = "") -> None:
+    """Add the option for the required share of safe seeds; `only_with` begins its help."""
     command.add_argument("--safe-share", type=_share, default=0.8, metavar="S",
-                         help="share of a cell's seeds that must be safe for it to be feasible (default 0.8)")
+                         help=f"{only_with}share of a cell's seeds that must be safe for it to be feasible "
+                              "(default 0.8)")
 
 
 def _add_grouping(command: argparse.ArgumentParser, rows: bool = True) -> None:

@@ -31,7 +31,7 @@ def comparisons(table: Table, bootstrap_seed: int, at_step: int | None, pool: bo
     columns = list(dict.fromkeys(cell.column for cell in table.cells))
     every = [Side(" ".join(f"{key}={value}" for key, value in zip(table.columns, column, strict=True)),
                   [run for cell in table.cells if cell.column == column for run in cell.runs]) for column in columns]
-    some = [side for side in every if any(run.result is not None and run.result.finite for run in side.runs)]
+    some = [side for side in every if any(run.finite_result for run in side.runs)]
     left_out = [f"Not compared, since it has no result: {side.name}." for side in every if side not in some]
     if len(some) < 2:
         return [], left_out if len(every) > 1 else []

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from algd.errors import UsageError
 from analysis.results.cells import Cell, number, sorting
 from analysis.results.curves import (
     LABELS,
@@ -26,6 +27,7 @@ from analysis.results.curves import (
 )
 from analysis.results.steps import when
 from analysis.results.style import look
+from analysis.runs.gather import listed, short
 from analysis.runs.model import Floats, Run, Series
 
 POINTS = 200  # most points of a seed's line; longer ones are thinned evenly
@@ -112,9 +114,17 @@ def curve_figure(family: str, row: tuple[str, ...], cells: Sequence[Cell], colum
     """
     data: list[dict[str, Any]] = []
     last: list[str] = []
-    shown = {cell.column: having for cell in cells if (having := [
-        (run, smoothed(found, window)) for run in cell.runs
-        if np.isfinite((found := series_of(run, quantity, sampler)).values).any()])}
+    shown: dict[tuple[str, ...], list[tuple[Run, Series]]] = {}
+    damaged: list[Run] = []
+    for cell in cells:
+        for run in cell.runs:
+            try:
+                found = series_of(run, quantity, sampler)
+            except UsageError:
+                damaged.append(run)
+                continue
+            if np.isfinite(found.values).any():
+                shown.setdefault(cell.column, []).append((run, smoothed(found, window)))
     decades = spans_decades(quantity, [values for having in shown.values() for _, values in having])
     mean, band = ("interquartile mean", "95% interval") if quantity == "return" else (
         "geometric mean" if decades else "mean", "lowest to highest seed")
@@ -123,7 +133,7 @@ def curve_figure(family: str, row: tuple[str, ...], cells: Sequence[Cell], colum
             continue
         column, having = columns[cell.column], shown[cell.column]
         place = list(columns).index(cell.column)
-        series = [thinned(values, BAND_POINTS) for _, values in having]
+        series = thinned_alike([values for _, values in having], BAND_POINTS)
         middle = (curve(series, cell.method, cell.bootstrap_seed) if quantity == "return" else
                   range_curve(series, decades))
         data += [*_band(middle, column, place), *_seeds(having, column, place, numbers),
@@ -139,6 +149,8 @@ def curve_figure(family: str, row: tuple[str, ...], cells: Sequence[Cell], colum
     task = ", ".join(row)
     limit_said = f". Limit {', '.join(f'{limit:g}' for limit in limits)}" if quantity == "cost" else ""
     smoothing = f", each point the mean of {window} values" if window > 1 else ""
+    if damaged:
+        smoothing += f", without {listed(list(map(short, damaged)))}, whose tables are damaged"
     return Figure(
         f"{family}/{task}/{quantity}", f"{family}/{task}", f"{label}: {mean}, {band}{smoothing}",
         f"{label} against environment steps on {task}{smoothing}. At the end of each line, the {mean} over seeds: "
@@ -183,6 +195,14 @@ def thinned(series: Series, most: int) -> Series:
     every = -(-len(series.steps) // most)
     chosen = np.unique([*range(0, len(series.steps), every), len(series.steps) - 1])
     return Series(series.steps[chosen], series.values[chosen])
+
+
+def thinned_alike(some: Sequence[Series], most: int) -> list[Series]:
+    """Thin series to about `most` of all their steps, the same for each: a step keeps all seeds that have it."""
+    steps = np.unique(np.concatenate([series.steps for series in some]))
+    kept = thinned(Series(steps, steps), most).steps
+    return [Series(series.steps[chosen], series.values[chosen]) for series in some
+            for chosen in [np.isin(series.steps, kept)]]
 
 
 def rounded(values: Floats | Sequence[float]) -> list[float | None]:

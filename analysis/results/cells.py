@@ -16,7 +16,14 @@ from algd.errors import UsageError
 from analysis.results.steps import judged, waiting
 from analysis.runs.model import Run
 from analysis.runs.select import canonical, check_key, differing_keys, may_differ, value_of
-from analysis.statistics.estimators import Estimate, Method, iqm_interval, median_time, proportion_interval
+from analysis.statistics.estimators import (
+    Estimate,
+    Method,
+    interquartile_mean,
+    iqm_interval,
+    median_time,
+    proportion_interval,
+)
 
 ROWS, COLUMNS = ("env",), ("agent", "guidance")
 SAFE_SHARE = 0.8  # default share of a cell's seeds that must be safe for the cell to be feasible
@@ -39,14 +46,18 @@ class Cell:
         row, column: values of the row and column keys, as text; "–" for a key that the runs do not have.
         runs: all runs, by seed, with `judged_at` set.
         pooled: other keys in which the runs differ, if pooling was requested.
-        mean_return: interquartile mean over the runs with a result; None without a result.
+        mean_return: interquartile mean over the runs with a result, without an interval if runs of one seed are
+            pooled, which are not independent; None without a result.
         mean_cost: mean over the runs with a result, without an interval; None without a result.
         limit: the runs' limit; None if pooled runs have different ones.
+        within: whether the mean cost is at most the limit, or with several limits the mean of cost − limit at most 0;
+            None without a result.
         feasible: whether the mean cost is at most the limit and at least `safe_share` of all seeds are safe; None
             without a result.
         safe_share: required share of safe seeds.
         method, bootstrap_seed: of the intervals.
-        best: whether the cell is feasible and no feasible cell of the same row and limit has a higher printed return.
+        best: whether the cell is feasible and no feasible cell of the same row, limit and kind of limit has a higher
+            printed return.
     """
 
     row: tuple[str, ...]
@@ -61,6 +72,7 @@ class Cell:
     method: Method
     bootstrap_seed: int
     best: bool = False
+    within: bool | None = None
 
     @property
     def evaluated(self) -> list[Run]:
@@ -81,6 +93,11 @@ class Cell:
         return [run for run in self.runs if run.state != "finished"]
 
     @property
+    def limit_kind(self) -> str:
+        """What the limit applies to, "episode" or "discounted" cost; the same for all runs."""
+        return str(self.runs[0].config["env.limit_kind"])
+
+    @property
     def seeds(self) -> list[int]:
         return [run.seed for run in self.runs]
 
@@ -91,8 +108,14 @@ class Cell:
 
     @property
     def safe_interval(self) -> Estimate:
-        """Share of safe runs among all runs, with Wilson's interval."""
-        return proportion_interval(self.safe, len(self.runs))
+        """Share of safe runs among all runs, with Wilson's interval unless seeds are repeated."""
+        found = proportion_interval(self.safe, len(self.runs))
+        return Estimate(found.value, None, None, found.count) if self.repeats_seeds else found
+
+    @property
+    def repeats_seeds(self) -> bool:
+        """Whether pooled runs have a seed in common: they are not independent, and have no interval."""
+        return len(set(self.seeds)) < len(self.seeds)
 
     @property
     def step(self) -> int | None:
@@ -109,10 +132,10 @@ class Cell:
         values = [value for run in self.runs if (value := _attribute(run, path)) is not None]
         return Spread(float(np.mean(values)), float(min(values)), float(max(values))) if values else None
 
-    def mean(self, *path: str) -> float | None:
-        """Return the mean of `spread`."""
-        spread = self.spread(*path)
-        return None if spread is None else spread.mean
+    def speed(self, attribute: Literal["updates_per_second", "hours"]) -> float | None:
+        """Return the mean over the runs with a result that have it; others may have stopped early."""
+        values = [value for run in self.evaluated if (value := getattr(run, attribute)) is not None]
+        return float(np.mean(values)) if values else None
 
     @property
     def stays_feasible(self) -> tuple[float, bool] | None:
@@ -128,9 +151,12 @@ def _attribute(value: Any, path: Sequence[str]) -> Any:
 
 
 def values_of(run: Run, keys: Sequence[str]) -> tuple[str, ...]:
-    """Return a run's values of the keys, as text; "–" for a key that it does not have."""
-    found = (value_of(run, key) for key in keys)
-    return tuple("–" if value is None else str(value) for value in found)
+    """Return a run's values of the keys, as text, the same for 1 and 1.0; "–" for a key that it does not have."""
+    def text(value: Any) -> str:
+        whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
+        return "–" if value is None else str(int(value) if whole else value)
+
+    return tuple(text(value_of(run, key)) for key in keys)
 
 
 def sorting(values: Sequence[str]) -> tuple[Any, ...]:
@@ -232,6 +258,10 @@ def spelled(runs: Sequence[Run], keys: Sequence[str]) -> str:
 def _cell(row: tuple[str, ...], column: tuple[str, ...], members: list[Run], pool: bool, method: Method,
           bootstrap_seed: int, safe_share: float) -> Cell:
     members = sorted(members, key=lambda run: (run.seed, str(run.folder)))
+    for key, of in (("env.name", "returns of several tasks"), ("env.limit_kind", "costs of several kinds")):
+        if len(values := sorted({str(run.config[key]) for run in members})) > 1:
+            raise UsageError(f"{of} have no mean: one cell has runs with {key}={','.join(values)}; name {key} in "
+                             "--rows or --columns, or choose with --where")
     limits = {run.limit for run in members}
     pooled = tuple(differing_keys([run.config for run in members])) if pool else ()
     cell = Cell(row, column, members, pooled, None, None, limits.pop() if len(limits) == 1 else None, None, safe_share,
@@ -239,16 +269,16 @@ def _cell(row: tuple[str, ...], column: tuple[str, ...], members: list[Run], poo
     results = [(run, run.result) for run in members if run.result is not None]
     if not results:
         return cell
-    strata = [np.array([result.mean_return for run, result in results if run.env == task])
-              for task in sorted({run.env for run, _ in results})]
+    gains = np.array([result.mean_return for _, result in results])
+    gain = Estimate(interquartile_mean(gains), None, None, len(gains)) if cell.repeats_seeds else (
+        iqm_interval([gains], bootstrap_seed, method))
     cost = float(np.mean([result.mean_cost for _, result in results]))
     over = float(np.mean([result.mean_cost - run.limit for run, result in results]))
     # Comparisons with NaN are False, so a NaN cost is not within the limit. With one limit the cost is compared with it
     # directly, since a mean of differences has rounding errors at the limit itself.
     within = cost <= cell.limit if cell.limit is not None else over <= 0
     # A run without a result, such as one that failed, would leave the means and might have been the worst.
-    return replace(cell, mean_return=iqm_interval(strata, bootstrap_seed, method),
-                   mean_cost=Estimate(cost, None, None, len(results)),
+    return replace(cell, mean_return=gain, mean_cost=Estimate(cost, None, None, len(results)), within=within,
                    feasible=within and len(results) == len(members)
                    and cell.safe >= safe_share * len(members) - 1e-9)
 
@@ -263,7 +293,8 @@ def _with_best(found: list[Cell], along: Literal["row", "column"]) -> list[Cell]
     ranked: dict[Any, list[float]] = {}
     for cell in found:
         if cell.feasible and cell.mean_return is not None and np.isfinite(cell.mean_return.value):
-            ranked.setdefault((getattr(cell, along), cell.limit), []).append(cell.mean_return.value)
+            ranked.setdefault((getattr(cell, along), cell.limit, cell.limit_kind), []).append(cell.mean_return.value)
     return [replace(cell, best=bool(
         cell.feasible and cell.mean_return is not None and np.isfinite(cell.mean_return.value)
-        and number(cell.mean_return.value) == number(max(ranked[getattr(cell, along), cell.limit])))) for cell in found]
+        and number(cell.mean_return.value) == number(max(ranked[getattr(cell, along), cell.limit, cell.limit_kind]))))
+        for cell in found]

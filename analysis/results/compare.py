@@ -2,7 +2,8 @@
 
 A comparison has two sides, each the runs that fit a condition such as guidance=augmented. Runs of one side may differ
 only in task and seed, and the two sides only in the keys of the conditions. Both are compared at one step of each task.
-Tasks on which not both have a result are left out and named.
+Tasks on which not both have a result are left out and named; a failed run counts as one here, since it is worse than
+any other.
 
 With keys such as `agent` to compare within, the runs of a task with each value are compared apart, like tasks of their
 own: every difference is between two runs with the same value and seed.
@@ -54,12 +55,17 @@ class Side:
     def ranked(self, task: str, quantity: str) -> Floats:
         """Return the same for rank comparisons: a run that failed without a result, or whose result is not a number, is
         worse than any other."""
-        lost = sum(run.failed if run.result is None else not run.result.finite for run in self.on(task))
-        return np.append(self.values(task, quantity), np.full(lost, -np.inf if quantity == "return" else np.inf))
+        worst = np.full(sum(map(lost, self.on(task))), -np.inf if quantity == "return" else np.inf)
+        return np.append(self.values(task, quantity), worst)
 
     def by_seed(self, task: str, quantity: str) -> dict[int, float]:
         return {run.seed: float(getattr(run.result, QUANTITIES[quantity])) for run in
-                sorted(self.on(task), key=lambda run: run.seed) if run.result is not None and run.result.finite}
+                sorted(self.on(task), key=lambda run: run.seed) if run.finite_result}
+
+
+def lost(run: Run) -> bool:
+    """Return whether a run failed without a result, or its result is not a number."""
+    return run.failed if run.result is None else not run.result.finite
 
 
 @dataclass(frozen=True)
@@ -87,8 +93,8 @@ class Comparison:
 
     Attributes:
         first, second: the sides; their runs have `judged_at` set.
-        tasks: tasks on which both sides have a result.
-        left_out: tasks on which not both sides have a result.
+        tasks: tasks on which both sides have a result or a failed run, and one a result.
+        left_out: the other tasks.
         differing: texts on other keys in which the sides differ, if pooling was requested.
         returns: probability that a run of the first has a higher return than one of the second; a run that failed
             without a result, or whose result is not a number, has the lowest.
@@ -121,6 +127,8 @@ def sides(runs: Sequence[Run], conditions: Sequence[str], within: Sequence[str] 
     """
     for key in within:
         check_key(runs, key)
+        if any(condition.partition("=")[0] == key for text in conditions for condition in text.split()):
+            raise UsageError(f"--within {key}: the sides differ in this key, so that no value is on both")
     found = [Side(condition, where(runs, condition.split(), "--second" if place else "--first"), tuple(within))
              for place, condition in enumerate(conditions)]
     for index, side in enumerate(found):
@@ -142,14 +150,18 @@ def compare(some: Sequence[Side], bootstrap_seed: int = 0, at_step: int | None =
         all_pairs: whether to compare all pairs.
 
     Raises:
-        UsageError: families are mixed, runs of a side differ in more than the seed, the sides differ in more than the
-            keys of their conditions, or they have no common task.
+        UsageError: families or kinds of cost are mixed, runs of a side differ in more than the seed, the sides differ
+            in more than the keys of their conditions, or they have no common task.
     """
     everything = [run for side in some for run in side.runs]
     if len(families := sorted({run.family for run in everything})) > 1:
         raise UsageError(f"tasks of the families {' and '.join(families)} are never compared together: choose one with "
                          f"--where env.family={families[0]}")
     check_step(everything, at_step)
+    for task in dict.fromkeys(run.env for run in everything):
+        if len(kinds := sorted({str(run.config["env.limit_kind"]) for run in everything if run.env == task})) > 1:
+            raise UsageError(f"the costs on {task} are of the kinds {' and '.join(kinds)} (env.limit_kind), which "
+                             "cannot be compared: choose one with --where")
     named = sorted({condition.partition("=")[0] for side in some for condition in side.name.split()})
     for side in some:
         _refuse_mixed(side, pool)
@@ -168,9 +180,9 @@ def _compare(first: Side, second: Side, named: Sequence[str], seed: int, pool: b
     if differing and not pool:
         raise UsageError(f"{first.name} and {second.name} differ in more than {', '.join(named)}, namely "
                          f"{differing[0]}: name it in the conditions, choose with --where, or list it (--pool)")
-    have = [{side.task(run) for run in side.runs if run.result is not None and run.result.finite}
-            for side in (first, second)]
-    tasks = sorted(have[0] & have[1])
+    have = [{side.task(run) for run in side.runs if run.finite_result} for side in (first, second)]
+    ended = [{side.task(run) for run in side.runs if run.finite_result or lost(run)} for side in (first, second)]
+    tasks = sorted(ended[0] & ended[1] & (have[0] | have[1]))
     if not tasks:
         raise UsageError(f"{first.name} and {second.name} have no task in common on which both have a result at one "
                          "step; --at-step N chooses another")

@@ -8,7 +8,7 @@ from analysis.markdown import markdown_table
 from analysis.results.cells import number
 from analysis.results.compare import Comparison, Side, SignTest
 from analysis.results.steps import when
-from analysis.results.table import seeds_of
+from analysis.results.table import NONE, seeds_of
 from analysis.runs.gather import short, states
 from analysis.statistics.comparisons import Paired
 from analysis.statistics.estimators import SEEDS_FOR_INTERVAL, Estimate, proportion_interval
@@ -18,22 +18,24 @@ TEST_HEADER = ["task", "first − second, by seed", "mean difference", "wins, ti
                "p after Holm", "seeds"]
 
 
-def markdown(found: Sequence[Comparison], remarks: Sequence[str] = ()) -> str:
+def markdown(found: Sequence[Comparison], sampler: str, remarks: Sequence[str]) -> str:
     """Format comparisons as Markdown.
 
     Args:
         found: all comparisons of one call, whose p-values are adjusted together.
+        sampler: of the evaluations.
         remarks: sentences on runs that are missing.
     """
     parts = []
     for pair in found:
         both = (pair.first, pair.second)
         averaged = pair.first.runs[0].averaged
-        means = f" Results: means over the last {averaged} evaluations of each run." if averaged > 1 else ""
+        of = f" last {averaged} evaluations" if averaged > 1 else " evaluation"
         parts += [
             f"## {pair.first.name} against {pair.second.name}",
             "Tasks: " + "; ".join(f"{task} at {when(run for side in both for run in side.on(task))}"
-                                  for task in pair.tasks) + f".{means}",
+                                  for task in pair.tasks)
+            + f". Results: means over the {sampler} episodes of each run's{of}.",
             markdown_table(["probability that a run of the first has", "over all tasks"],
                            [["the higher return", _estimate(pair.returns)], ["the lower cost", _estimate(pair.costs)]],
                            right=2),
@@ -57,13 +59,14 @@ def _estimate(found: Estimate) -> str:
 def side_row(side: Side, task: str) -> list[str]:
     runs = side.on(task)
     safe = proportion_interval(sum(run.safe for run in runs), len(runs))
-    cells = [f"{number(float(values.mean()))}{seeds_of(values.tolist())}"
+    cells = [f"{number(float(values.mean()))}{seeds_of(values.tolist())}" if len(values) else NONE
              for values in (side.values(task, quantity) for quantity in ("return", "cost"))]
     return [task, side.name, f"{sum(run.safe for run in runs)}/{len(runs)} [{safe.low:.2f}, {safe.high:.2f}]", *cells]
 
 
 def test_row(test: SignTest) -> list[str]:
-    p, adjusted = ("–" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001" for p in (test.p_value, test.adjusted))
+    # Four digits: the least p of six pairs, 0.03125, must not seem to be less.
+    p, adjusted = ("–" if p is None else f"{p:.4g}" if p >= 0.001 else "< 0.001" for p in (test.p_value, test.adjusted))
     if test.paired is None:
         return ["all tasks", test.quantity, "–", "–", p, adjusted, "–"]
     pair = test.paired
@@ -90,10 +93,10 @@ def own_notes(found: Comparison) -> list[str]:
     if unpaired := [task for task in found.tasks if task not in tested]:
         notes.append(f"No common seed, hence no test: {', '.join(unpaired)}.")
     for side in (found.first, found.second):
-        lacking = [run for run in side.runs if run.result is None or not run.result.finite]
+        lacking = [run for run in side.runs if not run.finite_result]
         if lacking:
             notes.append(f"{side.name}: {len(lacking)} of {len(side.runs)} runs have no result at the step "
-                         f"({states(lacking)}), count as not safe and take no part in means and tests: "
+                         f"({states(lacking)}), count as not safe and take no part in means and differences: "
                          + ", ".join(short(run) for run in lacking[:5]) + (", …" if len(lacking) > 5 else "") + ".")
         unfinished = [run for run in side.runs if run.result is not None and run.state != "finished"]
         if unfinished:
@@ -114,7 +117,7 @@ def test_notes(tests: int) -> list[str]:
             "different tasks are never added up."]
 
 
-def as_json(found: Sequence[Comparison], remarks: Sequence[str] = ()) -> str:
+def as_json(found: Sequence[Comparison], sampler: str, remarks: Sequence[str]) -> str:
     """Format comparisons as JSON, with the same content as the Markdown."""
     def paired(pair: Paired | None) -> dict[str, Any] | None:
         return None if pair is None else vars(pair) | {"difference": vars(pair.difference)}
@@ -124,11 +127,12 @@ def as_json(found: Sequence[Comparison], remarks: Sequence[str] = ()) -> str:
             "runs": len(shown.on(task)), "safe": sum(run.safe for run in shown.on(task)),
             "return": shown.by_seed(task, "return"), "cost": shown.by_seed(task, "cost"),
             "limit": shown.on(task)[0].limit,
-            **next({"step": run.result.step, "first_step": run.result.first_step} for run in shown.on(task)
-                   if run.result)} for task in tasks}}
+            **next(({"step": run.result.step, "first_step": run.result.first_step} for run in shown.on(task)
+                    if run.result), {})} for task in tasks}}
 
     return json.dumps({
-        "tests": sum(test.p_value is not None for pair in found for test in pair.tests), "remarks": list(remarks),
+        "tests": sum(test.p_value is not None for pair in found for test in pair.tests), "sampler": sampler,
+        "remarks": list(remarks),
         "comparisons": [{
             "first": side(pair.first, pair.tasks), "second": side(pair.second, pair.tasks), "tasks": pair.tasks,
             "within": list(pair.first.within), "left_out": pair.left_out, "differing": pair.differing,

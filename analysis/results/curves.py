@@ -104,7 +104,17 @@ def series_of(run: Run, quantity: str, sampler: str = "deterministic") -> Series
 
     Args:
         sampler: sampler of the evaluations with which the run was read.
+
+    Raises:
+        UsageError: metrics.csv or evals.csv is damaged.
     """
+    try:
+        return _series_of(run, quantity, sampler)
+    except (ValueError, KeyError, OSError) as error:
+        raise UsageError(f"{run.folder}: {quantity} cannot be drawn, since a table is damaged ({error})") from error
+
+
+def _series_of(run: Run, quantity: str, sampler: str) -> Series:
     if quantity == "critic_error":
         return critic_error(run, sampler)
     if quantity == "training_cost":

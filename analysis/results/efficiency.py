@@ -1,5 +1,6 @@
 """Sample efficiency: steps until a return is reached within the limit, average return, and cost of training."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from algd.errors import UsageError
 from analysis.markdown import markdown_table
 from analysis.results.cells import Cell, number, with_interval
-from analysis.results.notes import interval_of
+from analysis.results.notes import interval_of, result_notes
 from analysis.runs.model import Run
 from analysis.statistics.estimators import Floats, StayTime, iqm_interval, median_time
 
@@ -54,33 +55,39 @@ def wanted_returns(options: Sequence[str], tasks: Collection[str]) -> dict[str, 
         task, equals, value = option.rpartition("=")
         try:
             found[task if equals else ""] = float(value)
-        except ValueError as error:
-            raise UsageError(f"--return {option}: a number is needed, or TASK=NUMBER") from error
+            finite = math.isfinite(float(value))
+        except ValueError:
+            finite = False
+        if not finite:
+            raise UsageError(f"--return {option}: a finite number is needed, or TASK=NUMBER")
         if equals and task not in tasks:
             raise UsageError(f"--return {option}: no run is on {task}, but on {', '.join(sorted(tasks))}")
     return found
 
 
 def markdown(cells: Sequence[Cell], rows: Sequence[str], columns: Sequence[str], wanted: Mapping[str, float],
-             remarks: Sequence[str] = ()) -> str:
+             sampler: str, remarks: Sequence[str]) -> str:
     """Format the sample efficiency as Markdown, with a line for each cell.
 
     Args:
         cells: cells of one family of tasks.
         rows, columns: grouping keys.
         wanted: see `wanted_returns`; for other tasks no steps are given.
+        sampler: of the evaluations.
         remarks: sentences on runs that are missing.
     """
+    runs = [run for cell in cells for run in cell.runs]
     header = [*rows, *columns, "seeds", "step", "return wanted", "steps to it, feasible", "reached", "average return",
               "evaluations feasible", "training cost"]
-    notes = ["Up to the step given. Steps to a return: the first evaluation after step 0 that has it at a cost within "
-             "the limit; median over seeds, '>': half of them or more had not by then. Reached: of all seeds.",
+    notes = [f"Of the {sampler} evaluations up to the step given. Steps to a return: the first evaluation after step 0 "
+             "that has it at a cost within the limit; median over seeds, '>': half of them or more had not by then. "
+             "Reached: of all seeds.",
              "Average return: the area under the curve of evaluations divided by its steps, interquartile mean over "
              f"seeds, with the {interval_of(cells[0].method)}. Evaluations feasible: share of those after step 0. "
              "Training cost: of all episodes after the initial steps. Both: means over seeds, in brackets the ends."]
     return "\n\n".join([f"## Sample efficiency, family {cells[0].runs[0].family}",
                         markdown_table(header, [_line(cell, wanted) for cell in cells], right=len(rows) + len(columns)),
-                        "\n".join(f"- {note}" for note in [*notes, *remarks])])
+                        "\n".join(f"- {note}" for note in [*notes, *result_notes(cells, runs), *remarks])])
 
 
 def _line(cell: Cell, wanted: Mapping[str, float]) -> list[str]:

@@ -154,7 +154,7 @@ def _record(table: Table, cell: Cell) -> dict[str, Any]:
         record |= {name: spread and spread.mean, f"{name}_min": spread and spread.low,
                    f"{name}_max": spread and spread.high}
     record |= {"stays_feasible_from": stays and stays[0], "stays_feasible_censored": stays and stays[1],
-               "updates_per_second": cell.mean("updates_per_second"), "hours": cell.mean("hours"),
+               "updates_per_second": cell.speed("updates_per_second"), "hours": cell.speed("hours"),
                "pooled": " ".join(cell.pooled)}
     return {key: _finite(value) for key, value in record.items()}
 

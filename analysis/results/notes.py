@@ -22,7 +22,7 @@ def notes(cells: Sequence[Cell], along: str, sampler: str, remarks: Sequence[str
         remarks: sentences on runs that are missing, which are appended.
     """
     runs = [run for cell in cells for run in cell.runs]
-    return [*_how(cells, along, sampler), *_results(cells, runs), *_episodes(runs), *_pooled(cells, runs), *remarks]
+    return [*_how(cells, along, sampler), *result_notes(cells, runs), *_episodes(runs), *_pooled(cells, runs), *remarks]
 
 
 def interval_of(method: Method) -> str:
@@ -48,7 +48,7 @@ def _how(cells: Sequence[Cell], along: str, sampler: str) -> list[str]:
         "(`python -m analysis compare`). Returns that print alike share it.",
         "Violation, CVaR 0.1 (mean of the worst tenth of episode costs), episodes over and training: means over seeds, "
         "in brackets the lowest and the highest. Training counts episodes after the initial steps, up to the step of "
-        f"the results.{several}",
+        f"the results.{several} updates/s and hours: means of the runs with a result.",
         "Stays feasible from: median over seeds of the first step from which on every evaluation was feasible; '>': "
         "half of them or more were not yet."]
 
@@ -61,7 +61,7 @@ def _at(cells: Sequence[Cell]) -> str:
     return f"at {steps}" if same else f"at the step given ({steps.partition(' ')[2]})"
 
 
-def _results(cells: Sequence[Cell], runs: Sequence[Run]) -> list[str]:
+def result_notes(cells: Sequence[Cell], runs: Sequence[Run]) -> list[str]:
     """Return notes on runs without a result, and why they have none."""
     found = []
     if failed := [run for run in runs if run.failed]:
@@ -137,6 +137,8 @@ def _pooled(cells: Sequence[Cell], runs: Sequence[Run]) -> list[str]:
     for keys in sorted({cell.pooled for cell in cells if cell.pooled}):
         found.append(f"Pooled although different in {', '.join(keys)}: "
                      f"{_cells([cell for cell in cells if cell.pooled == keys])}.")
+    if repeating := [cell for cell in cells if cell.repeats_seeds]:
+        found.append(f"Several runs of one seed, which are not independent, hence no interval: {_cells(repeating)}.")
     return found + [f"Imported from {source}." for source in sorted({run.source for run in runs if run.source})]
 
 

@@ -6,6 +6,7 @@ so that 1 is the return of an agent without a constraint and 0 that of one witho
 tasks are never aggregated. Only tasks on which every algorithm has a result count.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,7 @@ from algd.errors import UsageError
 from analysis.markdown import markdown_table
 from analysis.results.cells import Cell, number, with_interval
 from analysis.results.notes import interval_of
+from analysis.results.profiles import band_said
 from analysis.results.steps import when
 from analysis.results.style import DASHES, LIMIT, STYLE, WIDTH, layered, legend, look
 from analysis.runs.gather import listed, short
@@ -53,7 +55,7 @@ class Scored:
         column: values of the column keys.
         tasks: the tasks that count.
         runs: all runs on these tasks, including failed ones and those without a result.
-        scores: scores of the runs with a result, (n_s,) for each task.
+        scores: scores of the runs with a finite result, (n_s,) for each task.
         ratios: costs of the same runs divided by the limit, (n_s,) for each task with a limit above 0.
         iqm, mean, gap: interquartile mean, mean and optimality gap of the scores.
         safe_score: mean score with 0 for runs that are not safe, failed or have no result; without an interval, which
@@ -87,10 +89,14 @@ def references(cells: Sequence[Cell], unconstrained: str, zero_cost: str) -> dic
 
     def of(task: str, option: str, said: str) -> float:
         try:
-            return float(said)
+            number = float(said)
         except ValueError:
-            found = [run.result.mean_return for run in where(runs, said.split(), option)
-                     if run.env == task and run.result is not None and run.result.finite]
+            found = [run.finite_result.mean_return for run in where(runs, said.split(), option)
+                     if run.env == task and run.finite_result]
+        else:
+            if not math.isfinite(number):
+                raise UsageError(f"{option} {said}: a finite number is needed, or KEY=VALUE")
+            return number
         if not found:
             raise UsageError(f"{option} {said}: no run on {task} has a result; choose tasks with --where, or give a "
                              "number")
@@ -114,8 +120,7 @@ def scored(cells: Sequence[Cell], reference: dict[str, Reference]) -> list[Score
     """
     columns = list(dict.fromkeys(cell.column for cell in cells))
     tasks = [task for task in sorted(reference) if all(
-        any(run.env == task and run.result is not None and run.result.finite for run in _runs(cells, column))
-        for column in columns)]
+        any(run.env == task and run.finite_result for run in _runs(cells, column)) for column in columns)]
     if not tasks:
         raise UsageError("there is no task on which all algorithms have a result: choose among them with --where")
     return [_scored(column, [run for run in _runs(cells, column) if run.env in tasks], tasks, reference, cells[0])
@@ -131,7 +136,7 @@ def _scored(column: tuple[str, ...], runs: list[Run], tasks: list[str], referenc
     scores, ratios, safe = [], [], []
     for task in tasks:
         here = [run for run in runs if run.env == task]
-        results = [(run, run.result) for run in here if run.result is not None and run.result.finite]
+        results = [(run, run.finite_result) for run in here if run.finite_result]
         scores.append(np.array([reference[task].score(result.mean_return) for _, result in results]))
         if all(run.limit > 0 for run in here):
             ratios.append(np.array([result.mean_cost / run.limit for run, result in results]))
@@ -149,30 +154,36 @@ def _scored(column: tuple[str, ...], runs: list[Run], tasks: list[str], referenc
 
 
 def markdown(found: Sequence[Scored], reference: dict[str, Reference], keys: Sequence[str], cells: Sequence[Cell],
-             unconstrained: str, zero_cost: str, remarks: Sequence[str] = ()) -> str:
+             unconstrained: str, zero_cost: str, sampler: str, remarks: Sequence[str]) -> str:
     """Format the aggregates, their references, and notes as Markdown."""
     header = [*keys, "runs", "IQM", "mean", "optimality gap", "safe score", "safe runs", "cost / limit"]
     lines = []
     for score in found:
         safe = proportion_interval(score.safe, len(score.runs))
         ratio = "–" if not score.ratios else number(float(np.mean([values.mean() for values in score.ratios])))
-        lines.append([*score.column, str(len(score.runs)), *map(with_interval, (score.iqm, score.mean, score.gap)),
+        scored_runs = sum(map(len, score.scores))
+        runs = f"{scored_runs} of {len(score.runs)}" if scored_runs < len(score.runs) else str(scored_runs)
+        lines.append([*score.column, runs, *map(with_interval, (score.iqm, score.mean, score.gap)),
                       number(score.safe_score), f"{score.safe}/{len(score.runs)} [{safe.low:.2f}, {safe.high:.2f}]",
                       ratio])
     tasks = found[0].tasks
     averaged = cells[0].runs[0].averaged
-    results = "" if averaged == 1 else f"of means over the last {averaged} evaluations "
-    notes = [f"Score: (return − zero-cost reference) / (unconstrained − zero-cost reference), {results}at "
-             f"{when(run for score in found for run in score.runs)}; unconstrained: {_said(unconstrained)}, zero cost: "
+    of = "evaluation" if averaged == 1 else f"last {averaged} evaluations,"
+    steps = when(run for score in found for run in score.runs)
+    notes = ["Score: (return − zero-cost reference) / (unconstrained − zero-cost reference), of the "
+             f"{sampler} episodes of each run's {of} at {steps}; unconstrained: {_said(unconstrained)}, zero cost: "
              f"{_said(zero_cost)}. Raw returns of different tasks are never put together.",
              f"In square brackets the {interval_of(cells[0].method)}, stratified by task. Optimality gap: mean of "
              "max(0, 1 − score). Safe score: the mean where a run that is not safe, failed or has no result counts 0; "
-             "the other three are of the runs with a result. Cost / limit: mean over tasks of the mean over seeds.",
+             "the other three and the cost are of the runs with a finite result. Cost / limit: mean over tasks of the "
+             "mean over seeds.",
              "Safe runs: those whose mean cost is at most the limit, of all on these tasks, with Wilson's interval."]
     if left := sorted(set(reference) - set(tasks)):
         notes.append(f"Left out, since not every algorithm has a result there: {', '.join(left)}.")
-    if lacking := [run for score in found for run in score.runs if run.result is None or run.failed]:
-        notes.append(f"Failed or without a result: {listed([short(run) for run in lacking])}.")
+    if lacking := [run for cell in cells for run in cell.runs if not run.finite_result or run.failed]:
+        notes.append(f"Failed or without a finite result: {listed([short(run) for run in lacking])}.")
+    if free := [task for task in tasks if any(run.env == task and not run.limit > 0 for run in found[0].runs)]:
+        notes.append(f"Cost / limit: without {', '.join(free)}, whose limit is 0.")
     return "\n\n".join([
         f"## Over {len(tasks)} tasks", markdown_table(header, lines, right=len(keys)),
         markdown_table(["task", "unconstrained reference", "zero-cost reference"],
@@ -187,7 +198,7 @@ def _said(option: str) -> str:
         return f"mean return of {option}"
 
 
-def draw_profiles(found: Sequence[Scored], keys: Sequence[str], seed: int = 0) -> Figure:
+def draw_profiles(found: Sequence[Scored], keys: Sequence[str], sampler: str, seed: int = 0) -> Figure:
     """Draw performance profiles over tasks: the share of runs above each score, and above each ratio of cost to limit.
 
     A run without a result counts as below every score and above every cost.
@@ -198,7 +209,7 @@ def draw_profiles(found: Sequence[Scored], keys: Sequence[str], seed: int = 0) -
         figure, axes = plt.subplots(1, 2, figsize=(WIDTH, height), layout="constrained", sharey=True)
         looks = [layered(look(score.column, keys, columns), place, len(found)) | {
             "marker": "", "linestyle": DASHES[place % len(DASHES)]} for place, score in enumerate(found)]
-        bands = True
+        bands = []
         for axis, label, worst in ((axes[0], "score τ", -np.inf), (axes[1], "cost / limit τ", np.inf)):
             values = [_with_missing(score, score.scores if axis is axes[0] else score.ratios, worst) for score in found]
             known = np.concatenate([part[np.isfinite(part)] for strata in values for part in strata] or [np.zeros(1)])
@@ -209,16 +220,14 @@ def draw_profiles(found: Sequence[Scored], keys: Sequence[str], seed: int = 0) -
                     continue
                 profile = performance_profile(strata, thresholds, seed)
                 axis.step(thresholds, profile.share, where="post", **style)
-                bands &= profile.low is not None
+                bands.append(profile.low is not None)
                 if profile.low is not None and profile.high is not None:
                     axis.fill_between(thresholds, profile.low, profile.high, step="post", alpha=0.15, linewidth=0,
                                       color=style["color"])
             axis.set_xlabel(label)
         axes[1].axvline(1, **LIMIT)
         axes[0].set_ylabel("share of runs above τ")
-        figure.suptitle(f"{len(found[0].tasks)} tasks; " + (
-            "band: 95% percentile bootstrap, stratified by task" if bands else "no band where runs are fewer than 10"),
-            fontsize=6)
+        figure.suptitle(f"{len(found[0].tasks)} tasks; {sampler} evaluations; {band_said(bands)}", fontsize=6)
         legend(figure, [Line2D([], [], label=f"{', '.join(score.column)}, n = {len(score.runs)}", **style)
                         for score, style in zip(found, looks, strict=True)], 2)
     return figure

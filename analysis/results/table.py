@@ -78,8 +78,8 @@ def grid(table: Table, interval: str, bold: tuple[str, str], mark: str,
     lines = []
     for row in rows:
         here = [at.get((row, column)) for column in columns]
-        limits = {cell.limit for cell in here if cell}
-        shared = limits.pop() if len(limits) == 1 else None
+        limits = {(cell.limit, cell.limit_kind) for cell in here if cell}
+        shared = limits.pop()[0] if len(limits) == 1 else None
         labels = [escape(label) for label in row]
         cost = "cost" if shared is None else f"cost (limit {number(shared)})"
         lines += [[*labels, "return", *(_return(cell, interval, bold) for cell in here)],
@@ -104,17 +104,17 @@ def _cost(cell: Cell | None, mark: str) -> str:
     """Format the mean cost with the values of the seeds, since no interval is reliable and the worst seed matters."""
     if cell is None or cell.mean_cost is None:
         return NONE
-    above = cell.limit is not None and not cell.mean_cost.value <= cell.limit
-    return number(cell.mean_cost.value) + (mark if above else "") + seeds_of(cell.singles("mean_cost"))
+    return number(cell.mean_cost.value) + ("" if cell.within else mark) + seeds_of(cell.singles("mean_cost"))
 
 
 def seeds_of(values: Sequence[float]) -> str:
-    """Format the sorted values in brackets; of more than ten the minimum, median and maximum; nothing for one value."""
-    shown = sorted(values, key=lambda value: (np.isnan(value), value))
-    if len(shown) < 2:
+    """Format the seeds' values in brackets, in the seeds' order; of more than ten the minimum, median and maximum;
+    nothing for one value."""
+    if len(values) < 2:
         return ""
-    if len(shown) <= SHOWN_SEEDS:
-        return f" ({'; '.join(map(number, shown))})"
+    if len(values) <= SHOWN_SEEDS:
+        return f" ({'; '.join(map(number, values))})"
+    shown = sorted(values, key=lambda value: (np.isnan(value), value))
     return f" ({number(shown[0])} … {number(float(np.median(shown)))} … {number(shown[-1])})"
 
 
@@ -123,7 +123,8 @@ def safety(cell: Cell) -> str:
     if not cell.evaluated and not cell.failed:
         return f"{len(cell.runs)} without a result"
     interval = cell.safe_interval
-    parts = [f"{cell.safe}/{len(cell.runs)} [{interval.low:.2f}, {interval.high:.2f}]"]
+    parts = [f"{cell.safe}/{len(cell.runs)}" + (
+        "" if interval.low is None else f" [{interval.low:.2f}, {interval.high:.2f}]")]
     if cell.failed:
         parts.append(f"{len(cell.failed)} failed")
     if cell.waiting:
@@ -148,7 +149,7 @@ def _details(cell: Cell) -> dict[str, str]:
             "training cost": _spread(cell, "result", "training", "total_cost", form=lambda value: f"{value:.0f}"),
             "cost/step": _spread(cell, "result", "training", "cost_rate", form=lambda value: f"{value:.4f}"),
             "training over": _spread(cell, "result", "training", "over", form=_percent),
-            "updates/s": maybe(cell.mean("updates_per_second")), "hours": maybe(cell.mean("hours"))}
+            "updates/s": maybe(cell.speed("updates_per_second")), "hours": maybe(cell.speed("hours"))}
 
 
 # --- numbers as text -----------------------------------------------------------------------------------------------
@@ -175,6 +176,8 @@ def _seeds(cell: Cell) -> str:
     """Format the numbers of runs with a result, of all runs, and of unfinished runs."""
     text = str(len(cell.evaluated)) if len(cell.evaluated) == len(cell.runs) else (
         f"{len(cell.evaluated)} of {len(cell.runs)}")
+    if cell.repeats_seeds:
+        text = f"{len(set(cell.seeds))}, in {text} runs"
     return text + (f" ({len(cell.unfinished)} unfinished)" if cell.unfinished else "")
 
 

@@ -65,7 +65,7 @@ def summary(step: int, episodes: Sequence[Row], cost: str, limit: float,
     costs = np.array([float(row[cost]) for row in episodes])
     spent = float(costs.mean())
     return Evaluation(step, float(np.mean([float(row["return"]) for row in episodes])), spent,
-                      max(0.0, spent - limit) if np.isfinite(spent) else spent, float((costs > limit).mean()),
+                      max(0.0, spent - limit) if np.isfinite(spent) else spent, float((~(costs <= limit)).mean()),
                       cvar(costs), distinct(episodes), len(episodes),
                       sum(row.get("simulator_error") == "1" for row in episodes), training)
 
@@ -89,8 +89,9 @@ class TrainingRecord:
     """
 
     def __init__(self, episodes: Iterable[Row], cost: str, limit: float):
-        counted = sorted(((int(row["step"]), float(row["cost"]), int(float(row["length"])), float(row[cost]) > limit,
-                           float(row.get("simulator_error") or 0) == 0) for row in episodes if int(row["step"]) > 0),
+        counted = sorted(((int(row["step"]), float(row["cost"]), int(float(row["length"])),
+                           not float(row[cost]) <= limit, float(row.get("simulator_error") or 0) == 0)
+                          for row in episodes if int(row["step"]) > 0),
                          key=lambda pair: pair[0])
         self._steps = [step for step, *_ in counted]
         # Cumulative sums over episodes: cost, steps, complete episodes over the limit, complete episodes. Episodes that

@@ -189,6 +189,11 @@ class Run:
         return result_of(seen, self.limit)
 
     @property
+    def finite_result(self) -> Result | None:
+        """The result, if its return and cost are finite numbers."""
+        return self.result if self.result is not None and self.result.finite else None
+
+    @property
     def window(self) -> Sequence[Evaluation]:
         """The last `averaged` complete evaluations after step 0 and up to `judged_at`, or as many as there are."""
         return self.seen[-self.averaged:]
@@ -201,8 +206,7 @@ class Run:
     @property
     def safe(self) -> bool:
         """Whether the mean cost of the result is at most the limit; False for a failed run or one without a result."""
-        result = self.result
-        return result is not None and result.finite and result.mean_cost <= self.limit and not self.failed
+        return self.finite_result is not None and self.finite_result.mean_cost <= self.limit and not self.failed
 
     @property
     def feasible(self) -> bool | None:

@@ -19,7 +19,7 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """Flatten a nested configuration to dotted keys; lists are values.
 
     Raises:
-        ValueError: it is not a mapping, or has control characters, which would break a line of a table.
+        ValueError: it is not a mapping of plain values, or has control characters, which would break a line of a table.
     """
     if not isinstance(config, Mapping):
         raise ValueError("its configuration is not a group of keys")
@@ -30,6 +30,8 @@ def _flat(node: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
     for key, value in node.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
+        elif not isinstance(value, str | int | float | list | None):
+            raise ValueError(f"{prefix}{key} is not a plain value")
         elif UNPRINTABLE.search(str(key)) or UNPRINTABLE.search(str(value)):
             raise ValueError(f"control characters in {prefix + str(key)!a}")
         else:
@@ -42,8 +44,17 @@ def value_at(config: Mapping[str, Any], key: str) -> Any:
 
 
 def value_of(run: Run, key: str) -> Any:
-    """Return a run's value at a dotted key, or its state for the key "state"."""
-    return run.state if key == STATE and STATE not in run.config else value_at(run.config, key)
+    """Return a run's value at a dotted key, or its state for the key "state".
+
+    A run of this project that is older than a key has the value that means the earlier behaviour.
+    """
+    if key == STATE and STATE not in run.config:
+        return run.state
+    found = value_at(run.config, key)
+    if found is None and key in ADDED and not run.foreign and (
+            not key.startswith("guidance.dual.") or run.config.get("guidance.dual.name") == "ascent"):
+        return ADDED[key]
+    return found
 
 
 def differing_keys(configs: Sequence[Mapping[str, Any]], covered: Sequence[str] = ()) -> list[str]:
@@ -72,7 +83,7 @@ def may_differ(key: str, covered: tuple[str, ...] = ()) -> bool:
 
 def check_key(runs: Sequence[Run], key: str) -> None:
     """Raise UsageError, with similar keys, if no run has a key."""
-    if key == STATE or any(key in run.config or f"{key}.name" in run.config for run in runs):
+    if key == STATE or any(value_of(run, key) is not None or key in run.config for run in runs):
         return
     known = {name for run in runs for name in run.config}
     last = key.rsplit(".", 1)[-1]

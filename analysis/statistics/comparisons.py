@@ -138,8 +138,8 @@ def sign_flip(strata: Sequence[Floats], seed: int = 0) -> float | None:
               if len(values) and (size := float(np.sqrt(np.mean(values**2)))) > 0]
     if sum(map(len, strata)) < SEEDS_FOR_INTERVAL:
         return None
-    if not scaled:
-        return 1.0
+    if sum(map(len, scaled)) < 2:
+        return 1.0  # no difference at all, or a single one, of which both signs are as far from 0
 
     def size_of_sum(values: Floats, axis: int) -> Floats:
         return np.abs(values.sum(axis=axis)).round(12)  # rounded, since equal sums must compare equal in any order

@@ -49,7 +49,8 @@ def cvar(values: Floats, share: float = 0.1) -> float:
     weights[:whole] = 1.0
     if whole < len(worst):
         weights[whole] = max(inside - whole, 0.0)
-    return float(worst @ weights / weights.sum())
+    counted = weights > 0  # infinity times 0 is not a number
+    return float(worst[counted] @ weights[counted] / weights.sum())
 
 
 @dataclass(frozen=True)

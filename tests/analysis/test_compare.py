@@ -13,7 +13,7 @@ from analysis.results.cells import cells
 from analysis.results.compare import Comparison, Side, SignTest, compare, sides
 from analysis.results.profiles import draw_profile
 from analysis.results.tradeoff import pareto
-from tests.analysis.run_folders import FIXTURE, config, evaluation, fixture_runs, make_run, runs_in, simple
+from tests.analysis.run_folders import FIXTURE, config, evaluation, fixture_runs, lines_of, make_run, runs_in, simple
 
 AGAINST = ["--first", "guidance=augmented", "--second", "guidance=plain"]
 
@@ -135,7 +135,7 @@ def test_a_run_that_failed_is_worse_than_any_other(tmp_path: Path, capsys: pytes
     text = capsys.readouterr().out
     assert "2 of 4 runs have no result at the step (2 failed), count as not safe and take no part in means" in text
     # In the profile, too: of augmented's four runs two are above every return of the others, and below every cost.
-    figure = draw_profile(found, "toy")
+    figure = draw_profile(found, "toy", "deterministic")
     returns, costs = ([line.get_ydata().tolist() for line in axis.lines if len(line.get_xdata()) > 10]
                       for axis in figure.axes)
     assert [values[0] for values in returns] == [0.5, 2 / 3] and [values[-1] for values in returns] == [0, 0]
@@ -214,7 +214,7 @@ def test_compare_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main([*arguments, "--out", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert "0.16 [" in text and "| point_button1 | return " in text and "-8.60 [" in text
-    assert "-6.40 (-23.00; -6.00; -5.00; -1.00; 3.00)" in text and "4/5 [0.38, 0.96]" in text
+    assert "-6.40 (-6.00; -1.00; -5.00; 3.00; -23.00)" in text and "4/5 [0.38, 0.96]" in text
     assert (tmp_path / "profile_point_button1.pdf").exists()
     assert main([*arguments, "--format", "json"]) == 0
     (read,) = json.loads(capsys.readouterr().out)["comparisons"]
@@ -230,3 +230,77 @@ def test_the_pareto_front_of_a_budget_sweep() -> None:
     both = cells(fixture_runs("env=car_button1"), at_step=200)
     # plain costs less (22 instead of 30.5) at the return of augmented, 6.5.
     assert [cell.column[1] for cell in pareto(both)] == ["plain"]
+
+
+def test_failing_with_all_seeds_is_not_better_than_with_most(tmp_path: Path,
+                                                             capsys: pytest.CaptureFixture[str]) -> None:
+    """A task on which one side has failed runs alone counts: its runs are worse than any other."""
+    for seed in range(3):
+        for env in ("toy", "ring"):
+            simple(tmp_path / f"plain-{env}{seed}", config(seed, "plain", env), 5, 1)
+        simple(tmp_path / f"augmented{seed}", config(seed), 9, 1)
+        make_run(tmp_path / f"lost{seed}", config(seed, env="ring"), state="failed")
+    (found,) = compare(sides(runs_in(tmp_path), ["guidance=augmented", "guidance=plain"]))
+    assert (found.tasks, found.left_out) == (["ring", "toy"], []) and found.returns.value == 0.5
+    assert main(["compare", str(tmp_path), *AGAINST, "--out", str(tmp_path / "figures")]) == 0
+    text = capsys.readouterr().out
+    assert "3 of 6 runs have no result at the step (3 failed)" in text and "no common seed" in text.lower()
+    assert main(["compare", str(tmp_path), *AGAINST, "--format", "json"]) == 0
+    (read,) = json.loads(capsys.readouterr().out)["comparisons"]
+    assert read["first"]["tasks"]["ring"]["return"] == {} and read["second"]["tasks"]["ring"]["safe"] == 3
+
+
+def test_one_difference_among_ties_is_no_evidence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three tasks of one seed, two of them without a difference in cost: p = 1 over all tasks."""
+    for env, cost in (("toy", 0), ("ring", 0), ("road", 3)):
+        simple(tmp_path / f"a-{env}", config(0, env=env), 9, cost)
+        simple(tmp_path / f"b-{env}", config(0, "plain", env), 5, 0)
+    assert main(["compare", str(tmp_path), *AGAINST]) == 0
+    (line,) = lines_of(capsys.readouterr().out, "all tasks", "cost")
+    assert line[4:6] == ["1", "1"]
+
+
+def test_costs_of_different_kinds_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in ("episode", "discounted"):
+        settings = config(0)
+        settings["env"]["limit_kind"] = kind
+        simple(tmp_path / kind, settings, 9, 1)
+    assert main(["compare", str(tmp_path), "--first", "env.limit_kind=episode", "--second",
+                 "env.limit_kind=discounted"]) == 2
+    assert "the costs on toy are of the kinds discounted and episode (env.limit_kind)" in capsys.readouterr().err
+    assert [cell.best for cell in cells(runs_in(tmp_path), columns=["env.limit_kind"])] == [True, True]
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    (["--budgets", "--first", "guidance=plain"], "--first has no effect with --budgets"),
+    (["--budgets", "--within", "agent"], "--within has no effect with --budgets"),
+    ([*AGAINST, "--training"], "--training has no effect without --budgets"),
+    ([*AGAINST, "--safe-share", "0.5"], "--safe-share has no effect without --budgets"),
+    ([*AGAINST, "--within", "guidance"], "--within guidance: the sides differ in this key"),
+    (["--budgets", "--at-step", "7"], "--at-step 7: no run has a complete evaluation at this step")])
+def test_options_without_an_effect_are_refused(options: list[str], said: str,
+                                               capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", str(FIXTURE), "--where", "env=point_button1", *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_sampler_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["compare", str(FIXTURE), "--where", "env=point_button1", *AGAINST]
+    for sampler in ("deterministic", "stochastic"):
+        assert main([*arguments, "--sampler", sampler]) == 0
+        assert f"means over the {sampler} episodes of each run's evaluation" in capsys.readouterr().out
+        assert main([*arguments, "--sampler", sampler, "--format", "json"]) == 0
+        assert json.loads(capsys.readouterr().out)["sampler"] == sampler
+    (found,) = compare(sides(fixture_runs("env=point_button1"), ["guidance=augmented", "guidance=plain"]))
+    assert "stochastic evaluations, step 300" in draw_profile(found, "point_button1", "stochastic").get_suptitle()
+
+
+def test_a_profile_says_who_is_not_drawn(tmp_path: Path) -> None:
+    for seed in range(11):
+        simple(tmp_path / f"a{seed}", config(seed), 9 + seed, 1)
+    simple(tmp_path / "b", config(0, "plain"), 5, 3)
+    make_run(tmp_path / "c", config(1, "plain"), state="interrupted")
+    (found,) = compare(sides(runs_in(tmp_path), ["guidance=augmented", "guidance=plain"]))
+    said = draw_profile(found, "toy", "deterministic").get_suptitle().replace("\n", " ")
+    assert "unfinished and not drawn: 1" in said
+    assert said.endswith("band: 95% percentile bootstrap; none for fewer than 10 runs")

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from algd.errors import UsageError
 from analysis.__main__ import main
-from analysis.report.figures import columns_of, curve_figure
+from analysis.report.figures import columns_of, curve_figure, thinned_alike
 from analysis.results.cells import Cell, cells
 from analysis.results.curves import curve, draw, draw_curvature, series_of, smoothed
 from analysis.results.style import STYLE, WIDTH, legend, look
@@ -279,3 +279,27 @@ def test_a_long_legend_leaves_the_panels_their_height() -> None:
         heights.append(axis.get_position().height * figure.get_figheight())
         plt.close(figure)
     assert heights[0] > heights[1] > 1 and heights[2] > 0.8 * heights[1]
+
+
+def test_a_page_has_the_means_of_all_seeds_that_were_there() -> None:
+    """Three seeds of constant returns 10, 20 and 30, of which two stop early: no step lacks a seed that it had."""
+    def series(count: int, value: float) -> Series:
+        return Series(50.0 * np.arange(1, count + 1), np.full(count, value))
+
+    thin = thinned_alike([series(200, 10.0), series(150, 20.0), series(90, 30.0)], 100)
+    found = curve(thin)
+    assert len(found.steps) <= 101 and found.steps[-1] == 10_000
+    assert set(found.centre[found.steps <= 4500]) == {20.0} and set(found.count[found.steps <= 4500]) == {3}
+    assert set(found.count[(found.steps > 4500) & (found.steps <= 7500)]) == {2} and found.count[-1] == 1
+
+
+def test_a_damaged_table_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, value in enumerate(("0.5", "oops")):
+        folder = make_run(tmp_path / str(seed), config(seed), evaluation(200, [(1, 1, 1), (2, 1, 1)]))
+        (folder / "metrics.csv").write_text(f"step,lam\n100,{value}\n")
+    assert main(["curves", str(tmp_path), "--quantities", "lam", "--out", str(tmp_path / "out")]) == 2
+    assert f"{tmp_path / '1'}: lam cannot be drawn, since a table is damaged" in capsys.readouterr().err
+    found = cells(runs_in(tmp_path))
+    figure = curve_figure("toy", found[0].row, found, columns_of(found, KEYS), "lam", {})
+    assert figure is not None and "without" in figure.title and "whose tables are damaged" in figure.title
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "report.html")]) == 0

@@ -87,3 +87,31 @@ def test_runs_are_not_exported_into_themselves(tmp_path: Path, capsys: pytest.Ca
     shutil.copytree(FIRST_VERSION, tmp_path / "runs")
     assert main(["export", str(tmp_path / "runs"), "--out", str(tmp_path / "runs")]) == 2
     assert "is in it already" in capsys.readouterr().err
+
+
+def test_a_copy_is_as_safe_from_changes_as_its_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A changed run is not copied, a changed copy not read, and what a run has lost is not kept."""
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    shutil.copytree(FIRST_VERSION, runs)
+    (source,) = runs.glob("toy/vesde-augmented/seed=0-*")
+    run = RunFolder(source)
+    run.write_status(run.status() | {"reason": "OSError: no room in /home/somebody/runs/a.csv (see ~/x/log.txt)"})
+    assert main(["export", str(source), "--out", str(out), "--policies"]) == 0
+    (copy,) = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert RunFolder(copy).status()["reason"] == "OSError: no room in a.csv (see log.txt)"
+    table = (copy / "evals.csv").read_text()
+    (copy / "evals.csv").write_text(table.replace(",0.", ",9.", 1))
+    assert main(["table", str(copy), "--strict", "--no-cache"]) == 2
+    assert "evals.csv is damaged" in capsys.readouterr().err
+    shutil.rmtree(source / "snapshots")
+    (source / "metrics.csv").unlink()
+    for number in (source / "checkpoints").iterdir():
+        shutil.rmtree(number)
+    assert main(["export", str(source), "--out", str(out), "--policies"]) == 0
+    assert not (copy / "metrics.csv").exists() and not (copy / "snapshots").exists()
+    assert (copy / "evals.csv").read_text() == table
+    shutil.copytree(FIRST_VERSION, runs, dirs_exist_ok=True)
+    (source / "evals.csv").write_text(table.replace(",0.", ",9.", 1))
+    capsys.readouterr()
+    assert main(["export", str(source), "--out", str(tmp_path / "third")]) == 2
+    assert "it cannot be copied" in (said := capsys.readouterr().err) and "evals.csv is damaged" in said

@@ -55,7 +55,7 @@ def test_what_failed_is_in_no_score_but_in_the_profile(tmp_path: Path) -> None:
                                                  {"toy": reference["toy"]})}
     assert len(over["augmented"].runs) == 4 and len(over["augmented"].scores[0]) == 3
     assert over["augmented"].safe_score == pytest.approx((6 + 7 + 8) / 12 / 4)
-    figure = draw_profiles([over["augmented"]], ("agent", "guidance"))
+    figure = draw_profiles([over["augmented"]], ("agent", "guidance"), "deterministic")
     score, cost = (np.asarray(axis.lines[0].get_ydata(), dtype=float) for axis in figure.axes)
     assert (score[0], score[-1], cost[0], cost[-1]) == (0.75, 0, 1, 0.25)
 
@@ -115,7 +115,36 @@ def test_efficiency_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert line[3:8] == ["3 of 4", "400", "10.00", "150", "4/4"]
     assert line[-1] == "15 (15 … 15)"
     assert main(["efficiency", str(tmp_path), "--return", "toy=x"]) == 2
-    assert "--return toy=x: a number is needed, or TASK=NUMBER" in capsys.readouterr().err
+    assert "--return toy=x: a finite number is needed, or TASK=NUMBER" in capsys.readouterr().err
     assert main(["efficiency", str(tmp_path), "--return", "toi=1"]) == 2
     assert "--return toi=1: no run is on toi, but on toy" in capsys.readouterr().err
     assert wanted_returns(["3", "ring=4.5"], {"ring"}) == {"": 3.0, "ring": 4.5}
+
+
+def test_what_is_left_out_of_scores_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A diverged run, one that failed on a task that is left out, and a task whose limit is 0."""
+    two_tasks(tmp_path)
+    simple(tmp_path / "toy" / "diverged", config(3), -50, float("inf"))
+    for name in ("augmented", "plain", "none", "pid"):
+        simple(tmp_path / "free" / name, config(0, name, "free", limit=0.0), {"none": 12}.get(name, 5), 1)
+        make_run(tmp_path / "hard" / name, config(0, name, "hard"), state="failed" if name == "plain" else "finished")
+    assert main(["scores", str(tmp_path), "--unconstrained", "12000", "--where", "env=toy,ring,free,hard"]) == 0
+    text = capsys.readouterr().out
+    assert lines_of(text, "vesde", "augmented")[0][2] == "7 of 8"
+    assert "Left out, since not every algorithm has a result there: hard." in text
+    assert "Cost / limit: without free, whose limit is 0." in text
+    (said,) = [line for line in text.splitlines() if "without a finite result" in line and line.startswith("- Failed")]
+    assert "toy/diverged" in said and "hard/plain" in said
+    assert "of the deterministic episodes of each run's evaluation" in text
+    assert main(["scores", str(tmp_path), "--unconstrained", "inf"]) == 2
+    assert "--unconstrained inf: a finite number is needed, or KEY=VALUE" in capsys.readouterr().err
+
+
+def test_efficiency_names_failures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a_run(tmp_path, 0, [(0, 0, 0), (100, 10, 1), (200, 10, 1)])
+    a_run(tmp_path, 1, [(0, 0, 0), (100, 10, 1)], state="failed")
+    assert main(["efficiency", str(tmp_path), "--return", "10", "--sampler", "deterministic"]) == 0
+    text = capsys.readouterr().out
+    assert "Failed, hence not safe: " in text and "Of the deterministic evaluations" in text
+    assert main(["efficiency", str(tmp_path), "--return", "nan"]) == 2
+    assert "--return nan: a finite number is needed" in capsys.readouterr().err

@@ -296,3 +296,12 @@ def test_pareto_front_by_hand() -> None:
     costs, returns = [1, 5, 5, 1, 9], [10, 12, 20, 10, 19]
     assert pareto_front(costs, returns) == [0, 3, 2]
     assert pareto_front([], []) == []
+
+
+def test_infinite_costs_have_an_infinite_tail() -> None:
+    assert cvar(np.array([np.inf, *range(19)])) == np.inf and cvar(np.array([np.inf, 1, 2]), 0.1) == np.inf
+
+
+def test_a_single_difference_has_no_sign_to_flip() -> None:
+    assert sign_flip([np.array([0.0]), np.array([0.0]), np.array([5.0])]) == 1.0
+    assert sign_flip([np.array([0.0, 0.0, 5.0])]) == 1.0

@@ -177,7 +177,7 @@ def test_bold_compares_equal_limits_only(tmp_path: Path) -> None:
     for limit, gain in ((4.0, 5), (10.0, 9), (2.0, 1)):
         simple(tmp_path / str(limit), config(0, limit=limit), gain, 0)
     found = cells(runs_in(tmp_path), ["env"], ["env.limit"])
-    assert [(cell.column, cell.best) for cell in found] == [(("2.0",), True), (("4.0",), True), (("10.0",), True)]
+    assert [(cell.column, cell.best) for cell in found] == [(("2",), True), (("4",), True), (("10",), True)]
 
 
 def test_bold_is_within_a_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -298,7 +298,7 @@ def test_what_differs_is_refused_unless_pooled(tmp_path: Path, capsys: pytest.Ca
     assert (cell["return"], cell["pooled"], cell["evaluated"]) == (3, "guidance.rho total_steps", 3)
     assert "Pooled although different in guidance.rho, total_steps" in text_of(capsys, tmp_path, "--pool")
     found = as_json(capsys, tmp_path, "--columns", "guidance.rho,total_steps")[0]["cells"]
-    assert [(cell["guidance.rho"], cell["total_steps"]) for cell in found] == [("1.0", "200"), ("2.0", "900")]
+    assert [(cell["guidance.rho"], cell["total_steps"]) for cell in found] == [("1", "200"), ("2", "900")]
 
 
 def test_columns_must_be_comparable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -528,3 +528,68 @@ def test_a_reader_that_has_gone_is_no_traceback(tmp_path: Path) -> None:
                             stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert (result.returncode, result.stderr) == (141, "")
+
+
+def test_runs_of_one_seed_are_not_independent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(3):
+        for rho in (1.0, 5.0):
+            simple(tmp_path / f"{rho}-{seed}", config(seed, rho=rho), 5 + seed, 1)
+    text = text_of(capsys, tmp_path, "--pool")
+    assert lines_of(text, "toy", "return")[0][2] == "**6.00** (5.00; 5.00; 6.00; 6.00; 7.00; 7.00)"
+    assert lines_of(text, "", "safe seeds")[0][2] == "6/6"
+    assert lines_of(text, "toy", "vesde", "augmented")[0][3] == "3, in 6 runs"
+    assert "Several runs of one seed, which are not independent, hence no interval: toy vesde augmented." in text
+    assert as_json(capsys, tmp_path, "--pool")[0]["cells"][0]["safe_low"] is None
+
+
+def test_tasks_and_kinds_of_cost_are_not_pooled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for env in ("toy", "ring"):
+        simple(tmp_path / env, config(0, env=env), 5, 1)
+    assert "returns of several tasks have no mean: one cell has runs with env.name=ring,toy" in refused(
+        capsys, tmp_path, "--rows", "agent", "--columns", "guidance", "--pool")
+    other = config(1)
+    other["env"]["limit_kind"] = "discounted"
+    simple(tmp_path / "other", other, 5, 1)
+    assert "costs of several kinds have no mean" in refused(capsys, tmp_path, "--where", "env=toy", "--pool")
+
+
+def test_pooled_costs_above_their_limits_are_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, (limit, cost) in enumerate(((10.0, 500), (20.0, 505))):
+        simple(tmp_path / str(seed), config(seed, limit=limit), 5, cost)
+    assert lines_of(text_of(capsys, tmp_path, "--pool"), "", "cost")[0][2] == "502.5 † (500.0; 505.0)"
+
+
+def test_seeds_are_in_their_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first value of the returns and the first of the costs are of one run."""
+    for seed, (gain, cost) in enumerate(((9, 3), (5, 1))):
+        simple(tmp_path / str(seed), config(seed), gain, cost)
+    text = text_of(capsys, tmp_path)
+    assert lines_of(text, "toy", "return")[0][2].endswith(" (9.00; 5.00)")
+    assert lines_of(text, "", "cost (limit 4.00)")[0][2].endswith(" (3.00; 1.00)")
+
+
+def test_hours_are_those_of_runs_with_a_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    simple(tmp_path / "a", config(0), 5, 1, seconds=7200, updates_per_second=10.0)
+    make_run(tmp_path / "b", config(1), state="interrupted", seconds=60, updates_per_second=90.0)
+    (cell,) = as_json(capsys, tmp_path)[0]["cells"]
+    assert (cell["hours"], cell["updates_per_second"]) == (2, 10)
+
+
+def test_equal_values_share_a_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """1 and 1.0, and a run that is older than a key with one that has the key's earlier behaviour."""
+    for seed, rho in enumerate((1, 1.0)):
+        settings = config(seed, rho=rho)
+        settings["agent"] |= {"cost_backup": "sum"} if seed else {}
+        simple(tmp_path / str(seed), settings, 5, 1)
+    for key, value in (("guidance.rho", "1"), ("agent.cost_backup", "sum")):
+        (cell,) = as_json(capsys, tmp_path, "--columns", key)[0]["cells"]
+        assert (cell["evaluated"], cell[key]) == (2, value)
+    assert len(where(runs_in(tmp_path), ["agent.cost_backup=sum"])) == 2
+
+
+def test_values_that_are_not_plain_are_refused(tmp_path: Path) -> None:
+    folder = simple(tmp_path / "a", config(0), 5, 1)
+    with (folder / "config.yaml").open("a") as file:
+        file.write("note: !!binary aGVsbG8=\n")
+    with pytest.raises(UsageError, match="note is not a plain value"):
+        read_run(folder)

@@ -14,6 +14,7 @@ from tests.analysis.run_folders import (
     lines_of,
     make_run,
     refused,
+    runs_in,
     simple,
     text_of,
 )
@@ -82,7 +83,7 @@ def test_one_dangerous_seed_is_not_trimmed_away(tmp_path: Path, capsys: pytest.C
     seeds_of(tmp_path, "augmented", [1, 1, 400, 1, 1], gain=9)
     seeds_of(tmp_path, "plain", [1] * 5, gain=2)
     text = text_of(capsys, tmp_path)
-    assert cost_of(text) == ["80.80 † (1.00; 1.00; 1.00; 1.00; 400.0)", "1.00 (1.00; 1.00; 1.00; 1.00; 1.00)"]
+    assert cost_of(text) == ["80.80 † (1.00; 1.00; 400.0; 1.00; 1.00)", "1.00 (1.00; 1.00; 1.00; 1.00; 1.00)"]
     assert safe_of(text) == ["4/5 [0.38, 0.96]", "5/5 [0.57, 1.00]"]
     assert [cell.startswith("**") for cell in lines_of(text, "toy", "return")[0][2:]] == [False, True]
 
@@ -211,11 +212,13 @@ def test_means_over_the_last_evaluations(tmp_path: Path, capsys: pytest.CaptureF
     sides = ["--first", "guidance=augmented", "--second", "guidance=plain", "--last", "2"]
     assert main(["compare", str(tmp_path), *sides]) == 0
     text = capsys.readouterr().out
-    assert "toy at steps 200 to 300. Results: means over the last 2 evaluations of each run." in text
+    assert ("toy at steps 200 to 300. Results: means over the deterministic episodes of each run's last 2 evaluations."
+            in text)
     assert lines_of(text, "toy", "guidance=augmented")[0][3:] == ["6.00", "4.00"]
     assert main(["scores", str(tmp_path), "--unconstrained", "12", "--last", "2"]) == 0
     text = capsys.readouterr().out
-    assert "reference), of means over the last 2 evaluations at steps 200 to 300; unconstrained: 12" in text
+    assert ("reference), of the deterministic episodes of each run's last 2 evaluations, at steps 200 to 300; "
+            "unconstrained: 12") in text
     assert lines_of(text, "vesde", "augmented")[0][3] == "0.50"
 
 
@@ -298,3 +301,11 @@ def test_latex_says_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture
         assert said in caption[1]
     body = text.split(r"\toprule")[1]
     assert r"\textbf{$-$2.50} {\scriptsize[$-$" in body and "a-b-1" in body and "-2.50" not in body.replace("$-$", "")
+
+
+def test_what_is_not_a_number_is_not_within_the_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_run(tmp_path / "a", config(), evaluation(200, [(1, float("nan"), 0), (1, 1, 0)]))
+    (folder / "episodes.csv").write_text(EPISODES + "100,0,0,1,nan,0,10\n200,1,0,1,9,0,10\n300,2,0,1,1,0,10\n")
+    (run,) = runs_in(tmp_path)
+    assert run.last is not None and run.last.over == 0.5
+    assert run.training is not None and run.training.over == pytest.approx(2 / 3)
