@@ -21,7 +21,7 @@ from algd.storage.run_folder import RunFolder
 from algd.storage.sweep_file import SWEEPS
 from launchers.launch import SETTINGS, in_wandb, launch
 from launchers.processes import LOG, last_lines
-from launchers.settings import checked
+from launchers.settings import Settings, checked
 from launchers.slurm.queue import Queue, available
 from launchers.slurm.status import Elements, Readings, lines_of, named, output_of, submitted_tasks
 from launchers.slurm.submission import adopt, submission_lock
@@ -35,6 +35,17 @@ AGAIN = ("failed", "lost", "interrupted", "cancelled")
 ENDED = ("finished", "pruned", *AGAIN)
 
 
+def runs_dir_of(folder: Path) -> Path:
+    """Return the runs_dir of a run's folder.
+
+    Raises:
+        UsageError: the folder has no such place.
+    """
+    if len(folder.parents) < 4:
+        raise UsageError(f"{folder} is not where a run's folder is: RUNS_DIR/ENV/AGENT-GUIDANCE/RUN")
+    return folder.parents[2]
+
+
 class Inquiry:
     """A set of runs with their sweeps and what SLURM says about them.
 
@@ -46,7 +57,7 @@ class Inquiry:
     def __init__(self, where: Sequence[Path], settle: bool = False):
         self.folders = named_runs(where)
         self.sweeps = []
-        for runs_dir in dict.fromkeys(folder.parents[2] for folder in self.folders):
+        for runs_dir in dict.fromkeys(map(runs_dir_of, self.folders)):
             self.sweeps += settled_sweeps(runs_dir, settle)
         wanted = set(self.folders)
         self.elements: Elements = {folder: element for folder, element in submitted_tasks(self.sweeps).items()
@@ -138,8 +149,8 @@ def retry(where: Sequence[Path], trusted: Sequence[str] = (), exclude: Sequence[
     groups: dict[tuple[Path, Path | None], list[Path]] = {}
     for folder in chosen:
         sweep = inquiry.newest_sweep(folder)
-        groups.setdefault((folder.parents[2], sweep.file if sweep else None), []).append(folder)
-    codes: list[int] = []
+        groups.setdefault((runs_dir_of(folder), sweep.file if sweep else None), []).append(folder)
+    ready: list[tuple[Sweep, list[Member], Settings]] = []
     for (_, file), folders in groups.items():
         earlier = load_sweep(file) if file else None
         given = stored_settings(earlier, setup) if earlier else {}
@@ -154,10 +165,15 @@ def retry(where: Sequence[Path], trusted: Sequence[str] = (), exclude: Sequence[
             require_trust(member.config, shown_path(member.folder))
         name = f"{earlier.name}-retry" if earlier and not earlier.name.endswith("-retry") else \
             earlier.name if earlier else None
-        sweep = begin_sweep(folders[0].parents[2], name, earlier.experiment if earlier else None, members,
+        sweep = begin_sweep(runs_dir_of(folders[0]), name, earlier.experiment if earlier else None, members,
                             {"kind": kind, **settings.kept()})
+        ready.append((sweep, members, settings))
+    codes: list[int] = []
+    for sweep, members, settings in ready:  # once all have been checked
         codes.append(launch(sweep, [in_wandb(member, sweep) for member in members], settings))
         answer(sweep.file)
+        if codes[-1] >= ExitCode.HUNG_UP:
+            break  # a signal stopped it, and is meant for all
     return max(codes)
 
 
@@ -250,6 +266,8 @@ def logs(folder: Path, follow: bool, lines: int) -> int:
     For a run without a log yet, print the output of its SLURM task.
     """
     path = folder / LOG
+    if not os.path.lexists(folder):  # unlike exists() it accepts any name
+        raise UsageError(f"{path} does not exist: there is no such folder")
     if not path.exists() and (folder / "config.yaml").exists():
         inquiry = Inquiry([folder])
         (line,) = inquiry.lines()

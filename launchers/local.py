@@ -19,7 +19,7 @@ from launchers.devices import Gpus, default_jobs, environment, visible_gpus
 from launchers.ending import tell_end
 from launchers.estimate import Speeds
 from launchers.members import Plan, begin_afresh, plan_of, refuse_fresh, triage
-from launchers.processes import LOG, freeze, how_it_ended, start_process, tail
+from launchers.processes import LOG, death, freeze, how_it_ended, start_process, tail
 from launchers.settings import LocalSettings
 from launchers.states import RunState, is_held, read_state
 from launchers.sweeps import Member, Sweep
@@ -211,6 +211,7 @@ def collect(pool: Pool, gpus: Gpus, lines: int, at_once: bool) -> None:
         pool.states[folder] = state
         reason = (found := read_state(folder)).reason
         pool.found[folder] = found
+        reason = reason or ("its folder is gone" if not folder.exists() else death(code))
         say(f"{state}: {shown_path(folder)}" + (f": {reason}" if state == "failed" else ""))
         if state == "failed":
             for line in tail(folder / LOG, lines):

@@ -93,11 +93,23 @@ def triage(members: Iterable[Member], retry_failed: bool, tasks: Mapping[Path, s
         members: the sweep's members.
         retry_failed: `hydra.launcher.retry_failed`.
         tasks: the SLURM tasks in which members are queued or running, by the members' folders.
+
+    Raises:
+        UsageError: a member has taken more steps than total_steps, or is finished and its results are gone.
     """
+    from algd.run.checks import check_total_steps  # imports torch, which commands such as `status` need not wait for
+
     tasks = tasks or {}
     planned = []
     for member in members:
         state, task = read_state(member.folder), tasks.get(member.folder)
+        try:
+            check_total_steps(RunFolder(member.folder), member.config)
+            if is_done(member, state) and (lost := _lost(member.folder)):
+                raise UsageError(f"this run is finished, but {lost}; fresh=true moves its folder aside and trains from "
+                                 "scratch")
+        except UsageError as error:
+            raise UsageError(f"{shown_path(member.folder)}: {error}") from error
         planned.append(Planned(member, state, task, plan_of(member, state, retry_failed, task)))
     return planned
 
@@ -118,8 +130,18 @@ def refuse_fresh(planned: Iterable[Planned]) -> None:
 
 
 def is_done(member: Member, state: RunState) -> bool:
-    """Return whether a member is finished and total_steps does not ask for more."""
-    return state.state == "finished" and state.step >= member.config["total_steps"] and not member.config["fresh"]
+    """Return whether a member is finished, and neither total_steps nor eval.video asks for more."""
+    config = member.config
+    return state.state == "finished" and state.step >= config["total_steps"] and not config["fresh"] and not (
+        config["eval"]["video"] and not RunFolder(member.folder).video(state.step).exists())
+
+
+def _lost(folder: Path) -> str | None:
+    """Return which of a finished run's results are gone; None if none is. `algd.run.checks` finds damage too."""
+    run = RunFolder(folder)
+    if not any(run.checkpoints.glob("*/state.json")):
+        return f"{run.checkpoints} has no checkpoint"
+    return next((f"{table} is gone" for table in (run.episodes, run.evals) if not table.exists()), None)
 
 
 def begin_afresh(member: Member) -> Member:

@@ -52,7 +52,8 @@ def start_process(folder: Path, code: Path, variables: Mapping[str, str],
     try:
         with (folder / LOG).open("ab") as log:
             # Its own session, so that Ctrl-C at the terminal reaches only the launcher, which forwards it.
-            command = [sys.executable, "-P", "-m", "launchers.worker", str(folder), *["--bound"] * bound]
+            command = [sys.executable, "-P", "-m", "launchers.worker", str(folder), *["--bound"] * bound,
+                       f"--code={code}"]
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                     start_new_session=True, env=environment)
     finally:

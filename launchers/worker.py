@@ -1,7 +1,8 @@
-"""Train one run of a sweep in this process: python -m launchers.worker FOLDER [--bound]
+"""Train one run of a sweep in this process: python -m launchers.worker FOLDER [--bound] [--code=SNAPSHOT]
 
 It reads the frozen configuration in the folder, and records a failure there. With --bound it stops at a checkpoint
-when its parent process dies.
+when its parent process dies. With --code it refuses to train with any code but that of the snapshot, which an
+installation would take the place of if the snapshot were gone.
 """
 
 import contextlib
@@ -28,8 +29,8 @@ def stop_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def main(folder: Path, bound: bool) -> int:
-    """Start or resume the run in this folder. Returns the exit code."""
+def main(folder: Path, bound: bool, code: Path | None = None) -> int:
+    """Start or resume the run in this folder, with the code of this snapshot. Returns the exit code."""
     # The same request may come twice, from SLURM and from the task, or from `cancel` and the launcher, and the second
     # must not kill a run that has already stopped. Handlers are installed first, because SIG_IGN would discard signals
     # that arrive before the run listens. At the end signals are ignored, because Python removes its handlers before
@@ -37,13 +38,13 @@ def main(folder: Path, bound: bool) -> int:
     for number in REQUESTS:
         signal.signal(number, lambda *_: None)
     try:
-        return _train(folder, bound)
+        return _train(folder, bound, code)
     finally:
         for number in REQUESTS:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _train(folder: Path, bound: bool) -> int:
+def _train(folder: Path, bound: bool, code: Path | None) -> int:
     requests = Requests()
     with requests.listening():
         if bound:
@@ -59,6 +60,10 @@ def _train(folder: Path, bound: bool) -> int:
             from algd.run.train import train
             from algd.storage.run_folder import RunFolder, run_path
 
+            found = Path(__file__).resolve().parents[1]
+            if code is not None and found != code.resolve():
+                raise RunError(f"the sweep's copy of the code, {code}, is gone or incomplete, and {found} would be "
+                               "used instead; the same command makes a new copy")
             config = RunFolder(folder).config()
             if config["trusted"]:
                 # The user trusted these modules, on the command line or with `retry`.
@@ -86,4 +91,5 @@ def _train(folder: Path, bound: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), "--bound" in sys.argv[2:]))
+    given = [argument.partition("=")[2] for argument in sys.argv[2:] if argument.startswith("--code=")]
+    sys.exit(main(Path(sys.argv[1]), "--bound" in sys.argv[2:], Path(given[0]) if given else None))

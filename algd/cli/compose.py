@@ -1,6 +1,8 @@
 """The command line before Hydra composes it: flags moved to the front, overrides parsed, choices checked to exist."""
 
 import argparse
+import dataclasses
+import difflib
 import os
 import re
 from collections.abc import Sequence
@@ -10,6 +12,7 @@ from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
+from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString, Sweep
@@ -24,6 +27,7 @@ OPTIONAL = ("experiment", "seeds")  # optional groups
 PATH_KEYS = ("run", "runs_dir")
 # Folders that Hydra would write; runs have folders of their own (`runs_dir`), and sweeps a file.
 HYDRAS_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir", "hydra.job.chdir")
+HYDRAS_PARTS = tuple(field.name for field in dataclasses.fields(HydraConf))
 # Hydra's own names for running members one after the other in this process: the sweeper is the same grid.
 BASIC = {"hydra/launcher": "basic", "hydra/sweeper": "basic"}
 
@@ -84,6 +88,12 @@ def check_arguments(arguments: Sequence[str]) -> list[Override]:
     more = user_folders(arguments)
     for override in overrides:
         _check_choice(override, more)
+    typed: dict[str, Override] = {}
+    for override in overrides:
+        other = typed.setdefault(override.get_key_element().lstrip("+"), override)
+        if other is not override and other.is_sweep_override() and override.is_sweep_override():
+            raise UsageError(f"{other.input_line} and {override.input_line} both set {override.key_or_group}, and one "
+                             "of them would be lost; give only one of them")
     typed = {override.key_or_group: override for override in overrides}
     if {"seeds", "seed"} <= typed.keys() and typed["seeds"].value() is not None:
         raise UsageError(f"{typed['seeds'].input_line} and {typed['seed'].input_line} both set the seeds; "
@@ -162,6 +172,11 @@ def _check_choice(override: Override, more: Sequence[Path]) -> None:
         raise UsageError(f"{typed} cannot be read: KEY=VALUE is needed")
     if group == "hydra":
         raise UsageError(f"{typed}: Hydra's settings are set one by one, such as hydra.launcher.jobs=2")
+    part = group.split(".")[1] if group.startswith("hydra.") else None
+    if part is not None and part not in HYDRAS_PARTS:
+        close = difflib.get_close_matches(part, HYDRAS_PARTS, n=1)
+        raise UsageError(f"{typed}: Hydra has no settings {part}" + (f"; did you mean hydra.{close[0]}?" if close else
+                                                                   "; launchers' are hydra.launcher.KEY"))
     if group in HYDRAS_FOLDERS or group in ("hydra.run", "hydra.sweep"):
         raise UsageError(f"{typed}: Hydra makes no folders here; runs_dir=FOLDER is where runs and sweeps are written")
     if group in ("hydra.launcher._target_", "hydra.sweeper._target_"):
@@ -176,6 +191,9 @@ def _check_choice(override: Override, more: Sequence[Path]) -> None:
         raise UsageError(f"{typed}: a group has one choice, which is written {group}=NAME; {allowed}")
     value = override.value()
     chosen: Sequence[Any] = value.list if isinstance(value, ChoiceSweep) else [value]
+    if group in OPTIONAL and isinstance(value, Sweep):
+        raise UsageError(f"{typed}: a file of {group} may set what to sweep over, so that only one can be chosen; "
+                         f"{allowed}")
     if isinstance(value, Glob) or (isinstance(value, Sweep) and not isinstance(value, ChoiceSweep)):
         return
     for choice in chosen:

@@ -65,6 +65,9 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> str:
     """An unknown key, with similar known ones."""
     if key.startswith("hydra.launcher."):
         return f"{key} is not a key of the launcher; its keys are in {CONF / 'hydra' / 'launcher'}"
+    if key.startswith("hydra.sweeper."):
+        return (f"{key} is not a key of the sweeper, which is hydra/sweeper=grid unless another is chosen; the keys of "
+                f"each are in {CONF / 'hydra' / 'sweeper'}")
     if key == "guidance/dual":
         return f"{key}: the rule that moves λ can be chosen with guidance=augmented and guidance=plain alone"
     keys, choices = _known_keys(overrides)

@@ -20,6 +20,8 @@ from algd.errors import ExitCode, RunError, UsageError, refusal
 from algd.logging.wandb import RUN_ID
 from algd.streams import discard_output
 
+STUDY_KEYS = ("mode", "experiment", "runs_dir", "trusted")  # what counts of a configuration with mode=study
+
 
 def main() -> int:
     """Run the command line and return its exit code."""
@@ -62,6 +64,10 @@ def check_command(arguments: Sequence[str]) -> int:
 
     sys.argv[1:] = prepared(arguments)
     try:
+        if flag := next((argument for argument in sys.argv[1:] if argument.startswith("-")
+                         and not argument.startswith("--config-dir")), None):
+            raise UsageError(f"{flag}: algd check takes KEY=VALUE of one run and --config-dir=DIR alone; it tests the "
+                             "parts of that configuration, such as agent=vesde env=toy")
         check_arguments(sys.argv[1:])
         return check(composed(sys.argv[1:]))
     except UsageError as error:
@@ -85,7 +91,11 @@ def carry_out(config: DictConfig, overrides: Sequence[Override] = (), settings: 
         if settings is not None and settings.mode == RunMode.RUN:
             _refuse_launcher(config, overrides, settings)
             if config.mode == "eval" and config.run is not None:
-                _refuse_other_settings(overrides)
+                from algd.run.reevaluation import KEYS
+
+                _refuse_other_settings(overrides, KEYS, "mode=eval evaluates a run with the run's own settings")
+            elif config.mode == "study" and config.experiment is not None:
+                _refuse_other_settings(overrides, STUDY_KEYS, "mode=study has settings of its own")
         elif settings is not None:
             os.environ.pop(RUN_ID, None)  # it is the id of one W&B run, not of every member of a sweep
         return run_mode(resolve(config))
@@ -123,21 +133,24 @@ def _refuse_launcher(config: DictConfig, overrides: Sequence[Override], settings
                              f"file chooses: {needs}")
 
 
-def _refuse_other_settings(overrides: Sequence[Override]) -> None:
-    """Refuse settings of the run for mode=eval, which would have no effect: the run has its own.
+def _refuse_other_settings(overrides: Sequence[Override], keys: Sequence[str], why: str) -> None:
+    """Refuse settings of a run for a mode in which they would have no effect.
+
+    Args:
+        overrides: those that were typed.
+        keys: the mode's keys; `env` alone has no effect in any.
+        why: begins the sentence.
 
     Raises:
-        UsageError: one is typed.
+        UsageError: another one is typed.
     """
-    from algd.run.reevaluation import KEYS
-
     typed = {override.key_or_group for override in overrides}
-    takes = {*KEYS} - ({"env"} if "env.id" not in typed else set())
+    takes = {*keys} - ({"env"} if "env.id" not in typed else set())
     lost = [override.input_line or "" for override in overrides
-            if override.key_or_group not in takes and not override.key_or_group.startswith("hydra.")]
+            if override.key_or_group not in takes and not override.key_or_group.startswith(("hydra.", "study."))]
     if lost:
-        raise UsageError(f"{', '.join(lost)}: mode=eval evaluates a run with the run's own settings; the keys that it "
-                         f"takes are {', '.join(KEYS)}")
+        raise UsageError(f"{', '.join(lost)}: {why}; the keys that it takes are {', '.join(keys)}"
+                         + ", and those of study" * (keys is STUDY_KEYS))
 
 
 def _usage(sentence: str) -> int:

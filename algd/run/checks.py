@@ -6,7 +6,6 @@ from typing import Any
 
 from algd.config.identity import identity
 from algd.errors import UsageError
-from algd.run.video import video_path
 from algd.storage.checkpoint import Checkpoints, DamagedCheckpoint
 from algd.storage.checkpoint_state import TABLES, CheckpointState, checked
 from algd.storage.provenance import code_version
@@ -44,7 +43,7 @@ def is_finished(folder: RunFolder, config: Mapping[str, Any]) -> bool:
         raise UsageError(f"this run is finished, but {problem}; fresh=true moves its folder aside and trains from "
                          "scratch")
     if status["step"] < config["total_steps"] or (
-            config["eval"]["video"] and not video_path(folder, status["step"]).exists()):
+            config["eval"]["video"] and not folder.video(status["step"]).exists()):
         return False
     # Extending the run rewrites the files that only describe it.
     return not folder.damage(identity(config))

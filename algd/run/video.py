@@ -17,7 +17,6 @@ from algd.run.episodes import Episode, run_episode
 from algd.run.loaded_agent import LoadedAgent
 from algd.seeding import episode_seed
 from algd.storage.files import write_atomically
-from algd.storage.run_folder import RunFolder
 
 Frame = NDArray[np.uint8]
 
@@ -91,14 +90,9 @@ def record_evaluation(loaded: LoadedAgent) -> Path:
     """
     config = loaded.config
     seed = episode_seed(config["seed"], "evaluation video", loaded.step)
-    path = video_path(loaded.folder, loaded.step)
+    path = loaded.folder.video(loaded.step)
     record(loaded.task, loaded.act, seed, config["agent"]["cost_discount"], path)
     return path
-
-
-def video_path(folder: RunFolder, step: int) -> Path:
-    """The path of the video for an environment step."""
-    return folder.videos / f"step{step}.mp4"
 
 
 def captioned(frame: Frame, episode: Episode, budget: Budget) -> Frame:

@@ -48,6 +48,10 @@ class RunFolder:
         self.checkpoints, self.snapshots, self.videos = (
             path / name for name in ("checkpoints", "snapshots", "videos"))
 
+    def video(self, step: int) -> Path:
+        """The video of an evaluation episode at an environment step."""
+        return self.videos / f"step{step}.mp4"
+
     def config(self) -> dict[str, Any]:
         """The configuration that the run was started with, checked.
 

@@ -23,7 +23,7 @@ from algd.run.schedule import snapshot_steps
 from algd.storage.run_folder import RunFolder
 from algd.storage.sweep_file import SWEEPS
 from launchers.ending import tell_end
-from launchers.grid import compose_members
+from launchers.grid import check_place, compose_members, make_runs_dir
 from launchers.launch import SETTINGS, in_wandb, launch
 from launchers.members import is_done
 from launchers.search.halving import Result
@@ -61,14 +61,26 @@ def search(kind: str, given: Mapping[str, Any], given_search: Mapping[str, Any],
     options = SearchSettings(**validated(SearchSettings, {str(k): v for k, v in plain.items()}, "hydra.sweeper"))
     space = parse(overrides)
     compose = partial(_members, space, context, master)
-    first, *_ = [compose(params) for params in _corners(space)]
-    _check(first[0].config, settings, options)
+    corners = _corners(space)
+    first, *others = [compose(params) for params in corners]
+    check_place(settings, [member for members in (first, *others) for member in members])
+    for params, members in zip(corners, (first, *others), strict=True):
+        _check(members[0].config, settings, options)
+        changed = [f"{key}={value}" for key, value in params.items() if value != corners[0][key]]
+        if changed and members[0].folder == first[0].folder:
+            raise UsageError(f"{changed[0]}: this key does not determine a run's result, so that trials with different "
+                             "values of it would be the same run")
+        if members[0].config["total_steps"] != first[0].config["total_steps"]:
+            raise UsageError(f"{changed[0]}: trials are compared at one step, and with this value total_steps would be "
+                             f"{members[0].config['total_steps']} instead of {first[0].config['total_steps']}; "
+                             "total_steps=N sets it for all")
     runs_dir, experiment = Path(first[0].config["runs_dir"]).resolve(), first[0].config["experiment"]
     name = settings.name or f"{experiment or 'search'}-{space.digest}"
     journal = runs_dir / SWEEPS / f"{name}.journal"
     if settings.dry_run:
         _list(space, options, first, journal)
         return 0
+    make_runs_dir(runs_dir)
     with locked(journal):
         study = Study(journal, space, options)
         # on_end runs once for the search, not for each batch.

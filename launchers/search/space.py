@@ -58,6 +58,8 @@ def parse(overrides: Sequence[Override]) -> Space:
             seeds = _seeds(override)
         else:
             distributions[key] = _distribution(override)
+    if twice := sorted(set(distributions) & {text.partition("=")[0].lstrip("+") for text in fixed}):
+        raise UsageError(f"{twice[0]}: it is both searched and set; give only one of them")
     if not distributions:
         raise UsageError(f"hydra/sweeper=optuna: nothing is searched; {HOW}")
     return Space(distributions, seeds, tuple(fixed))
@@ -74,6 +76,9 @@ def _seeds(override: Override) -> tuple[int, ...]:
 
 def _distribution(override: Override) -> BaseDistribution:
     values, typed = override.value(), override.input_line
+    if tags := sorted(str(tag) for tag in getattr(values, "tags", ()) if
+                      tag != "log" or not isinstance(values, IntervalSweep)):
+        raise UsageError(f"{typed}: the tag {tags[0]} has no meaning here; {HOW}")
     try:
         if isinstance(values, IntervalSweep):
             low, high, log = values.start, values.end, "log" in values.tags

@@ -79,8 +79,12 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space, self.settings = space, settings
         storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=HeldAlready(str(journal))))
-        self.study = optuna.create_study(storage=storage, study_name=journal.stem, load_if_exists=True,
-                                         directions=DIRECTIONS[settings.objectives], sampler=RandomSampler(seed=0))
+        try:
+            self.study = optuna.create_study(storage=storage, study_name=journal.stem, load_if_exists=True,
+                                             directions=DIRECTIONS[settings.objectives], sampler=RandomSampler(seed=0))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{journal} is damaged ({type(error).__name__}: {error}); hydra.launcher.name=... begins "
+                             "another search") from error
         mine = {"space": space.digest, "objectives": settings.objectives, "judged_by": settings.judged_by}
         for key, value in mine.items():
             found = self.study.user_attrs.get(key)

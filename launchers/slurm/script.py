@@ -78,21 +78,23 @@ def script_of(settings: SlurmSettings, folder: Path, tasks_file: Path, code: Pat
         count: number of tasks.
         options: submitit's parameters (`options_of`).
     """
-    python = ["env", f"PYTHONPATH={code}", sys.executable]
+    # The user's own PYTHONPATH, from the environment or from `setup`, stays behind the snapshot.
+    path = shlex.quote(f"PYTHONPATH={code}") + '"${PYTHONPATH:+:$PYTHONPATH}"'
+    python = f"env {path} {shlex.quote(sys.executable)}"
     executor = Script(folder, python=shlex.quote(sys.executable))
     executor.update_parameters(**options, setup=preamble(settings, folder, tasks_file, python))
     # Ignore the signal until the task has installed its own handler, since it would end the shell.
-    command = f"trap '' USR2; exec {shlex.join(python)} -P -u -m {module} {shlex.quote(str(tasks_file))}"
+    command = f"trap '' USR2; exec {python} -P -u -m {module} {shlex.quote(str(tasks_file))}"
     return executor.text(shlex.join(["bash", "-c", command]), count)
 
 
-def preamble(settings: SlurmSettings, folder: Path, tasks_file: Path, python: Sequence[str]) -> list[str]:
-    """Return the shell code that runs before a task's command."""
+def preamble(settings: SlurmSettings, folder: Path, tasks_file: Path, python: str) -> list[str]:
+    """Return the shell code that runs before a task's command, in which `python` runs the snapshot's Python."""
     quoted = shlex.quote(str(folder))
     lines = [f'task_log={quoted}/"${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}_0_log.out"',  # as submitit's step
              f"task_job={shlex.quote(str(job_file(tasks_file)))}",
              f"task_names={shlex.quote(str(names_file(tasks_file)))}",
-             f"task_python=({shlex.join(python)})", f"task_exit={int(ExitCode.CANNOT_BEGIN)}",
+             f"task_python=({python})", f"task_exit={int(ExitCode.CANNOT_BEGIN)}",
              f"task_most={settings.most_excluded + len(settings.exclude)}",
              f"task_limit={60 * settings.time - settings.signal_seconds}", *PREAMBLE.splitlines()]
     for line in settings.setup:

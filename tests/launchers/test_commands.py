@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -345,3 +346,62 @@ def test_many_arrays_keep_the_limit_together() -> None:
 def test_deaths() -> None:
     assert death(-signal.SIGKILL).startswith("its process was ended by SIGKILL (the kernel")
     assert death(3) == "its process ended with exit code 3"
+
+
+def test_retry_checks_every_sweep_before_it_runs_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    """The setup of the second is refused before the first one runs; a signal that stops the first is meant for both."""
+    for name, setup in (("a", []), ("b", ["touch x"])):
+        config = compose(*SMALL, f"seed={'ab'.index(name)}", f"runs_dir={tmp_path}")
+        folder = run_path(config)
+        make_run(folder, state="interrupted", step=1)
+        RunFolder(folder).write_config(config)
+        settings = checked(SlurmSettings, {"setup": setup}) if setup else None
+        Sweep(tmp_path / "sweeps" / f"{name}.json", [str(folder.relative_to(tmp_path))], [[]],
+              launcher={"kind": "local"} | ({"kind": "slurm", **settings.kept()} if settings else {})).save()
+    launched: list[str] = []
+
+    def launch(sweep: Sweep, *_: object) -> int:
+        launched.append(sweep.name)
+        return 130
+
+    monkeypatch.setattr(commands, "launch", launch)
+    with pytest.raises(UsageError, match="its setup has lines of the shell"):
+        commands.retry([tmp_path])
+    assert launched == []
+    assert commands.retry([tmp_path], setup=True) == 130 and launched == ["a-retry"]
+
+
+def test_no_other_code_takes_the_place_of_a_snapshot(tmp_path: Path) -> None:
+    """The worker of an installation refuses to train in place of a snapshot that is gone."""
+    config = compose(*SMALL, f"runs_dir={tmp_path}")
+    folder = run_path(config)
+    folder.mkdir(parents=True)
+    RunFolder(folder).write_config(config)
+    done = subprocess.run([sys.executable, "-P", "-m", "launchers.worker", folder, f"--code={tmp_path / 'gone'}"],
+                          cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 1 and status(folder)["state"] == "failed"
+    assert f"the sweep's copy of the code, {tmp_path / 'gone'}, is gone or incomplete" in status(folder)["reason"]
+    assert not (folder / "metrics.csv").exists()
+
+
+def test_places_where_no_runs_are(tmp_path: Path) -> None:
+    folder = Path("/tmp") / f"no-place-{os.getpid()}"
+    make_run(folder, state="finished")
+    try:
+        assert "is not where a run's folder is" in launchers("status", folder, code=2)
+    finally:
+        shutil.rmtree(folder)
+    assert "does not exist" in launchers("logs", "x" * 300, code=2)
+
+
+def test_a_folder_that_leads_out_of_runs_dir_is_refused(tmp_path: Path) -> None:
+    """Before the first run: the sweep's file could not be read afterwards."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "toy").symlink_to(tmp_path / "elsewhere")
+    said = run("-m", *SMALL, "seed=0", f"runs_dir={tmp_path / 'runs'}", code=2)
+    assert "leads out of runs_dir" in said and not list((tmp_path / "elsewhere").iterdir())
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    run("-m", *SMALL, "seed=0", f"runs_dir={tmp_path / 'link'}")
+    run("-m", *SMALL, "seed=0", f"runs_dir={tmp_path / 'link'}")

@@ -219,8 +219,8 @@ def test_both_ends_of_a_space_are_checked_before_it_begins(tmp_path: Path) -> No
 
 def test_a_run_of_full_length_is_not_marked_as_pruned(tmp_path: Path) -> None:
     """Two trials, or a trial and an earlier sweep, may have the same runs."""
-    whole, part = (Member(tmp_path / "toy" / "a-b" / f"seed={seed}", {"total_steps": 100, "fresh": False})
-                   for seed in (0, 1))
+    config = {"total_steps": 100, "fresh": False, "eval": {"video": False}}
+    whole, part = (Member(tmp_path / "toy" / "a-b" / f"seed={seed}", config) for seed in (0, 1))
     for member, step in ((whole, 100), (part, 50)):
         member.folder.mkdir(parents=True)
         RunFolder(member.folder).write_status({"state": "finished", "step": step, "total_steps": step})
@@ -344,3 +344,10 @@ def test_a_pruned_run_is_finished_later_as_if_it_never_was(kills: tuple[Path, li
     assert status(folder)["state"] == "finished" and status(folder)["step"] == 24
     train_here(*arguments, f"runs_dir={tmp_path}")
     assert outcome(folder) == outcome(only_run(tmp_path))
+
+
+def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
+    journal = tmp_path / "s.journal"
+    journal.write_text("garbage\n")
+    with pytest.raises(UsageError, match=r"s\.journal is damaged .*hydra\.launcher\.name=\.\.\. begins another search"):
+        Study(journal, space_of("guidance.rho=interval(1, 2)"), SearchSettings())

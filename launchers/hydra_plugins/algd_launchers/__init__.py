@@ -77,13 +77,18 @@ def with_cells(grid: Sequence[Sequence[str]], cells: Mapping[str, Sequence[str]]
     """
     if not cells:
         return grid
-    swept = {override.partition("=")[0] for combination in grid for override in combination}
+    swept = {_key(override) for combination in grid for override in combination}
     for name, overrides in cells.items():
         for override in overrides:
-            if override.partition("=")[0] in swept:
-                raise UsageError(f"{override.partition('=')[0]}: the study's cell {name} sets it already, to "
+            if _key(override) in swept:
+                raise UsageError(f"{_key(override)}: the study's cell {name} sets it already, to "
                                  f"{override.partition('=')[2]}; leave it out, or change the cell in the study's file")
     return [[*combination, *overrides] for combination in grid for overrides in cells.values()]
+
+
+def _key(override: str) -> str:
+    """Return the key of an override, without a prefix such as ++."""
+    return override.partition("=")[0].lstrip("+~")
 
 
 class Optuna(Sweeper):
