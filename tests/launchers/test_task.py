@@ -1,10 +1,16 @@
 """What a SLURM task concludes from its earlier starts, and how many tasks of a sweep are in use."""
 
 import json
+import os
+import re
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from launchers.settings import SlurmSettings, checked
+from launchers.slurm.script import options_of, script_of
 from launchers.slurm.submission import in_use
 from launchers.slurm.task import REQUEUES, remember_stop, why_stuck
 from launchers.sweeps import Sweep
@@ -53,3 +59,18 @@ def test_what_a_sweep_has_in_use(tmp_path: Path) -> None:
     assert in_use(sweep, {"1": 7, "3": 7, "4": 1}) == 2 + 1
     assert in_use(sweep, {"2": 6, "3": 7}) == 6 + 2
     assert in_use(sweep, {}) == 0
+
+
+def test_a_task_keeps_the_users_path_behind_the_snapshot(tmp_path: Path) -> None:
+    """What `setup` or the environment puts into PYTHONPATH can be imported, and never in place of the snapshot."""
+    code = tmp_path / "it's the code"
+    text = script_of(checked(SlurmSettings, {}), tmp_path, tmp_path / "tasks.json", code, "launchers.slurm.task", 1,
+                     options_of(checked(SlurmSettings, {}), "x", "token", 1, None, []))
+    (python,) = re.findall(r"^task_python=\((.*)\)$", text, re.MULTILINE)
+    shown = f"task_python=({python})\n" + '"${task_python[@]}" -c "import os; print(os.environ[\'PYTHONPATH\'])"'
+    for mine, expected in (("/mine", f"{code}:/mine"), ("", str(code))):
+        done = subprocess.run(["bash", "-c", shown], env=os.environ | {"PYTHONPATH": mine}, text=True,
+                              capture_output=True, check=True)
+        assert done.stdout.strip() == expected
+    (command,) = [line for line in text.splitlines() if line.startswith("srun")]
+    assert python in shlex.split(command)[shlex.split(command).index("-c") + 1]
