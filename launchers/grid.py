@@ -124,10 +124,11 @@ def _check_parts(members: Sequence[Member]) -> None:
     for member in members:
         config = member.config
         agent, guidance, env = config["agent"], config["guidance"], config["env"]
-        kind = (agent["_target_"], str(agent.get("policy", {}).get("_target_")), agent.get("cost_backup"),
-                guidance["_target_"], str((guidance.get("dual") or {}).get("_target_")))
+        targets = tuple(part["_target_"] for part in (agent, agent.get("policy"), guidance, guidance.get("dual"))
+                        if part and "_target_" in part)
+        kind = (*targets, agent.get("cost_backup"))
         try:
-            if kind not in seen and all(target.startswith(("algd.", "None")) for target in (*kind[:2], *kind[3:])):
+            if kind not in seen and all(target.startswith("algd.") for target in targets):
                 seen.add(kind)
                 build_agent(config, cast(Task, spaces))
             if "id" in env and env["_target_"].startswith("algd.") and (other := repr(env)) not in seen:

@@ -191,7 +191,7 @@ def _check_choice(override: Override, more: Sequence[Path]) -> None:
         raise UsageError(f"{typed}: a group has one choice, which is written {group}=NAME; {allowed}")
     value = override.value()
     chosen: Sequence[Any] = value.list if isinstance(value, ChoiceSweep) else [value]
-    if group in OPTIONAL and isinstance(value, Sweep):
+    if group in OPTIONAL and isinstance(value, Sweep | Glob):
         raise UsageError(f"{typed}: a file of {group} may set what to sweep over, so that only one can be chosen; "
                          f"{allowed}")
     if isinstance(value, Glob) or (isinstance(value, Sweep) and not isinstance(value, ChoiceSweep)):

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from algd.config.identity import identity
-from algd.storage.checkpoint_state import TablePosition, newest_state
+from algd.storage.checkpoint_state import TABLES, TablePosition, newest_state
 from algd.storage.run_folder import RunFolder
-
-TABLES = ("episodes", "evals", "metrics")
 
 
 def check_integrity(folder: Path, config: Mapping[str, Any]) -> None:

@@ -140,6 +140,23 @@ def test_how_much_the_cost_critics_disagree() -> None:
     assert of("gaussian-augmented")[0] == [3.40, 2.24] and of("gaussian-plain")[0] == [3.15, 1.30, 3.17, 1.47]
 
 
+def test_what_hopper_does() -> None:
+    """Costs and returns of the section's sentences, at the steps that they name."""
+    said = " ".join(PAGE.split("## A velocity task")[1].split("\n## ")[0].split())
+    place = DATA / "hopper_velocity_short" / "hopper_velocity"
+    ((plain,), (augmented,)) = ([*place.glob(f"vesde-{guidance}/seed=0-*")] for guidance in ("plain", "augmented"))
+    costs, gains = ([{point.step: getattr(point, name) for point in read_run(folder).evaluations}
+                     for folder in (plain, augmented)] for name in ("mean_cost", "mean_return"))
+    high = [cost for step, cost in costs[0].items() if 16_000 <= step <= 22_000]
+    assert f"its evaluations cost {min(high):.0f} to {max(high):.0f}," in said
+    assert f"a return of {gains[0][24_000]:.1f} in 24 steps, at a cost of {costs[0][24_000]:.1f}" in said
+    assert f"the cost is {costs[0][30_000]:.1f} and {costs[0][32_000]:.1f}." in said
+    assert (f"({costs[1][32_000]:.1f}, a return of {gains[1][32_000]:.0f}, where the plain run returns "
+            f"{gains[0][32_000]:.0f})") in said
+    assert f"({', '.join(f'{costs[1][step]:.1f}' for step in (34_000, 36_000, 38_000))})" in said
+    assert max(cost for step, cost in costs[1].items() if step <= 32_000) < 82.748
+
+
 def test_costs_after_the_corner_are_those_of_the_evaluations() -> None:
     """In the corner all evaluations are the same, as at step 2,000."""
     for guidance in ("augmented", "plain", "none"):

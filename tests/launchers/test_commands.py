@@ -348,8 +348,7 @@ def test_deaths() -> None:
     assert death(3) == "its process ended with exit code 3"
 
 
-def test_retry_checks_every_sweep_before_it_runs_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                     capsys: pytest.CaptureFixture[str]) -> None:
+def test_retry_checks_every_sweep_before_it_runs_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The setup of the second is refused before the first one runs; a signal that stops the first is meant for both."""
     for name, setup in (("a", []), ("b", ["touch x"])):
         config = compose(*SMALL, f"seed={'ab'.index(name)}", f"runs_dir={tmp_path}")
@@ -359,6 +358,9 @@ def test_retry_checks_every_sweep_before_it_runs_one(tmp_path: Path, monkeypatch
         settings = checked(SlurmSettings, {"setup": setup}) if setup else None
         Sweep(tmp_path / "sweeps" / f"{name}.json", [str(folder.relative_to(tmp_path))], [[]],
               launcher={"kind": "local"} | ({"kind": "slurm", **settings.kept()} if settings else {})).save()
+    said = launchers("retry", tmp_path, code=2)
+    assert "its setup has lines of the shell" in said
+    assert {status(folder)["state"] for folder in tmp_path.glob("*/*/seed=*")} == {"interrupted"}
     launched: list[str] = []
 
     def launch(sweep: Sweep, *_: object) -> int:
@@ -366,9 +368,6 @@ def test_retry_checks_every_sweep_before_it_runs_one(tmp_path: Path, monkeypatch
         return 130
 
     monkeypatch.setattr(commands, "launch", launch)
-    with pytest.raises(UsageError, match="its setup has lines of the shell"):
-        commands.retry([tmp_path])
-    assert launched == []
     assert commands.retry([tmp_path], setup=True) == 130 and launched == ["a-retry"]
 
 

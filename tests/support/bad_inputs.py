@@ -267,6 +267,7 @@ RUN = [
     bad("-m seeds=three seed=1", "seeds=three", "seed=1"),
     bad("-m seeds=three,five", "seeds=three,five", "only one can be chosen", "five, one, ten, three"),
     bad("-m experiment=rho_ablation,cal", "experiment=rho_ablation,cal", "only one can be chosen"),
+    bad("-m experiment=glob(*)", "experiment=glob(*)", "only one can be chosen"),
     bad("-m seed=0,1 seed=2,3", "seed=0,1 and seed=2,3 both set seed"),
     bad("-m experiment=throttle_guidance seed=0 ++guidance.rho=3", "guidance.rho", "sets it already"),
     bad("-m seed=0,1 +hydra.lancher.jobs=2", "hydra.lancher.jobs=2", "did you mean hydra.launcher?"),
