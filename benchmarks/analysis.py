@@ -21,9 +21,10 @@ CODE = """
 import resource, sys, time
 start = time.perf_counter()
 from analysis.__main__ import main
+from benchmarks.memory import peak_resident
 main(["table", *sys.argv[1:], "--columns", "guidance.rho", "--format", "csv"])
 used = resource.getrusage(resource.RUSAGE_SELF)
-print(f"{time.perf_counter() - start:.1f} {used.ru_utime + used.ru_stime:.1f} {used.ru_maxrss / 1024:.0f}",
+print(f"{time.perf_counter() - start:.1f} {used.ru_utime + used.ru_stime:.1f} {peak_resident() / 2**20:.0f}",
       file=sys.stderr)
 """
 

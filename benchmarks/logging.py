@@ -17,6 +17,7 @@ from algd.budget import Budget
 from algd.logging.console import Console
 from algd.logging.tensorboard import TensorBoard
 from algd.logging.wandb import Wandb
+from benchmarks.memory import resident
 
 ROWS = 20_000
 
@@ -33,11 +34,6 @@ def console_microseconds() -> float:
 def family(pid: int) -> list[int]:
     """Return the ids of a process and its children."""
     return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
-
-
-def resident_megabytes(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
 
 def cpu_seconds(pid: int) -> float:
@@ -61,7 +57,7 @@ def measure(title: str, logger: Wandb | TensorBoard, folder: Path) -> None:
     time.sleep(20)
     idle = (sum(map(cpu_seconds, processes)) - before) / 20
     looks = timeit.timeit(logger.warnings, number=1000) * 1000
-    memory = " + ".join(f"{resident_megabytes(process):.0f}" for process in processes)
+    memory = " + ".join(f"{resident(process) / 2**20:.0f}" for process in processes)
     begin = time.perf_counter()
     logger.close("finished")
     end = time.perf_counter() - begin

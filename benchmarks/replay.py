@@ -7,18 +7,12 @@ Memory is the growth of the resident memory while the replay is filled, relative
 """
 
 import argparse
-import os
 from collections.abc import Callable
-from pathlib import Path
 
+from benchmarks.memory import resident
 from benchmarks.turns import serve, take_turns
 
 STATES, ACTIONS, BATCH = 76, 2, 256
-
-
-def resident() -> int:
-    """Return this process's resident memory in bytes."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def prepare(name: str) -> tuple[Callable[[], object], str]:

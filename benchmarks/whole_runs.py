@@ -65,13 +65,12 @@ def timed(owner: Any, name: str, seconds: dict[str, float], what: str) -> None:
 
 def train_here(started: float, arguments: Sequence[str]) -> Measured:
     """Train a run in this process, which was started at `time.time()` = started."""
-    import resource
-
     from algd.envs.task import Task
     from algd.run.evaluation import Evaluator
     from algd.run.persistence import Persistence
     from algd.run.train import train
     from algd.run.trainer import Trainer
+    from benchmarks.memory import peak_resident
     from benchmarks.setting import configuration
 
     seconds = dict.fromkeys(("inside", "environment", "updating", "evaluating", "saving"), 0.0)
@@ -94,7 +93,7 @@ def train_here(started: float, arguments: Sequence[str]) -> Measured:
     took = time.perf_counter() - first["at"]
     spent = {what: seconds[what] - first[what] for what in ("environment", "updating", "evaluating", "saving")}
     return Measured(first["to_first_update"], config["total_steps"] - 1, took, **spent,
-                    peak=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+                    peak=peak_resident())
 
 
 def start(*arguments: str, folder: str) -> subprocess.Popen[str]:

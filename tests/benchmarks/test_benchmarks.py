@@ -162,6 +162,18 @@ def test_where_a_run_spends_its_time_adds_up() -> None:
     assert 0 < measured.to_first_update < elapsed - measured.seconds and 1e8 < measured.peak < 2e9
 
 
+def test_the_peak_memory_of_a_process_is_its_own() -> None:
+    child = "from benchmarks.memory import peak_resident; print(peak_resident())"
+    parent = f"""
+import subprocess, sys
+from benchmarks.memory import peak_resident
+held = bytearray(300_000_000)
+print(peak_resident(), subprocess.check_output([sys.executable, "-c", {child!r}], text=True))
+"""
+    large, small = map(int, subprocess.check_output([sys.executable, "-c", parent], cwd=ROOT, text=True).split())
+    assert large > 300_000_000 and 1_000_000 < small < 100_000_000
+
+
 def test_there_is_one_door_to_all_measurements() -> None:
     assert set(MEASUREMENTS) <= {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
     result = subprocess.run([sys.executable, "-m", "benchmarks", "updats"], cwd=ROOT, capture_output=True, text=True)
