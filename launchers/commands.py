@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from algd.config.trust import trust
 from algd.config.values import check_value, leaves
 from algd.errors import ExitCode, UsageError
 from algd.logging.console import answer
-from algd.storage.provenance import process_record
+from algd.storage.provenance import is_ours
 from algd.storage.run_folder import RunFolder
 from algd.storage.sweep_file import SWEEPS
 from launchers.launch import SETTINGS, in_wandb, launch
@@ -234,8 +234,8 @@ def stop_here(sweeps: Iterable[Sweep], held: Iterable[Path]) -> tuple[int, int]:
     """
     count = beyond_reach = 0
     for sweep in sweeps:
-        if sweep.launcher.get("kind") == "local" and is_ours(sweep.driver):
-            os.kill(sweep.driver["pid"], signal.SIGTERM)
+        for driver in filter(is_ours, sweep.drivers):
+            os.kill(driver["pid"], signal.SIGTERM)
             say(f"asked the launcher of {sweep.name} to stop")
             count += 1
     for folder in held:
@@ -250,14 +250,6 @@ def stop_here(sweeps: Iterable[Sweep], held: Iterable[Path]) -> tuple[int, int]:
                  "is only just starting; the same command again stops it") + f": {shown_path(folder)}")
             beyond_reach += 1
     return count, beyond_reach
-
-
-def is_ours(process: Mapping[str, Any]) -> bool:
-    """Return whether a recorded process (`process_record`) is on this machine and still the same process."""
-    if not isinstance(process.get("pid"), int):
-        return False
-    now = process_record(process["pid"])
-    return now["ticks"] is not None and all(process.get(key) == value for key, value in now.items())
 
 
 def logs(folder: Path, follow: bool, lines: int) -> int:

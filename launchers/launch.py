@@ -1,12 +1,13 @@
 """Launch a checked sweep with its launcher, or list its members."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from algd.errors import ExitCode
-from algd.storage.provenance import code_version
+from algd.storage.provenance import code_version, is_ours, process_record
 from algd.storage.run_folder import RunFolder
 from launchers.estimate import estimate
 from launchers.local import run_here
@@ -38,9 +39,14 @@ def launch(sweep: Sweep, members: Sequence[Member], settings: Settings, code: Pa
     trusted = {module for member in members for module in member.config["trusted"]}
     if isinstance(settings, SlurmSettings):
         check(settings)
+    this = process_record(os.getpid())
     with submission_lock(sweep.file.parent) as lock:
-        # Another process may have submitted runs since the sweep was composed.
-        sweep.submissions = load_sweep(sweep.file).submissions if sweep.file.exists() else []
+        # Another process may have submitted runs since the sweep was composed, or run some at this moment.
+        earlier = load_sweep(sweep.file) if sweep.file.exists() else sweep
+        sweep.submissions = earlier.submissions
+        sweep.drivers = [driver for driver in earlier.drivers if is_ours(driver) or driver.get("host") != this["host"]]
+        if isinstance(settings, LocalSettings) and this not in sweep.drivers:
+            sweep.drivers.append(this)
         code = code or take_snapshot(sweep.file.parent, own_packages(trusted))
         sweep.code, sweep.commit = str(code.relative_to(sweep.file.parent)), code_version()["commit"]
         sweep.save()

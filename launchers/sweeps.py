@@ -6,7 +6,7 @@
     code          its newest code snapshot, relative to sweeps/ (`launchers.snapshot`)
     commit        the snapshot's git commit
     launcher      "local" or "slurm", with its settings
-    driver        host and process id of the process that started it
+    drivers       the processes of local launchers that run it, or did when it was last started (`process_record`)
     submissions   on SLURM: [{"job": id of a job array, "tasks": [[run, ...], ...], "code", "commit", ...}, ...]; the id
                   is null until sbatch has answered (`launchers.slurm.submission`)
 """
@@ -24,7 +24,7 @@ from typing import Any
 
 from algd.errors import UsageError
 from algd.storage.files import write_atomically
-from algd.storage.provenance import process_record, safe_command
+from algd.storage.provenance import safe_command
 from algd.storage.run_folder import ASIDE
 from algd.storage.sweep_file import SWEEPS, read_sweep_file
 
@@ -58,7 +58,7 @@ class Sweep:
     submissions: list[dict[str, Any]] = field(default_factory=list)
     command: str = ""
     time: str = ""
-    driver: dict[str, Any] = field(default_factory=dict)
+    drivers: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -104,7 +104,7 @@ def load_sweep(file: Path) -> Sweep:
 
 def _check_types(sweep: Sweep) -> None:
     """Raise TypeError or ValueError if a sweep's file does not have the types of `Sweep`."""
-    for key, kind in (("launcher", dict), ("driver", dict), ("time", str), ("command", str), ("submissions", list),
+    for key, kind in (("launcher", dict), ("drivers", list), ("time", str), ("command", str), ("submissions", list),
                       ("experiment", str | None), ("code", str | None)):
         if not isinstance(getattr(sweep, key), kind):
             raise TypeError(f"{key} is not what it should be")
@@ -117,6 +117,8 @@ def _check_types(sweep: Sweep) -> None:
             or re.fullmatch(r"[0-9]+", str(job))
         if not known or not all(isinstance(run, str) for task in tasks for run in task):
             raise TypeError(f"submission {job!r} is not one")
+    if not all(isinstance(driver, dict) for driver in sweep.drivers):
+        raise TypeError("its drivers are not what they should be")
 
 
 def begin_sweep(runs_dir: Path, name: str | None, experiment: str | None, members: Sequence[Member],
@@ -136,8 +138,7 @@ def begin_sweep(runs_dir: Path, name: str | None, experiment: str | None, member
     earlier = load_sweep(file).submissions if file.exists() else []
     return Sweep(file, runs, [list(member.overrides) for member in members], experiment, launcher=dict(launcher),
                  submissions=earlier, command=safe_command(sys.argv),
-                 time=datetime.now(UTC).isoformat(timespec="seconds"),
-                 driver=process_record(os.getpid()))
+                 time=datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def sweeps_of(runs_dir: Path) -> list[Sweep]:

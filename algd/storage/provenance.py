@@ -9,7 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -80,6 +80,14 @@ def process_record(pid: int) -> dict[str, Any]:
     except (OSError, ValueError, IndexError):
         pass
     return {"host": platform.node(), "pid": pid, "boot": boot, "ticks": ticks}
+
+
+def is_ours(process: Mapping[str, Any]) -> bool:
+    """Return whether a recorded process (`process_record`) is on this machine and still the same process."""
+    if not isinstance(process.get("pid"), int):
+        return False
+    now = process_record(process["pid"])
+    return now["ticks"] is not None and all(process.get(key) == value for key, value in now.items())
 
 
 def start_record(threads: int, device: str) -> dict[str, Any]:

@@ -52,7 +52,9 @@ def make_run(folder: Path, **what: object) -> Path:
 
 
 def test_cancel_retry_and_logs(tmp_path: Path) -> None:
-    """cancel stops launcher and run with a checkpoint; retry continues with the sweep's own settings."""
+    """cancel stops launchers and run with a checkpoint; retry continues with the sweep's own settings."""
+    earlier = subprocess.Popen(["sleep", "600"])  # as if the same command had been typed before, and still ran
+    Sweep(tmp_path / "sweeps" / "s.json", [], [], drivers=[process_record(earlier.pid), {"pid": earlier.pid}]).save()
     sweep = start("-m", *ENDLESS, "seed=0,1", f"runs_dir={tmp_path}", "hydra.launcher.jobs=1", "hydra.launcher.name=s")
     try:
         while not list(tmp_path.glob("*/*/*/metrics.csv")):
@@ -64,10 +66,12 @@ def test_cancel_retry_and_logs(tmp_path: Path) -> None:
         while "running" not in (shown := launchers("status", tmp_path / "sweeps" / "s.json")):
             assert sweep.poll() is None
         assert "1 new, 1 running" in shown
-        assert "asked the launcher of s to stop" in launchers("cancel", tmp_path)
+        assert launchers("cancel", tmp_path).count("asked the launcher of s to stop") == 2
+        assert earlier.wait(60) == -signal.SIGTERM
         _, errors = sweep.communicate()
     finally:
         sweep.kill()
+        earlier.kill()
     assert sweep.returncode == 128 + signal.SIGTERM, errors
     assert status(folder)["state"] == "interrupted" and (folder / "checkpoints" / "000002").is_dir()
     heard, _ = following.communicate()
@@ -182,7 +186,7 @@ def test_cancelling_one_run_leaves_its_sweep_alone(tmp_path: Path, capsys: pytes
     launcher = subprocess.Popen(["sleep", "600"])
     try:
         Sweep(tmp_path / "sweeps" / "s.json", ["toy/a-b/seed=0-1", "toy/a-b/seed=1-1"], [["seed=0"], ["seed=1"]],
-              launcher={"kind": "local"}, driver=process_record(launcher.pid)).save()
+              launcher={"kind": "local"}, drivers=[process_record(launcher.pid)]).save()
         assert commands.cancel([folder]) == 0
         assert "nothing runs or waits" in capsys.readouterr().err and launcher.poll() is None
         assert commands.cancel([tmp_path]) == 0

@@ -15,9 +15,8 @@ import pytest
 
 from algd.errors import UsageError
 from algd.storage.lock import Lock
-from algd.storage.provenance import process_record
+from algd.storage.provenance import is_ours, process_record
 from algd.storage.run_folder import run_path
-from launchers.commands import is_ours
 from launchers.states import is_held
 from tests.soak import campaigns
 from tests.soak.campaigns import SMALL, Ground, ground
