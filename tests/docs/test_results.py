@@ -147,13 +147,21 @@ def test_what_hopper_does() -> None:
     ((plain,), (augmented,)) = ([*place.glob(f"vesde-{guidance}/seed=0-*")] for guidance in ("plain", "augmented"))
     costs, gains = ([{point.step: getattr(point, name) for point in read_run(folder).evaluations}
                      for folder in (plain, augmented)] for name in ("mean_cost", "mean_return"))
-    high = [cost for step, cost in costs[0].items() if 16_000 <= step <= 22_000]
-    assert f"its evaluations cost {min(high):.0f} to {max(high):.0f}," in said
+    for first, last, words in ((16_000, 22_000, "its evaluations cost"), (30_000, 36_000, "36,000 cost")):
+        high = [cost for step, cost in costs[0].items() if first <= step <= last]
+        assert f"{words} {min(high):.0f} to {max(high):.0f}" in said and min(high) > 82.748
     assert f"a return of {gains[0][24_000]:.1f} in 24 steps, at a cost of {costs[0][24_000]:.1f}" in said
-    assert f"the cost is {costs[0][30_000]:.1f} and {costs[0][32_000]:.1f}." in said
+    assert f"at a cost of {costs[0][38_000]:.1f}. " in said and f"that returns {gains[0][38_000]:.1f}, the highest" in said
+    assert max((*gains[0].values(), *gains[1].values())) == gains[0][38_000]
+    assert f"as before ({gains[0][40_000]:.1f} at a cost of {costs[0][40_000]:.1f})" in said
     assert (f"({costs[1][32_000]:.1f}, a return of {gains[1][32_000]:.0f}, where the plain run returns "
             f"{gains[0][32_000]:.0f})") in said
     assert f"({', '.join(f'{costs[1][step]:.1f}' for step in (34_000, 36_000, 38_000))})" in said
+    assert f"ends at {costs[1][40_000]:.1f} with a return of {gains[1][40_000]:.0f}." in said
+    with (plain / "metrics.csv").open() as file:
+        lam = {int(row["step"]): float(row["lam"]) for row in csv.DictReader(file)}
+    assert [float(f"{lam[step]:.2g}") for step in (15_500, 33_000)] == [0.0017, 0.044]
+    assert [float(f"{lam[step]:.3g}") for step in (25_000, 38_000)] == [1.41, 1.41]
     assert max(cost for step, cost in costs[1].items() if step <= 32_000) < 82.748
 
 
