@@ -23,10 +23,22 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("algd", "analysis", "launchers")
 
 
-def code_files(root: Path = ROOT) -> list[Path]:
-    """Return the packages' files, relative to their root and sorted, without compiled Python files."""
-    found = [path for package in PACKAGES for path in (root / package).rglob("*") if path.is_file()]
-    return sorted(path.relative_to(root) for path in found if "__pycache__" not in path.parts)
+def code_files(package: Path, runs_dir: Path | None = None) -> list[Path]:
+    """Return a package's files, sorted, without compiled Python files, git's own and those of the runs.
+
+    Args:
+        package: its folder, or the file of a single-file module.
+        runs_dir: the runs' folder, which may be in the package.
+    """
+    if package.is_file():
+        return [package]
+    found = []
+    for folder, folders, files in os.walk(package):
+        at = Path(folder)
+        folders[:] = [name for name in folders
+                      if name not in ("__pycache__", ".git") and (at / name).resolve() != runs_dir]
+        found += [at / name for name in files if (at / name).is_file()]
+    return sorted(found)
 
 
 def own_packages(trusted: Iterable[str]) -> list[Path]:
@@ -46,11 +58,8 @@ def take_snapshot(sweeps: Path, own: Sequence[Path] = (), root: Path = ROOT) -> 
     Returns:
         The snapshot's folder.
     """
-    contents = {path: (root / path).read_bytes() for path in code_files(root)}
-    for package in own:
-        files = [package] if package.is_file() else [path for path in sorted(package.rglob("*")) if path.is_file()]
-        contents |= {path.relative_to(package.parent): path.read_bytes() for path in files
-                     if "__pycache__" not in path.parts}
+    contents = {path.relative_to(package.parent): path.read_bytes() for package in (*map(root.joinpath, PACKAGES), *own)
+                for path in code_files(package, sweeps.parent.resolve())}
     version = json.dumps(code_version(), indent=1).encode()
     digest = hashlib.sha256(version)
     for path, content in contents.items():

@@ -277,10 +277,14 @@ def test_runs_are_named_by_folders_and_lists(tmp_path: Path) -> None:
 
 def test_snapshots_are_shared_by_content(tmp_path: Path) -> None:
     root, sweeps = tmp_path / "root", tmp_path / "sweeps"
-    for name in ("algd/one.py", "launchers/two.py", "launchers/__pycache__/two.pyc"):
+    for name in ("algd/one.py", "launchers/two.py", "launchers/__pycache__/two.pyc", "lab/three.py", "lab/.git/config",
+                 "lab/data/four.csv", "lab/runs/toy/config.yaml", "five.py"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(name)
-    assert [str(path) for path in code_files(root)] == ["algd/one.py", "launchers/two.py"]
+    assert [str(path.relative_to(root)) for path in code_files(root / "launchers")] == ["launchers/two.py"]
+    own = take_snapshot(root / "lab" / "runs" / "sweeps", [root / "lab", root / "five.py"], root)
+    assert sorted(str(path.relative_to(own)) for path in own.rglob("*") if path.is_file()) == [
+        "algd/one.py", "code.json", "five.py", "lab/data/four.csv", "lab/three.py", "launchers/two.py"]
     first = take_snapshot(sweeps, root=root)
     assert take_snapshot(sweeps, root=root) == first
     assert (first / "algd" / "one.py").read_text() == "algd/one.py"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from launchers.snapshot import code_files
+from launchers.snapshot import PACKAGES, code_files
 from tests.soak import campaigns
 from tests.support.command import ROOT, TINY, only_run, outcome, train_here
 
@@ -82,7 +82,7 @@ echo "second exit code $code"
 @pytest.mark.needs("namespaces")
 def test_no_room_for_a_sweep(tmp_path: Path) -> None:
     """With room for the code's copy but not for two runs, the runs fail, the sweep reports it, and later continues."""
-    room = sum(-(-path.stat().st_size // 4096) * 4 for path in code_files()) + 300
+    room = sum(-(-path.stat().st_size // 4096) * 4 for name in PACKAGES for path in code_files(ROOT / name)) + 300
     process = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", SWEEP, "bash", str(tmp_path), str(room),
          sys.executable, *RUN, "seed=0,1", "hydra.launcher.jobs=1", f"runs_dir={tmp_path}"],
