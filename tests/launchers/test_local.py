@@ -235,6 +235,7 @@ WRONG = {
     "hydra.launcher.jobz=2": "hydra.launcher.jobz is not a key of the launcher; its keys are in",
     "hydra.launcher.name=a/b": "hydra.launcher.name='a/b': it should",
     "mode=eval": "a sweep is over runs that train",
+    "+hydra.job.env_set.MUJOCO_GL=egl": "hydra.job.env_set: MUJOCO_GL would not be set in the runs of a sweep",
 }
 
 

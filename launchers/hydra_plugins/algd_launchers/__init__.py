@@ -26,6 +26,10 @@ class Local(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.master = hydra_context, config
+        if variables := config.hydra.job.env_set:
+            raise UsageError(f"hydra.job.env_set: {', '.join(map(str, variables))} would not be set in the runs of a "
+                             "sweep, which have the variables of the command's own environment, and on SLURM also "
+                             "those that lines of hydra.launcher.setup export")
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         # Runs return nothing to this process; the exit code says how they ended.
