@@ -137,7 +137,7 @@ def test_how_much_the_cost_critics_disagree() -> None:
     assert ddpm == [0.57, 1.16, 1.25] and vesde == [0.45, 1.42, 3.63]
     assert sum(value < 0 for value in ddpm_least + vesde_least) == 4 and round(min(vesde_least), 1) == -6.8
     # FAC, then SAC-Lagrangian.
-    assert of("gaussian-augmented")[0] == [3.40, 2.24] and of("gaussian-plain")[0] == [3.15, 1.30, 3.17, 1.47]
+    assert of("gaussian-augmented")[0] == [3.40, 2.24, 3.07] and of("gaussian-plain")[0] == [3.15, 1.30, 3.17, 1.47]
 
 
 def test_what_hopper_does() -> None:
