@@ -54,6 +54,9 @@ def curves(arguments: argparse.Namespace) -> int:
     rows, columns = _keys(arguments.rows), _keys(arguments.columns)
     if not _keys(arguments.quantities):
         raise UsageError(f"--quantities {arguments.quantities}: names are needed, such as return,cost,lam")
+    ranges = dict(arguments.range)
+    if lost := ranges.keys() - set(_keys(arguments.quantities)) | ranges.keys() & {"curvature"}:
+        raise UsageError(f"--range {min(lost)}: one of --quantities {arguments.quantities} is needed, except curvature")
     for family in sorted({run.family for run in runs}):
         members = [run for run in runs if run.family == family]
         found = cells(members, rows, columns, arguments.pool, arguments.interval, arguments.bootstrap_seed)
@@ -63,7 +66,8 @@ def curves(arguments: argparse.Namespace) -> int:
                 for level in levels:
                     print(*write(draw_curvature(found, level), f"curvature_{level}_{family}", arguments.out), sep="\n")
                 continue
-            figure = draw(found, columns, quantity, arguments.smooth, arguments.raw, arguments.sampler)
+            figure = draw(found, columns, quantity, arguments.smooth, arguments.raw, arguments.sampler,
+                          ranges.get(quantity))
             print(*write(figure, f"{quantity}_{family}", arguments.out), sep="\n")
     return 0
 

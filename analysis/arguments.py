@@ -47,6 +47,17 @@ def _multiplier(text: str) -> float:
     return number
 
 
+def _range(text: str) -> tuple[str, tuple[float, float]]:
+    quantity, _, ends = text.partition("=")
+    try:
+        low, high = map(float, ends.split(":"))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not quantity or not -float("inf") < low < high < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: QUANTITY=LOW:HIGH is needed, such as cost=0:100")
+    return quantity, (low, high)
+
+
 def _imported(text: str) -> str:
     try:
         importlib.import_module(text)
@@ -117,6 +128,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--smooth", type=_count, default=1, metavar="N",
                          help="average the last N values of each run, and note it in the figure (default 1: none)")
     command.add_argument("--raw", action="store_true", help="draw each seed too")
+    command.add_argument("--range", type=_range, action="append", default=[], metavar="QUANTITY=LOW:HIGH",
+                         help="ends of a quantity's axis, such as cost=0:100; the figure says how far values beyond "
+                              "them reach; can be repeated (default: everything is shown)")
     command.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR",
                          help="the folder of the PNG and the PDF files (default figures)")
 

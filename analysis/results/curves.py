@@ -148,7 +148,7 @@ def critic_error(run: Run, sampler: str) -> Series:
 
 
 def draw(cells: Sequence[Cell], keys: Sequence[str], quantity: str, window: int = 1, raw: bool = False,
-         sampler: str = "deterministic") -> Figure:
+         sampler: str = "deterministic", between: tuple[float, float] | None = None) -> Figure:
     """Draw one quantity: a panel for each row of the cells, a line for each column.
 
     Args:
@@ -158,6 +158,8 @@ def draw(cells: Sequence[Cell], keys: Sequence[str], quantity: str, window: int 
         window: number of values in the moving average; 1: none. The figure states it.
         raw: whether to draw each seed as a thin line too.
         sampler: of the evaluations, which the figure names.
+        between: ends of the quantity's axis; None: all that is drawn fits. The figure states how far values beyond
+            them reach.
 
     Raises:
         UsageError: no run has the quantity.
@@ -172,6 +174,7 @@ def draw(cells: Sequence[Cell], keys: Sequence[str], quantity: str, window: int 
         drawn: dict[tuple[str, ...], None] = {}
         faint = geometric = False
         seeds: set[int] = set()
+        shown: list[Floats] = []
         for row, axis in zip(panels, grid.flat, strict=False):
             here = [cell for cell in cells if cell.row == row]
             having = [(cell, series) for cell in here if (series := [
@@ -184,6 +187,7 @@ def draw(cells: Sequence[Cell], keys: Sequence[str], quantity: str, window: int 
                 seeds.add(len(series))
                 over = (curve(series, cell.method, cell.bootstrap_seed) if quantity == "return" else
                         range_curve(series, decades))
+                shown += [over.centre, over.low, over.high, *[single.values for single in series if raw]]
                 style = layered(look(cell.column, keys, columns), columns.index(cell.column), len(columns))
                 faint |= _lines(axis, over, series if raw else [], len(cell.runs), style, quantity in EVALUATED)
             if quantity == "cost":
@@ -195,6 +199,8 @@ def draw(cells: Sequence[Cell], keys: Sequence[str], quantity: str, window: int 
                 axis.axhline(0, color="0.35", linewidth=0.6)
             if decades:
                 axis.set_yscale("log")
+            if between is not None:
+                axis.set_ylim(*between)
             if not having:
                 axis.text(0.5, 0.5, "not logged", transform=axis.transAxes, ha="center", color="0.4")
                 axis.set(xticks=[], yticks=[])
@@ -213,8 +219,17 @@ def draw(cells: Sequence[Cell], keys: Sequence[str], quantity: str, window: int 
             handles.append(Line2D([], [], color="0.5", alpha=FAINT, linewidth=0.8, label="faint: not all seeds"))
         legend(figure, handles)
         said = _said(quantity, sorted(seeds), window, raw, sampler, cells[0].method, geometric)
+        if between is not None:
+            said += _beyond(np.concatenate(shown), *between)
         figure.suptitle("\n".join(wrap(said, 78)), fontsize=6)
     return figure
+
+
+def _beyond(values: Floats, low: float, high: float) -> str:
+    """Say how far values reach beyond the ends of their axis; "" if none does."""
+    least, most = np.nanmin(values), np.nanmax(values)
+    reach = [f"down to {least:.4g}"] * bool(least < low) + [f"up to {most:.4g}"] * bool(most > high)
+    return f"; values beyond the axis, {' and '.join(reach)}, are not shown" if reach else ""
 
 
 def spans_decades(quantity: str, found: Sequence[Series]) -> bool:

@@ -230,6 +230,24 @@ def test_raw_seeds_on_request() -> None:
         draw(found, KEYS, "return").axes[0].lines) + 5
 
 
+def test_values_beyond_a_given_axis_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    found = paper_cells("env=point_button1", "guidance=plain")
+
+    def told(low: float, high: float) -> str:
+        figure = draw(found, KEYS, "cost", between=(low, high))
+        assert figure.axes[0].get_ylim() == (low, high)
+        return figure.get_suptitle().replace("\n", " ")
+
+    most = max(max(run.costs) for cell in found for run in cell.runs)
+    least = min(min(run.costs) for cell in found for run in cell.runs)
+    assert told(0, most + 1) == draw(found, KEYS, "cost").get_suptitle().replace("\n", " ")
+    assert told(0, most - 1).endswith(f"; values beyond the axis, up to {most:.4g}, are not shown")
+    assert f"beyond the axis, down to {least:.4g} and up to {most:.4g}, are" in told(least + 1, most - 1)
+    for given, said in (("cost=5", "QUANTITY=LOW:HIGH"), ("cost=5:5", "QUANTITY=LOW:HIGH"),
+                        ("cost=0:nan", "QUANTITY=LOW:HIGH"), ("lam=0:1", "one of --quantities return,cost is needed")):
+        assert main(["curves", str(FIXTURE), "--range", given]) == 2 and said in capsys.readouterr().err
+
+
 def test_an_algorithm_looks_the_same_in_every_figure() -> None:
     alone = look(("vesde", "plain"), KEYS, [("vesde", "plain")])
     among = look(("vesde", "plain"), KEYS, [("ddpm", "pid"), ("gaussian", "none"), ("vesde", "plain")])
