@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -356,27 +357,33 @@ def test_deaths() -> None:
     assert death(3) == "its process ended with exit code 3"
 
 
-def test_retry_checks_every_sweep_before_it_runs_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retry_checks_every_sweep_before_it_runs_one(tmp_path: Path) -> None:
     """The setup of the second is refused before the first one runs; a signal that stops the first is meant for both."""
-    for name, setup in (("a", []), ("b", ["touch x"])):
-        config = compose(*SMALL, f"seed={'ab'.index(name)}", f"runs_dir={tmp_path}")
-        folder = run_path(config)
-        make_run(folder, state="interrupted", step=1)
-        RunFolder(folder).write_config(config)
-        settings = checked(SlurmSettings, {"setup": setup}) if setup else None
-        Sweep(tmp_path / "sweeps" / f"{name}.json", [str(folder.relative_to(tmp_path))], [[]],
-              launcher={"kind": "local"} | ({"kind": "slurm", **settings.kept()} if settings else {})).save()
-    said = launchers("retry", tmp_path, code=2)
-    assert "its setup has lines of the shell" in said
-    assert {status(folder)["state"] for folder in tmp_path.glob("*/*/seed=*")} == {"interrupted"}
-    launched: list[str] = []
-
-    def launch(sweep: Sweep, *_: object) -> int:
-        launched.append(sweep.name)
-        return 130
-
-    monkeypatch.setattr(commands, "launch", launch)
-    assert commands.retry([tmp_path], setup=True) == 130 and launched == ["a-retry"]
+    sweeps, folders = {}, {}
+    for seed, name in enumerate("ab"):
+        config = compose(*ENDLESS, f"seed={seed}", f"runs_dir={tmp_path}")
+        folders[name] = run_path(config)
+        make_run(folders[name], state="interrupted", step=1)
+        RunFolder(folders[name]).write_config(config)
+        sweeps[name] = Sweep(tmp_path / "sweeps" / f"{name}.json", [str(folders[name].relative_to(tmp_path))], [[]],
+                             launcher={"kind": "local"})
+        sweeps[name].save()
+    replace(sweeps["b"], launcher={"kind": "slurm", **checked(SlurmSettings, {"setup": ["touch x"]}).kept()}).save()
+    assert "its setup has lines of the shell" in launchers("retry", tmp_path, code=2)
+    assert {status(folder)["state"] for folder in folders.values()} == {"interrupted"}
+    sweeps["b"].save()
+    retry = subprocess.Popen([sys.executable, "-m", "launchers", "retry", tmp_path], cwd=ROOT, text=True,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        while not (folders["a"] / "metrics.csv").exists():
+            assert retry.poll() is None
+            time.sleep(0.05)
+        retry.send_signal(signal.SIGINT)
+        _, errors = retry.communicate()
+    finally:
+        retry.kill()
+    assert retry.returncode == 128 + signal.SIGINT and "a-retry: 1 run: 1 interrupted" in errors, errors
+    assert not (folders["b"] / "log.txt").exists() and "b-retry" not in errors
 
 
 def test_no_other_code_takes_the_place_of_a_snapshot(tmp_path: Path) -> None:
