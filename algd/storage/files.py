@@ -13,7 +13,11 @@ CHECKSUM = re.compile(r"[0-9a-f]{64}")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file atomically: at every moment it has the old content, or the new, or does not exist."""
+    """Write a file atomically: at every moment it has the old content, or the new, or does not exist.
+
+    Raises:
+        OSError: it cannot be written; the error has the file's name.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -21,9 +25,10 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError:
+    except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        error.filename = str(path)  # that of a failed write is None
         raise
     sync_directory(path.parent)
 

@@ -22,6 +22,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from algd.errors import UsageError
+from algd.storage.files import write_atomically
 from analysis.report.content import Content, Options, assemble
 from analysis.report.grids import MEANING
 from analysis.results.table import Table, details, grid
@@ -53,10 +54,13 @@ def write(out: Path, title: str, gathered: Gathered, options: Options, sweep: Ma
     def link(folder: Path) -> str:
         return quote(os.path.relpath(folder.resolve(), out.parent.resolve())) if folder.is_dir() else ""
 
-    text = render(assemble(title, gathered, options, link, sweep))
+    page = render(assemble(title, gathered, options, link, sweep)).encode()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8")
+        if out.exists() and not out.is_file():
+            out.write_bytes(page)  # a pipe or a device
+        else:
+            write_atomically(out.resolve(), page)
     except OSError as error:
         raise UsageError(f"--out {out}: it cannot be written ({error.strerror})") from error
 

@@ -1,5 +1,6 @@
 """The style of all figures of results: sizes, palette, the line style of an algorithm, and writing to files."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from algd.errors import UsageError
+from algd.storage.files import write_atomically
 
 WIDTH = 3.4  # one column of a paper, in inches
 # Okabe and Ito's colour-blind-safe palette without its yellow.
@@ -79,6 +81,7 @@ def write(figure: Figure, name: str, out: Path) -> list[Path]:
 
     Raises:
         UsageError: the folder cannot be created.
+        OSError: a file cannot be written; an earlier one of this name is left as it is.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -88,6 +91,8 @@ def write(figure: Figure, name: str, out: Path) -> list[Path]:
     files = [out / f"{name.replace('/', '-')}.{ending}" for ending in ("png", "pdf")]
     with plt.rc_context(STYLE):
         for file in files:
-            figure.savefig(file, metadata={"Software": None} if file.suffix == ".png" else {"CreationDate": None})
+            drawn, kind = io.BytesIO(), file.suffix[1:]
+            figure.savefig(drawn, format=kind, metadata={"Software": None} if kind == "png" else {"CreationDate": None})
+            write_atomically(file, drawn.getvalue())
     plt.close(figure)
     return files

@@ -91,3 +91,32 @@ def test_no_room_for_a_sweep(tmp_path: Path) -> None:
     assert "first exit code 1" in process.stdout and "second exit code 0" in process.stdout, process.stderr
     assert "Traceback" not in process.stderr, process.stderr
     assert "No space left on device" in process.stderr and "2 runs: 2 finished" in process.stderr
+
+
+ANALYSIS = """
+mount -t tmpfs -o size=16k tmpfs "$1"
+echo earlier | tee "$1/return_paper.png" > "$1/report.html"
+"$2" -m analysis curves "${@:3}" --quantities return --out "$1" > "$1.out"; echo "curves exit code $?"
+"$2" -m analysis report "${@:3}" --out "$1/report.html"; echo "report exit code $?"
+"$2" -m analysis table "${@:3}" > /dev/full; echo "table exit code $?"
+cat "$1/return_paper.png" "$1/report.html"
+ls -A "$1"
+"""
+
+
+@pytest.mark.needs("namespaces")
+def test_no_room_for_an_analysis(tmp_path: Path) -> None:
+    """What an earlier command wrote stays, and each says in one sentence what it could not write."""
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
+    process = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", ANALYSIS, "bash", str(mounted),
+         sys.executable, "tests/fixtures/runs", "--where", "env=point_button1"], cwd=ROOT, capture_output=True,
+        text=True)
+    assert process.stdout.splitlines() == [
+        "curves exit code 1", "report exit code 2", "table exit code 1", "earlier", "earlier", "report.html",
+        "return_paper.png"], process.stderr
+    assert process.stderr.splitlines() == [
+        f"error: {mounted / 'return_paper.png'} could not be written: No space left on device",
+        f"error: --out {mounted / 'report.html'}: it cannot be written (No space left on device)",
+        "error: a file could not be written: No space left on device"]
