@@ -12,6 +12,8 @@ from algd.envs.safety_gymnasium.import_repairs import choose_headless_opengl, de
 from algd.envs.task import Task
 from algd.errors import UsageError
 
+CAMERA = "track"  # of every robot's model: it follows the robot, which soon leaves the view of gymnasium's default
+
 
 def paper_velocity(name: str, family: Literal["paper", "other"], id: str, kept_observations: PositiveInt | None,
                    limit: NonNegativeFloat, limit_kind: Kind, horizon: PositiveInt, reference_steps: PositiveInt,
@@ -37,7 +39,8 @@ def paper_velocity(name: str, family: Literal["paper", "other"], id: str, kept_o
                          "Humanoid-v4 are")
     with warnings.catch_warnings(), deprecations_unsaid():
         warnings.filterwarnings("ignore", message=".*out of date.*")  # v4 is wanted: it is the paper's reward
-        env = gymnasium.make(id, max_episode_steps=horizon, disable_env_checker=True, render_mode=render_mode)
+        env = gymnasium.make(id, max_episode_steps=horizon, disable_env_checker=True, render_mode=render_mode,
+                             camera_name=CAMERA)
     if kept_observations is not None:
         env = FirstObservations(env, kept_observations)
     return Task(SpeedCost(env), name, family, Budget(limit, limit_kind, horizon, cost_return))
@@ -53,7 +56,8 @@ def stock_velocity(name: str, family: Literal["stock", "other"], id: str, limit:
     Raises:
         UsageError: the package does not have the id.
     """
-    return Task(make_stock(id, horizon, render_mode), name, family, Budget(limit, limit_kind, horizon, cost_return))
+    env = make_stock(id, horizon, render_mode, camera_name=CAMERA)
+    return Task(env, name, family, Budget(limit, limit_kind, horizon, cost_return))
 
 
 class SpeedCost(gymnasium.Wrapper):

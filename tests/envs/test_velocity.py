@@ -134,3 +134,31 @@ def test_making_and_drawing_robots_leaves_no_trace_in_the_working_directory(tmp_
     assert done.returncode == 0, done.stderr
     assert done.stderr == "" and done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+FOLLOWED = """
+from tests.support.episodes import task
+for name in ("hopper_velocity", "ant_velocity", "safety_hopper_velocity"):
+    env = task(name, render_mode="rgb_array")
+    env.reset(seed=0)
+    robot = env.unwrapped
+    for metres in (0.0, 8.0):
+        place = robot.data.qpos.copy()
+        place[0] += metres
+        robot.set_state(place, robot.data.qvel.copy())
+        frame = env.render().astype(int)
+        print((frame[..., 0] > frame[..., 2] + 40).mean())
+    env.close()
+"""
+
+
+@pytest.mark.needs("opengl")
+def test_the_camera_follows_the_robot() -> None:
+    """Eight metres further on as much of the picture has the robot's colours, which are warmer than floor and sky."""
+    done = subprocess.run([sys.executable, "-c", FOLLOWED], cwd=Path(__file__).parents[2], capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stderr
+    shares = [float(line) for line in done.stdout.split()]
+    assert len(shares) == 6
+    for before, after in zip(shares[::2], shares[1::2], strict=True):
+        assert before > 0.01 and 0.7 < after / before < 1.4
