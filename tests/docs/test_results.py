@@ -144,25 +144,40 @@ def test_what_hopper_does() -> None:
     """Costs and returns of the section's sentences, at the steps that they name."""
     said = " ".join(PAGE.split("## A velocity task")[1].split("\n## ")[0].split())
     place = DATA / "hopper_velocity_short" / "hopper_velocity"
-    ((plain,), (augmented,)) = ([*place.glob(f"vesde-{guidance}/seed=0-*")] for guidance in ("plain", "augmented"))
+    ((plain,), (augmented,), (cal,)) = ([*place.glob(f"{cell}/seed=0-*")] for cell in (
+        "vesde-plain", "vesde-augmented", "gaussian-augmented"))
     costs, gains = ([{point.step: getattr(point, name) for point in read_run(folder).evaluations}
-                     for folder in (plain, augmented)] for name in ("mean_cost", "mean_return"))
+                     for folder in (plain, augmented, cal)] for name in ("mean_cost", "mean_return"))
     for first, last, words in ((16_000, 22_000, "its evaluations cost"), (30_000, 36_000, "36,000 cost")):
         high = [cost for step, cost in costs[0].items() if first <= step <= last]
         assert f"{words} {min(high):.0f} to {max(high):.0f}" in said and min(high) > 82.748
     assert f"a return of {gains[0][24_000]:.1f} in 24 steps, at a cost of {costs[0][24_000]:.1f}" in said
     assert f"at a cost of {costs[0][38_000]:.1f}. " in said
     assert f"that returns {gains[0][38_000]:.1f}, the highest" in said
-    assert max((*gains[0].values(), *gains[1].values())) == gains[0][38_000]
+    assert max(value for run in gains for value in run.values()) == gains[0][38_000]
     assert f"as before ({gains[0][40_000]:.1f} at a cost of {costs[0][40_000]:.1f})" in said
     assert (f"({costs[1][32_000]:.1f}, a return of {gains[1][32_000]:.0f}, where the plain run returns "
             f"{gains[0][32_000]:.0f})") in said
     assert f"({', '.join(f'{costs[1][step]:.1f}' for step in (34_000, 36_000, 38_000))})" in said
     assert f"ends at {costs[1][40_000]:.1f} with a return of {gains[1][40_000]:.0f}." in said
-    with (plain / "metrics.csv").open() as file:
-        lam = {int(row["step"]): float(row["lam"]) for row in csv.DictReader(file)}
+    logged = []
+    for folder in (plain, cal):
+        with (folder / "metrics.csv").open() as file:
+            logged.append({int(row["step"]): row for row in csv.DictReader(file)})
+    lam, of_cal = ({step: float(row["lam"]) for step, row in rows.items()} for rows in logged)
     assert [float(f"{lam[step]:.2g}") for step in (15_500, 33_000)] == [0.0017, 0.044]
     assert [float(f"{lam[step]:.3g}") for step in (25_000, 38_000)] == [1.41, 1.41]
+    assert [f"{of_cal[step]:.0e}" for step in (24_000, 40_000)] == ["5e-05", "7e-08"]
+    below = [-float(row["constraint"]) for step, row in logged[1].items() if step >= 15_000]
+    assert f"stays {min(below):.1f} to {max(below):.1f} below h" in said
+    assert f"grow to {max(gains[2].values()):.1f} at step 32,000 and are {gains[2][40_000]:.1f}" in said
+    assert f"at a cost of {costs[2][40_000]:.1f}. Its" in said
+    assert (f"(a return of {gains[2][24_000]:.1f}), after costs of {costs[2][20_000]:.1f} and {costs[2][22_000]:.1f}, "
+            "while λ is 5e-5:") in said
+    over = [sum(cost > 82.748 for step, cost in run.items() if step > 20_000) for run in costs]
+    means = [sum(gain for step, gain in run.items() if step > 20_000) / 10 for run in gains]
+    assert (f"{over[0]} are over the limit with plain guidance, {over[1]} with augmented guidance and {over[2]} with "
+            f"CAL, at mean returns of {means[0]:.0f}, {means[1]:.0f} and {means[2]:.0f}") in said
     assert max(cost for step, cost in costs[1].items() if step <= 32_000) < 82.748
 
 
