@@ -173,6 +173,22 @@ def test_losses_that_are_absurd_from_the_start() -> None:
         0, means(q=250.0), 4.0)[0]
 
 
+def test_an_entropy_bonus_adds_to_q() -> None:
+    """With rewards of at most 0.08 and a bonus of 0.5 · 1.36 a step Q can be 76, also after the bonus has fallen."""
+    found = signs()
+    found.largest_reward = 0.08
+    assert found.after_updates(0, means(q=41.5, temperature=0.5, entropy=1.36), 1.0) == []
+    restored = signs()
+    restored.restore(copy.deepcopy(found.checkpoint()))
+    for some in (found, restored):
+        assert some.after_updates(1, means(q=379.0, temperature=0.01, entropy=-2.0), 1.0) == []
+        assert some.after_updates(2, means(q=381.0, temperature=0.01, entropy=-2.0), 1.0) == [
+            "step 2: Q is 381 on average, but rewards of at most 0.08 a step and an entropy bonus of at most 0.68 can "
+            "only add up to 76: the reward critics diverge"]
+    restored.restore({key: value for key, value in signs().checkpoint().items() if key != "largest_bonus"})
+    assert restored.largest_bonus == 0
+
+
 def test_cost_critics_that_predict_less_than_costs_can_be() -> None:
     """Costs are at least 0, and Qc is below it by more than h = 2.455; if a step costs -0.01, they are at least -1."""
     found = signs()

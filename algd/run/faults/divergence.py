@@ -22,7 +22,7 @@ OUTWEIGHS = 1000.0  # ratio of λ times the largest cost of a step to the larges
 FAR_OFF = 3.0       # factor between the cost critics' prediction and the episodes' cost
 GROWN = 100.0       # factor by which a loss has grown
 ABSURD = 100.0      # ratio of the error of a step to the largest reward or cost of a step
-BEYOND = 5.0        # ratio of Q to the largest possible return, to which an entropy bonus may add
+BEYOND = 5.0        # ratio of Q to the largest possible return
 TENFOLD = 10.0
 STUCK = 0.95        # share of an evaluation's steps in which a component of the action is at one bound
 SETTLED = 5.0       # time constants after which a bootstrapped value has settled
@@ -88,6 +88,7 @@ class Divergence:
         self.budget, self.threshold, self.fixed_multiplier = budget, threshold, fixed_multiplier
         self.discount, self.cost_discount, self.settling_updates = discount, cost_discount, settling_updates
         self.largest_reward = self.largest_cost = self.lowest_cost = 0.0
+        self.largest_bonus = 0.0  # of the policy's entropy, for a step, in the critics' units
         self.recent: list[EvaluationMeans] = []
         self.first_losses: dict[str, list[float]] = {}
         self.sizes: dict[str, float] = {}
@@ -146,11 +147,14 @@ class Divergence:
                     f"{FIRST_ROWS} rows and of one step's {what} squared: the critics diverge"))
             if len(first) < FIRST_ROWS:
                 first.append(means[name])
-        bound = scales["critic_loss"] / (1 - self.discount)
+        if {"temperature", "entropy"} <= means.keys():
+            self.largest_bonus = max(self.largest_bonus, means["temperature"] * means["entropy"])
+        bound = (scales["critic_loss"] + self.largest_bonus) / (1 - self.discount)
         if "q" in means and abs(means["q"]) >= BEYOND * bound > 0:
             sentences += self._warn("q", abs(means["q"]), TENFOLD, (
-                f"Q is {means['q']:.3g} on average, but rewards of at most {scales['critic_loss']:.3g} a step can "
-                f"only add up to {bound:.3g}: the reward critics diverge"))
+                f"Q is {means['q']:.3g} on average, but rewards of at most {scales['critic_loss']:.3g} a step "
+                + f"and an entropy bonus of at most {self.largest_bonus:.3g} " * (self.largest_bonus > 0)
+                + f"can only add up to {bound:.3g}: the reward critics diverge"))
         margin = max(self.threshold, self.largest_cost)
         predicts_sum, possible = self.settling_updates is not None, self.lowest_cost / (1 - self.cost_discount)
         if predicts_sum and "qc" in means and means["qc"] < possible - margin < 0:
@@ -231,12 +235,14 @@ class Divergence:
 
     def checkpoint(self) -> dict[str, Any]:
         return {"largest": [self.largest_reward, self.largest_cost], "lowest_cost": self.lowest_cost,
+                "largest_bonus": self.largest_bonus,
                 "looks": [list(astuple(past)) for past in self.recent],
                 "first_losses": self.first_losses, "told": self.sizes, "warnings": self.warnings, "count": self.count}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.largest_reward, self.largest_cost = state["largest"]
-        self.lowest_cost = state.get("lowest_cost", 0.0)  # earlier versions did not record it
+        # Earlier versions did not record these.
+        self.lowest_cost, self.largest_bonus = state.get("lowest_cost", 0.0), state.get("largest_bonus", 0.0)
         self.recent = [EvaluationMeans(*values[:5], *map(tuple, values[5:])) for values in state["looks"]]
         self.first_losses, self.sizes = state["first_losses"], state["told"]
         self.warnings, self.count = state["warnings"], state["count"]
