@@ -6,6 +6,7 @@ import shlex
 from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
+from statistics import stdev
 
 import pytest
 
@@ -14,6 +15,7 @@ from algd.run.episodes import run_episode
 from algd.run.evaluation import Bounds
 from algd.storage.run_folder import RunFolder
 from analysis.__main__ import main
+from analysis.runs.episodes import rows
 from analysis.runs.model import Evaluation
 from analysis.runs.read import read_run
 from tests.support.command import ROOT
@@ -69,7 +71,12 @@ def test_how_often_the_cost_is_over_the_limit() -> None:
             for guidance in ("plain", "augmented")}
     readme, page = (" ".join(text.split()) for text in ((ROOT / "README.md").read_text(encoding="utf-8"), PAGE))
     plain, augmented = (f"{sum(counts)} of {10 * len(counts)}" for counts in over.values())
-    assert f"With plain guidance {plain} are over the limit, with augmented {augmented}, at lower returns" in readme
+    gains = {guidance: [sum(point.mean_return for point in last_ten(folder))
+                        for agent in ("ddpm", "vesde") for folder in finished(f"{agent}-{guidance}")]
+             for guidance in over}
+    assert sum(one > other for one, other in zip(gains["plain"], gains["augmented"], strict=True)) == 5
+    assert (f"With plain guidance {plain} are over the limit, with augmented {augmented}, at lower returns in five of "
+            "six pairs.") in readme
     assert f"over the limit at {plain} with plain guidance" in page
     assert f"at {augmented} with augmented guidance" in page
 
@@ -140,6 +147,29 @@ def test_how_much_the_cost_critics_disagree() -> None:
     assert of("gaussian-augmented")[0] == [3.40, 2.24, 3.07] and of("gaussian-plain")[0] == [3.15, 1.30, 3.17, 1.47]
 
 
+def test_what_the_baselines_and_the_starts_are_said_to_be() -> None:
+    """Numbers in the bullets on the other methods, and the runs that several versions of the code have trained."""
+    said = " ".join(PAGE.split())
+    costs = [point.mean_cost for cell in ("gaussian-plain", "gaussian-augmented") for folder in finished(cell)
+             if "_short" in str(folder) for point in last_ten(folder)]
+    assert f"jump between 0, where the policy stands still, and {max(costs):.0f}." in said and min(costs) == 0
+    shares = {}
+    for file in DATA.glob("point_button1_[sh]*/point_button1/*/seed=*/result.json"):
+        training = read_run(file.parent).evaluations[-1].training
+        assert training is not None
+        shares[file.parent.parent.name, file.parent.name[:6]] = training.over
+    (most, second), (cell, of_cvpo) = sorted(shares.items(), key=lambda item: -item[1])[:2]
+    assert most == ("vesde-plain", "seed=2") and cell == ("cvpo-plain", "seed=0")
+    assert f"{of_cvpo:.0%} were over the limit; of the finished runs only VE-SDE's plain one with seed 2 has more, " \
+           f"{second:.0%}." in said
+    mixed = [folder.parent.name for folder in RUNS if (folder / "result.json").exists()
+             and len({start["commit"] for start in RunFolder(folder).meta()["starts"]}) > 1]
+    assert sorted(mixed) == ["cvpo-plain", "ddpm-augmented", "ddpm-plain", "gaussian-augmented", "gaussian-plain",
+                             "vesde-plain"] and "Six of the finished runs were begun by one version" in said
+    (folder,) = finished("gaussian-reachability")
+    assert f"an entropy of {float(rows(folder / 'metrics.csv')[-1]['entropy']):.2f}, of at most 2 ln 2" in said
+
+
 def test_what_hopper_does() -> None:
     """Costs and returns of the section's sentences, at the steps that they name."""
     said = " ".join(PAGE.split("## A velocity task")[1].split("\n## ")[0].split())
@@ -159,7 +189,7 @@ def test_what_hopper_does() -> None:
     assert (f"({costs[1][32_000]:.1f}, a return of {gains[1][32_000]:.0f}, where the plain run returns "
             f"{gains[0][32_000]:.0f})") in said
     assert f"({', '.join(f'{costs[1][step]:.1f}' for step in (34_000, 36_000, 38_000))})" in said
-    assert f"ends at {costs[1][40_000]:.1f} with a return of {gains[1][40_000]:.0f}." in said
+    assert f"ends at {costs[1][40_000]:.1f} with a return of {gains[1][40_000]:.0f};" in said
     logged = []
     for folder in (plain, cal):
         with (folder / "metrics.csv").open() as file:
@@ -169,15 +199,27 @@ def test_what_hopper_does() -> None:
     assert [float(f"{lam[step]:.3g}") for step in (25_000, 38_000)] == [1.41, 1.41]
     assert [f"{of_cal[step]:.0e}" for step in (24_000, 40_000)] == ["5e-05", "7e-08"]
     below = [-float(row["constraint"]) for step, row in logged[1].items() if step >= 15_000]
-    assert f"stays {min(below):.1f} to {max(below):.1f} below h" in said
+    assert f"means of Qc are {min(below):.1f} to {max(below):.1f} below h." in said
     assert f"grow to {max(gains[2].values()):.1f} at step 32,000 and are {gains[2][40_000]:.1f}" in said
     assert f"at a cost of {costs[2][40_000]:.1f}. Its" in said
     assert (f"(a return of {gains[2][24_000]:.1f}), after costs of {costs[2][20_000]:.1f} and {costs[2][22_000]:.1f}, "
             "while λ is 5e-5:") in said
-    over = [sum(cost > 82.748 for step, cost in run.items() if step > 20_000) for run in costs]
+    last = [[cost for step, cost in run.items() if step > 20_000] for run in costs]
+    over = [sum(cost > 82.748 for cost in run) for run in last]
     means = [sum(gain for step, gain in run.items() if step > 20_000) / 10 for run in gains]
-    assert (f"{over[0]} are over the limit with plain guidance, {over[1]} with augmented guidance and {over[2]} with "
-            f"CAL, at mean returns of {means[0]:.0f}, {means[1]:.0f} and {means[2]:.0f}") in said
+    spent = [sum(run) / 10 for run in last]
+    assert max(spent) < 82.748
+    assert f"plain at a cost of {spent[0]:.1f}, augmented at {spent[1]:.1f} and CAL at {spent[2]:.1f}." in said
+    assert (f"{min(last[0]):.1f} to {max(last[0]):.1f} (standard deviation {stdev(last[0]):.0f}, with augmented "
+            f"guidance {stdev(last[1]):.0f}): {over[0]} of the ten are over the limit, the others are two ") in said
+    assert f"is {(10 * means[0] - gains[0][38_000]) / 9:.0f} instead of {means[0]:.0f}." in said
+    assert (f"{over[1]} of ten are over the limit, at a mean return of {means[1]:.0f}, with CAL {over[2]}, at "
+            f"{means[2]:.0f}.") in said
+    late = [episode for episode in rows(plain / "evals.csv")
+            if episode["sampler"] == "deterministic" and int(episode["step"]) >= 30_000]
+    predicted, seen = (sum(float(episode[name]) for episode in late) / len(late)
+                       for name in ("predicted_cost", "discounted_cost"))
+    assert f"{predicted:.0f} on average from step 30,000 on, where the evaluations show {seen:.0f}." in said
     assert max(cost for step, cost in costs[1].items() if step <= 32_000) < 82.748
 
 
