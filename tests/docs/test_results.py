@@ -165,9 +165,16 @@ def test_what_the_baselines_and_the_starts_are_said_to_be() -> None:
     mixed = [folder.parent.name for folder in RUNS if (folder / "result.json").exists()
              and len({start["commit"] for start in RunFolder(folder).meta()["starts"]}) > 1]
     assert sorted(mixed) == ["cvpo-plain", "ddpm-augmented", "ddpm-plain", "gaussian-augmented", "gaussian-plain",
-                             "vesde-plain"] and "Six of the finished runs were begun by one version" in said
-    (folder,) = finished("gaussian-reachability")
-    assert f"an entropy of {float(rows(folder / 'metrics.csv')[-1]['entropy']):.2f}, of at most 2 ln 2" in said
+                             "gaussian-reachability", "vesde-plain"]
+    assert "Seven of the finished runs were begun by one version of the code" in said
+    last = [rows(folder / "metrics.csv")[-1] for folder in finished("gaussian-reachability")]
+    entropies = " and ".join(f"{float(row['entropy']):.2f}" for row in last)
+    assert f"an entropy of {entropies}, of at most 2 ln 2" in said
+    fac = rows(next(folder for folder in finished("gaussian-plain") if "_hard" in str(folder)) / "metrics.csv")[-1]
+    assert f"are {float(fac['lam']):.0e} and {float(last[0]['lam']):.0e} at the end".replace("e-0", "e-") in said
+    lams = [float(row["lam"]) for row in rows(finished("gaussian-reachability")[1] / "metrics.csv")
+            if row["lam"] and int(row["step"]) >= 22_000]
+    assert f"with {min(lams):.2f} to {max(lams):.2f} from step 22,000 on." in said
 
 
 def test_what_hopper_does() -> None:
