@@ -158,10 +158,15 @@ def test_what_the_baselines_and_the_starts_are_said_to_be() -> None:
         training = read_run(file.parent).evaluations[-1].training
         assert training is not None
         shares[file.parent.parent.name, file.parent.name[:6]] = training.over
-    (most, second), (cell, of_cvpo) = sorted(shares.items(), key=lambda item: -item[1])[:2]
+    (most, share), (cell, _) = sorted(shares.items(), key=lambda item: -item[1])[:2]
     assert most == ("vesde-plain", "seed=2") and cell == ("cvpo-plain", "seed=0")
-    assert f"{of_cvpo:.0%} were over the limit; of the finished runs only VE-SDE's plain one with seed 2 has more, " \
-           f"{second:.0%}." in said
+    of_cvpo = [f"{shares['cvpo-plain', folder.name[:6]]:.0%}" for folder in finished("cvpo-plain")]
+    assert (f"{' and '.join(of_cvpo)} were over the limit; of the finished runs only VE-SDE's plain one with seed 2 "
+            f"has more than {of_cvpo[0]}: {share:.0%}.") in said
+    ends = [read_run(folder).evaluations[-1] for folder in finished("cvpo-plain")]
+    assert (f"end at returns of {' and '.join(f'{end.mean_return:.2f}' for end in ends)} and costs of "
+            f"{' and '.join(f'{end.mean_cost:.2f}' for end in ends)}.") in said
+    assert {sum(point.mean_cost > 10 for point in last_ten(folder)) for folder in finished("cvpo-plain")} == {7}
     mixed = [folder.parent.name for folder in RUNS if (folder / "result.json").exists()
              and len({start["commit"] for start in RunFolder(folder).meta()["starts"]}) > 1]
     assert sorted(mixed) == ["cvpo-plain", "ddpm-augmented", "ddpm-plain", "gaussian-augmented", "gaussian-plain",
