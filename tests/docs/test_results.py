@@ -77,6 +77,8 @@ def test_how_often_the_cost_is_over_the_limit() -> None:
     assert sum(one > other for one, other in zip(gains["plain"], gains["augmented"], strict=True)) == 5
     assert (f"With plain guidance {plain} are over the limit, with augmented {augmented}, at lower returns in five of "
             "six pairs.") in readme
+    (tested,) = re.findall(r"^\| all tasks +\| cost +\|.*\| ([\d.]+) +\| ([\d.]+) +\| –", PAGE, re.MULTILINE)
+    assert "p = {:.3f}, {:.2f} corrected;".format(*map(float, tested)) in readme
     assert f"over the limit at {plain} with plain guidance" in page
     assert f"at {augmented} with augmented guidance" in page
 

@@ -116,7 +116,9 @@ def test_no_room_for_an_analysis(tmp_path: Path) -> None:
     assert process.stdout.splitlines() == [
         "curves exit code 1", "report exit code 2", "table exit code 1", "earlier", "earlier", "report.html",
         "return_paper.png"], process.stderr
-    assert process.stderr.splitlines() == [
+    assert "Traceback" not in process.stderr
+    # On a new machine matplotlib says, too, that it builds its font cache.
+    assert [line for line in process.stderr.splitlines() if "font cache" not in line] == [
         f"error: {mounted / 'return_paper.png'} could not be written: No space left on device",
         f"error: --out {mounted / 'report.html'}: it cannot be written (No space left on device)",
         "error: a file could not be written: No space left on device"]
