@@ -162,7 +162,7 @@ def draw(cells: Sequence[Cell], keys: Sequence[str], quantity: str, window: int 
             them reach.
 
     Raises:
-        UsageError: no run has the quantity.
+        UsageError: no run has the quantity, or an axis of decades cannot begin there.
     """
     panels = list(dict.fromkeys(cell.row for cell in cells))
     columns = sorted({cell.column for cell in cells}, key=sorting)
@@ -200,6 +200,10 @@ def draw(cells: Sequence[Cell], keys: Sequence[str], quantity: str, window: int 
             if decades:
                 axis.set_yscale("log")
             if between is not None:
+                if decades and between[0] <= 0:
+                    plt.close(figure)
+                    raise UsageError(f"--range {quantity}={between[0]:g}:{between[1]:g}: the values span decades, and "
+                                     "both ends of a logarithmic axis must be above 0")
                 axis.set_ylim(*between)
             if not having:
                 axis.text(0.5, 0.5, "not logged", transform=axis.transAxes, ha="center", color="0.4")

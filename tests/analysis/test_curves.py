@@ -1,5 +1,6 @@
 """Learning curves show what run folders contain."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -110,7 +111,10 @@ def test_a_multiplier_that_falls_by_decades_can_be_seen(tmp_path: Path, lams: st
     folder = make_run(tmp_path / "run", config(), evaluation(200, [(1, 1, 1), (2, 1, 1)]))
     (folder / "metrics.csv").write_text("step,lam\n" + "".join(f"{100 * i},{lam}\n"
                                                               for i, lam in enumerate(lams.split(","))))
-    assert draw(cells([read_run(folder)]), KEYS, "lam").axes[0].get_yscale() == scale
+    found = cells([read_run(folder)])
+    assert draw(found, KEYS, "lam").axes[0].get_yscale() == scale
+    with contextlib.nullcontext() if scale == "linear" else pytest.raises(UsageError, match="lam=0:1: .* above 0"):
+        draw(found, KEYS, "lam", between=(0, 1))
 
 
 @pytest.mark.parametrize(("lams", "centre", "said"), [
