@@ -113,7 +113,7 @@ def test_a_multiplier_that_falls_by_decades_can_be_seen(tmp_path: Path, lams: st
                                                               for i, lam in enumerate(lams.split(","))))
     found = cells([read_run(folder)])
     assert draw(found, KEYS, "lam").axes[0].get_yscale() == scale
-    with contextlib.nullcontext() if scale == "linear" else pytest.raises(UsageError, match="lam=0:1: .* above 0"):
+    with contextlib.nullcontext() if scale == "linear" else pytest.raises(UsageError, match=r"lam=0:1: .* above 0"):
         draw(found, KEYS, "lam", between=(0, 1))
 
 
