@@ -120,6 +120,10 @@ def admitted(values: Mapping[str, Any]) -> dict[str, Any]:
     checked = check(values)
     if checked["run"] is not None and checked["mode"] != "eval":
         raise UsageError(f"run={checked['run']}: only mode=eval takes it; mode={checked['mode']} would ignore it")
+    snapshots = checked["snapshots"] if isinstance(checked["snapshots"], list) else []
+    if (late := max(snapshots, default=0)) > checked["total_steps"]:
+        raise UsageError(f"snapshots: the run ends at total_steps={checked['total_steps']}, before step {late}; "
+                         "every step in the list can be at most total_steps")
     refuse_secrets(checked)
     return checked
 

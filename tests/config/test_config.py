@@ -129,6 +129,12 @@ def test_batch_larger_than_the_run() -> None:
         compose("initial_steps=10", "total_steps=100")
 
 
+def test_snapshots_beyond_the_end() -> None:
+    with pytest.raises(UsageError, match="the run ends at total_steps=100, before step 200; every step in the list"):
+        compose("snapshots=[200,50]", "total_steps=100", "batch_size=8")
+    assert compose("snapshots=[100,50]", "total_steps=100", "batch_size=8")["snapshots"] == [100, 50]
+
+
 def test_numbers_are_normalised() -> None:
     assert identity(compose("buffer_size=1e5")) == identity(compose("buffer_size=100000"))
     assert isinstance(compose("total_steps=2e4")["total_steps"], int)
