@@ -7,7 +7,7 @@ import numpy as np
 
 from algd.errors import UsageError
 from analysis.markdown import markdown_table
-from analysis.results.cells import Cell, number, with_interval
+from analysis.results.cells import Cell, number, ranked_along, with_interval
 from analysis.results.notes import interval_of, result_notes
 from analysis.runs.model import Run
 from analysis.statistics.estimators import Floats, StayTime, iqm_interval, median_time
@@ -76,7 +76,6 @@ def markdown(cells: Sequence[Cell], rows: Sequence[str], columns: Sequence[str],
         sampler: of the evaluations.
         remarks: sentences on runs that are missing.
     """
-    runs = [run for cell in cells for run in cell.runs]
     header = [*rows, *columns, "seeds", "step", "return wanted", "steps to it, feasible", "reached", "average return",
               "evaluations feasible", "training cost"]
     notes = [f"Of the {sampler} evaluations up to the step given. Steps to a return: the first evaluation after step 0 "
@@ -87,7 +86,8 @@ def markdown(cells: Sequence[Cell], rows: Sequence[str], columns: Sequence[str],
              "Training cost: of all episodes after the initial steps. Both: means over seeds, in brackets the ends."]
     return "\n\n".join([f"## Sample efficiency, family {cells[0].runs[0].family}",
                         markdown_table(header, [_line(cell, wanted) for cell in cells], right=len(rows) + len(columns)),
-                        "\n".join(f"- {note}" for note in [*notes, *result_notes(cells, runs), *remarks])])
+                        "\n".join(f"- {note}" for note in [*notes, *result_notes(cells, ranked_along(columns)),
+                                                            *remarks])])
 
 
 def _line(cell: Cell, wanted: Mapping[str, float]) -> list[str]:

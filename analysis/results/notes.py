@@ -22,7 +22,8 @@ def notes(cells: Sequence[Cell], along: str, sampler: str, remarks: Sequence[str
         remarks: sentences on runs that are missing, which are appended.
     """
     runs = [run for cell in cells for run in cell.runs]
-    return [*_how(cells, along, sampler), *result_notes(cells, runs), *_episodes(runs), *_pooled(cells, runs), *remarks]
+    return [*_how(cells, along, sampler), *result_notes(cells, along), *_episodes(runs), *_pooled(cells, runs),
+            *remarks]
 
 
 def interval_of(method: Method) -> str:
@@ -61,8 +62,9 @@ def _at(cells: Sequence[Cell]) -> str:
     return f"at {steps}" if same else f"at the step given ({steps.partition(' ')[2]})"
 
 
-def result_notes(cells: Sequence[Cell], runs: Sequence[Run]) -> list[str]:
-    """Return notes on runs without a result, and why they have none."""
+def result_notes(cells: Sequence[Cell], along: str) -> list[str]:
+    """Return notes on runs without a result, and why they have none, and on missing seeds; `along` as for `notes`."""
+    runs = [run for cell in cells for run in cell.runs]
     found = []
     if failed := [run for run in runs if run.failed]:
         found.append("Failed, hence not safe: " + listed([
@@ -98,7 +100,7 @@ def result_notes(cells: Sequence[Cell], runs: Sequence[Run]) -> list[str]:
                      f"({states(unfinished)}).")
     if few := [cell for cell in cells if 0 < len(cell.evaluated) < SEEDS_FOR_INTERVAL]:
         found.append(f"Fewer than {SEEDS_FOR_INTERVAL} seeds, hence values and no interval: {_cells(few)}.")
-    return found + _missing_seeds(cells)
+    return found + _missing_seeds(cells, along)
 
 
 def _held_back(env: str, runs: Sequence[Run]) -> list[str]:
@@ -142,11 +144,11 @@ def _pooled(cells: Sequence[Cell], runs: Sequence[Run]) -> list[str]:
     return found + [f"Imported from {source}." for source in sorted({run.source for run in runs if run.source})]
 
 
-def _missing_seeds(cells: Sequence[Cell]) -> list[str]:
-    """Return a note on seeds that a cell lacks and other cells of its row have."""
+def _missing_seeds(cells: Sequence[Cell], along: str) -> list[str]:
+    """Return a note on seeds that a cell lacks and other cells of its row or column have."""
     missing = []
     for cell in cells:
-        others = {seed for other in cells if other.row == cell.row for seed in other.seeds}
+        others = {seed for other in cells if getattr(other, along) == getattr(cell, along) for seed in other.seeds}
         if lacking := sorted(others - set(cell.seeds)):
             missing.append(f"{_cells([cell])} lacks {', '.join(map(str, lacking))}")
     return [f"Missing seeds: {'; '.join(missing)}."] if missing else []

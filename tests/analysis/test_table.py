@@ -145,6 +145,9 @@ def test_a_cell_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert lines_of(text, "", "safe seeds")[0][2:] == ["3/5 [0.23, 0.88]", "2/2 [0.34, 1.00]"]
     assert "Fewer than 3 seeds, hence values and no interval: toy vesde plain." in text
     assert "Missing seeds: toy vesde plain lacks 2, 3, 4." in text
+    # Also where the methods are the rows.
+    assert "Missing seeds: vesde plain toy lacks 2, 3, 4." in text_of(
+        capsys, tmp_path, "--rows", "agent,guidance", "--columns", "env")
 
 
 def test_the_interval_of_three_seeds_is_students(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
