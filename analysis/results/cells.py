@@ -277,9 +277,9 @@ def _cell(row: tuple[str, ...], column: tuple[str, ...], members: list[Run], poo
     # Comparisons with NaN are False, so a NaN cost is not within the limit. With one limit the cost is compared with it
     # directly, since a mean of differences has rounding errors at the limit itself.
     within = cost <= cell.limit if cell.limit is not None else over <= 0
-    # A run without a result, such as one that failed, would leave the means and might have been the worst.
+    # A run without a finite result, such as one that failed, would leave the means and might have been the worst.
     return replace(cell, mean_return=gain, mean_cost=Estimate(cost, None, None, len(results)), within=within,
-                   feasible=within and len(results) == len(members)
+                   feasible=within and all(run.finite_result for run in members)
                    and cell.safe >= safe_share * len(members) - 1e-9)
 
 

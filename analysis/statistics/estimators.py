@@ -122,10 +122,13 @@ def interquartile_mean(values: Floats) -> float:
 
 
 def interquartile_means(values: Floats) -> Floats:
-    """Return the interquartile mean along the last axis, the same to the last bit for any order of the values."""
+    """Return the interquartile mean along the last axis, the same to the last bit for any order of the values.
+
+    It is NaN if a value is not finite: sorted and trimmed, NaN would count as the highest value.
+    """
     cut = values.shape[-1] // 4
     means: Floats = np.sort(values, axis=-1)[..., cut:values.shape[-1] - cut].mean(axis=-1)
-    return means
+    return np.where(np.isfinite(values).all(axis=-1), means, np.nan)
 
 
 def stratified_resamples(strata: Sequence[Floats], resamples: int, seed: int) -> Floats:
@@ -173,7 +176,7 @@ def stratified_interval(strata: Sequence[Floats], statistic: Callable[[Floats], 
     """Return a mean-like statistic of all values with the interval of `iqm_interval`.
 
     Args:
-        strata: values (n_s,) of each task; no interval if a task has fewer than three.
+        strata: values (n_s,) of each task; no interval if a task has fewer than three, or a value is not finite.
         statistic: reduces the last axis of an array.
         seed, method, confidence, resamples: see `iqm_interval`.
 
@@ -184,7 +187,7 @@ def stratified_interval(strata: Sequence[Floats], statistic: Callable[[Floats], 
     if not len(pooled):
         raise ValueError("an interval needs at least one value")
     value = float(statistic(pooled))
-    if min(len(part) for part in strata) < SEEDS_FOR_INTERVAL:
+    if min(len(part) for part in strata) < SEEDS_FOR_INTERVAL or not np.isfinite(value):
         return Estimate(value, None, None, len(pooled))
     draws = statistic(stratified_resamples(strata, resamples, seed))
     tail = (1 - confidence) / 2

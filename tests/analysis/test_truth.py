@@ -125,6 +125,16 @@ def test_what_is_no_number_is_never_the_best(tmp_path: Path, capsys: pytest.Capt
     assert safe_of(text)[0].startswith("0/1")
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_seed_that_is_no_number_is_not_trimmed_as_the_best(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                                             bad: float) -> None:
+    for seed, gain in enumerate([1, 2, 3, 4, bad]):
+        simple(tmp_path / f"a{seed}", config(seed), gain, 1)
+        simple(tmp_path / f"p{seed}", config(seed, "plain"), 2.5, 1)
+    assert lines_of(text_of(capsys, tmp_path), "toy", "return")[0][2:] == [
+        f"nan (1.00; 2.00; 3.00; 4.00; {bad})", "**2.50** [2.50, 2.50]"]
+
+
 def test_bold_is_within_a_limit_and_the_note_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for limit, gain in ((4.0, 5), (10.0, 9)):
         simple(tmp_path / str(limit), config(0, limit=limit), gain, 0)
