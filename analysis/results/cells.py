@@ -57,7 +57,7 @@ class Cell:
         safe_share: required share of safe seeds.
         method, bootstrap_seed: of the intervals.
         best: whether the cell is feasible and no feasible cell of the same row, limit and kind of limit has a higher
-            printed return.
+            printed return; of the same step, too, where runs of another framework have a step of their own.
     """
 
     row: tuple[str, ...]
@@ -236,11 +236,15 @@ def _refuse_differences(runs: Sequence[Run], keys: Sequence[str]) -> None:
         task = run.env if "env" in keys or "env.name" in keys else ""
         between.setdefault((run.foreign, task), []).append(run)
     for (_, values), members in inside.items():
+        named = ", ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
         if differing := differing_keys([run.config for run in members]):
-            named = ", ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
             raise UsageError(f"the runs of one cell ({named}) differ in {spelled(members, differing)}: {advice}")
+        if (True, values) in inside and (False, values) in inside:
+            raise UsageError(f"one cell ({named}) has runs of this project and of another framework: {advice}")
     for (_, task), members in between.items():
-        if differing := differing_keys([run.config for run in members], keys):
+        # A column of tasks covers their names: a task with two horizons or limits is two tasks.
+        if differing := differing_keys([run.config for run in members],
+                                       ["env.name" if key == "env" else key for key in keys]):
             place = f"the runs on {task}" if task else "the runs"
             raise UsageError(f"{place} differ in more than {', '.join(keys)}, namely in "
                              f"{spelled(members, differing)}: {advice}")
@@ -290,11 +294,15 @@ def ranked_along(columns: Sequence[str]) -> Literal["row", "column"]:
 
 def _with_best(found: list[Cell], along: Literal["row", "column"]) -> list[Cell]:
     """Return the cells with `best` set; equal printed returns share it, and a return that is not finite has none."""
+    foreign = any(run.foreign for cell in found for run in cell.runs)
     ranked: dict[Any, list[float]] = {}
+
+    def rivals(cell: Cell) -> list[float]:
+        return ranked.setdefault((getattr(cell, along), cell.limit, cell.limit_kind, foreign and cell.step), [])
+
     for cell in found:
         if cell.feasible and cell.mean_return is not None and np.isfinite(cell.mean_return.value):
-            ranked.setdefault((getattr(cell, along), cell.limit, cell.limit_kind), []).append(cell.mean_return.value)
+            rivals(cell).append(cell.mean_return.value)
     return [replace(cell, best=bool(
         cell.feasible and cell.mean_return is not None and np.isfinite(cell.mean_return.value)
-        and number(cell.mean_return.value) == number(max(ranked[getattr(cell, along), cell.limit, cell.limit_kind]))))
-        for cell in found]
+        and number(cell.mean_return.value) == number(max(rivals(cell))))) for cell in found]

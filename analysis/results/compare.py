@@ -21,7 +21,7 @@ from analysis.results.steps import check_step, judged
 from analysis.results.style import DASHES, MARKERS, PALETTE, look
 from analysis.runs.gather import short
 from analysis.runs.model import Run
-from analysis.runs.select import check_key, differing_keys, where
+from analysis.runs.select import STATE, check_key, differing_keys, where
 from analysis.statistics.comparisons import Paired, holm, paired_by_seed, probability_of_improvement, sign_flip
 from analysis.statistics.estimators import Estimate, Floats
 
@@ -129,6 +129,10 @@ def sides(runs: Sequence[Run], conditions: Sequence[str], within: Sequence[str] 
         check_key(runs, key)
         if any(condition.partition("=")[0] == key for text in conditions for condition in text.split()):
             raise UsageError(f"--within {key}: the sides differ in this key, so that no value is on both")
+    if state := next((text for text in conditions if any(
+            condition.partition("=")[0] == STATE for condition in text.split())), None):
+        raise UsageError(f"{state}: the sides are methods, and a state is none; --where {STATE}=... chooses among the "
+                         "runs of both")
     found = [Side(condition, where(runs, condition.split(), "--second" if place else "--first"), tuple(within))
              for place, condition in enumerate(conditions)]
     for index, side in enumerate(found):

@@ -119,7 +119,9 @@ def _held_back(env: str, runs: Sequence[Run]) -> list[str]:
 def _episodes(runs: Sequence[Run]) -> list[str]:
     """Return notes on the evaluation episodes."""
     found, results = [], [run.result for run in runs if run.result]
-    if tasks := sorted({run.env for run in runs if run.config["env.limit_kind"] == "discounted"}):
+    kinds = sorted({(run.env, str(run.config["env.limit_kind"])) for run in runs})
+    if tasks := [task if (task, "episode") not in kinds else f"{task} with env.limit_kind=discounted"
+                 for task, kind in kinds if kind == "discounted"]:
         found.append(f"Cost and limit are discounted sums in {', '.join(tasks)}; training cost is not.")
     if repeated := [result for result in results if result.different < result.episodes]:
         worst = min(repeated, key=lambda result: result.different)

@@ -9,7 +9,7 @@ from algd.errors import UsageError
 from analysis.runs.find import find_runs
 from analysis.runs.model import Run
 from analysis.runs.read import read_run
-from analysis.runs.select import where
+from analysis.runs.select import STATE, where
 
 SHOWN = 5  # names that a message lists
 
@@ -22,7 +22,7 @@ class Gathered:
         runs: runs that were read and fit all conditions.
         absent: folders of sweep members that have not started.
         unreadable: reason for each folder that could not be read as a run.
-        left_out: sentences on runs that are not this project's or not finished.
+        left_out: sentences on runs that are not this project's, or not in the states chosen.
     """
 
     runs: list[Run]
@@ -48,7 +48,7 @@ def gather(names: Sequence[str], runs_dir: Path = Path("runs"), sampler: str = "
     Args:
         names, runs_dir: see `find_runs`.
         sampler: sampler of the evaluations, "deterministic" or "stochastic".
-        conditions: see `where`.
+        conditions: see `where`; runs that a condition on their state leaves out are named in `left_out`.
         finished: keep only finished runs; the others, also failed ones, are named in `left_out`.
         strict: whether to raise for a run that cannot be read.
         wandb: "entity/project", instead of names or in addition.
@@ -82,16 +82,19 @@ def gather(names: Sequence[str], runs_dir: Path = Path("runs"), sampler: str = "
     if not runs:
         first = next(iter(unreadable.values()))
         raise UsageError(first if len(unreadable) == 1 else f"none of {len(unreadable)} runs can be read; {first}")
-    runs = where(runs, conditions)
+    of_state = [condition for condition in conditions if condition.partition("=")[0] == STATE]
+    runs = where(runs, [condition for condition in conditions if condition not in of_state])
+    chosen = where(runs, of_state)
     if finished:
-        unfinished = [run for run in runs if run.state != "finished"]
-        runs = [run for run in runs if run.state == "finished"]
-        if not runs:
-            raise UsageError(f"--finished: none of the {len(unfinished)} runs is finished ({states(unfinished)})")
-        if unfinished:
-            left_out.append(f"Left out by --finished: {len(unfinished)} of {len(runs) + len(unfinished)} runs "
-                            f"({states(unfinished)}), so that safety is that of the runs that got through: "
-                            f"{listed([short(run) for run in unfinished])}.")
+        chosen = [run for run in chosen if run.state == "finished"]
+        if not chosen:
+            raise UsageError(f"--finished: none of the {len(runs)} runs is finished ({states(runs)})")
+    kept = set(map(id, chosen))
+    if dropped := [run for run in runs if id(run) not in kept]:
+        said = " and ".join([*(f"--where {condition}" for condition in of_state), *["--finished"] * finished])
+        left_out.append(f"Left out by {said}: {len(dropped)} of {len(runs)} runs ({states(dropped)}), so that safety "
+                        f"is that of the runs that were chosen: {listed([short(run) for run in dropped])}.")
+    runs = chosen
     return Gathered([replace(run, averaged=last) for run in runs], found.absent, unreadable, left_out)
 
 

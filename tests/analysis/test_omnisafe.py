@@ -86,6 +86,18 @@ def test_in_one_table_with_the_projects_own(tmp_path: Path, capsys: pytest.Captu
         cells(runs_in(tmp_path), pool=True)
 
 
+def test_another_frameworks_runs_are_no_seeds_of_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor is one bold because it was trained for longer."""
+    for seed in range(2):
+        settings = config(seed, env="safety_point_goal1", limit=25.0)
+        settings["env"]["family"] = "stock"
+        simple(tmp_path / f"a{seed}", settings, 5, 1)
+        progress(tmp_path / f"b{seed}", seed, [(1000, 5, 30), (2000, 90, 2)])
+    assert "one cell (env=safety_point_goal1, env.limit=25) has runs of this project and of another framework" in (
+        refused(capsys, tmp_path, "--columns", "env.limit"))
+    assert [cell["best_feasible"] for cell in as_json(capsys, tmp_path)[0]["cells"]] == [True, True]
+
+
 def test_what_is_no_run_of_it_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = progress(tmp_path / "a", 0, [(1000, 1, 1)])
     (folder / "config.json").write_text("{}")

@@ -262,6 +262,29 @@ def test_finished_and_states_choose_runs(tmp_path: Path, capsys: pytest.CaptureF
     assert "state is failed, finished, running" in refused(capsys, tmp_path, "--where", "state=lost")
 
 
+def test_runs_that_a_state_leaves_out_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stopped(tmp_path, "augmented", "finished", [(100, 1), (200, 1)])
+    stopped(tmp_path, "augmented", "failed", [(100, 1)], 1)
+    text = text_of(capsys, tmp_path, "--where", "state=finished,running")
+    assert safe_of(text) == ["1/1 [0.21, 1.00]"]
+    assert "Left out by --where state=finished,running: 1 of 2 runs (1 failed), so that safety is that of" in text
+    assert main(["compare", str(tmp_path), "--first", "state=finished", "--second", "guidance=augmented"]) == 2
+    assert "state=finished: the sides are methods, and a state is none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("key", "values"), [
+    ("horizon", (400, 1000)), ("limit", (4.0, 40.0)), ("limit_kind", ("episode", "discounted"))])
+def test_a_task_has_one_horizon_limit_and_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str,
+                                               values: tuple[object, object]) -> None:
+    """A row of a table is one task: with twice the horizon everybody returns twice as much."""
+    for guidance, value in zip(("augmented", "plain"), values, strict=True):
+        simple(tmp_path / guidance, config(0, guidance, **{key: value}), 5, 1)
+    assert f"the runs on toy differ in more than env, agent, guidance, namely in env.{key}" in refused(capsys, tmp_path)
+    text = text_of(capsys, tmp_path, "--columns", f"guidance,env.{key}")
+    if key == "limit_kind":
+        assert "Cost and limit are discounted sums in toy with env.limit_kind=discounted; training" in text
+
+
 def test_half_that_never_stay_feasible_is_not_a_median(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two of four are feasible from step 100 on, the others never, so the median is unknown."""
     for seed in range(4):
