@@ -42,6 +42,11 @@ class Side:
     runs: list[Run]
     within: tuple[str, ...] = ()
 
+    @property
+    def named(self) -> set[str]:
+        """The keys of its condition."""
+        return {condition.partition("=")[0] for condition in self.name.split()}
+
     def task(self, run: Run) -> str:
         return ", ".join((run.env, *values_of(run, self.within)))
 
@@ -166,20 +171,20 @@ def compare(some: Sequence[Side], bootstrap_seed: int = 0, at_step: int | None =
         if len(kinds := sorted({str(run.config["env.limit_kind"]) for run in everything if run.env == task})) > 1:
             raise UsageError(f"the costs on {task} are of the kinds {' and '.join(kinds)} (env.limit_kind), which "
                              "cannot be compared: choose one with --where")
-    named = sorted({condition.partition("=")[0] for side in some for condition in side.name.split()})
     for side in some:
         _refuse_mixed(side, pool)
-    by = [(*values_of(run, side.within), run.config.get("total_steps") if "total_steps" in named else None)
+    by = [(*values_of(run, side.within), run.config.get("total_steps") if "total_steps" in side.named else None)
           for side in some for run in side.runs]
     remaining = iter(judged(everything, at_step, by))
     ready = [replace(side, runs=[next(remaining) for _ in side.runs]) for side in some]
     pairs = [(i, j) for i in range(len(ready)) for j in range(i + 1, len(ready)) if all_pairs or i == 0]
-    found = [_compare(ready[i], ready[j], named, bootstrap_seed, pool) for i, j in pairs]
+    found = [_compare(ready[i], ready[j], bootstrap_seed, pool) for i, j in pairs]
     adjusted = iter(holm([test.p_value for pair in found for test in pair.tests]))
     return [replace(pair, tests=[replace(test, adjusted=next(adjusted)) for test in pair.tests]) for pair in found]
 
 
-def _compare(first: Side, second: Side, named: Sequence[str], seed: int, pool: bool) -> Comparison:
+def _compare(first: Side, second: Side, seed: int, pool: bool) -> Comparison:
+    named = sorted(first.named | second.named)
     differing = _differing(first, second, named)
     if differing and not pool:
         raise UsageError(f"{first.name} and {second.name} differ in more than {', '.join(named)}, namely "
@@ -231,7 +236,9 @@ def _differing(first: Side, second: Side, named: Sequence[str]) -> list[str]:
     found = []
     for task in sorted(set(map(first.task, first.runs)) & set(map(second.task, second.runs))):
         runs = [*first.on(task), *second.on(task)]
-        keys = differing_keys([run.config for run in runs], named)
+        # What a condition covers between the sides must not hide that the pooled runs of one side differ.
+        keys = sorted({*differing_keys([run.config for run in runs], named), *(
+            key for side in (first, second) for key in differing_keys([run.config for run in side.on(task)]))})
         if any(run.foreign for run in runs):
             keys = [key for key in keys if key in COMPARABLE]
         if keys:

@@ -96,7 +96,7 @@ def own_notes(found: Comparison) -> list[str]:
         lacking = [run for run in side.runs if not run.finite_result]
         if lacking:
             notes.append(f"{side.name}: {len(lacking)} of {len(side.runs)} runs have no result at the step "
-                         f"({states(lacking)}), count as not safe and take no part in means and differences: "
+                         f"({states(lacking)}), count as not safe and take no part in means, differences and p: "
                          + ", ".join(short(run) for run in lacking[:5]) + (", …" if len(lacking) > 5 else "") + ".")
         unfinished = [run for run in side.runs if run.result is not None and run.state != "finished"]
         if unfinished:

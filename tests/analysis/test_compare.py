@@ -95,9 +95,18 @@ def test_pooling_names_what_differs_within_a_side(tmp_path: Path, capsys: pytest
     for seed, rho in ((0, 1.0), (1, 50.0)):
         simple(tmp_path / f"a{seed}", config(seed, rho=rho), 1, 0)
         simple(tmp_path / f"b{seed}", config(seed, "plain"), 1, 0)
-    against = ["--first", "guidance.name=augmented", "--second", "guidance.name=plain"]
-    assert main(["compare", str(tmp_path), *against, "--pool"]) == 0
-    assert "The sides also differ on toy in guidance.rho (1.0, 50.0)" in capsys.readouterr().out
+    for key in ("guidance", "guidance.name"):
+        against = ["--first", f"{key}=augmented", "--second", f"{key}=plain"]
+        assert main(["compare", str(tmp_path), *against, "--pool"]) == 0
+        assert "The sides also differ on toy in guidance.rho (1.0, 50.0)" in capsys.readouterr().out
+
+
+def test_a_pair_may_differ_in_what_its_own_sides_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not in what a third side names."""
+    for guidance, size in (("augmented", 256), ("plain", 512), ("pid", 256)):
+        simple(tmp_path / guidance, config(0, guidance) | {"batch_size": size}, 1, 0)
+    assert main(["compare", str(tmp_path), *AGAINST, "--second", "guidance=pid batch_size=256"]) == 2
+    assert "guidance=plain differ in more than guidance, namely on toy in batch_size" in capsys.readouterr().err
 
 
 def test_both_sides_are_judged_at_one_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
