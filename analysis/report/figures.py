@@ -134,8 +134,7 @@ def curve_figure(family: str, row: tuple[str, ...], cells: Sequence[Cell], colum
         column, having = columns[cell.column], shown[cell.column]
         place = list(columns).index(cell.column)
         series = thinned_alike([values for _, values in having], BAND_POINTS)
-        middle = (curve(series, cell.method, cell.bootstrap_seed) if quantity == "return" else
-                  range_curve(series, decades))
+        middle = curve(series, cell.iqm) if quantity == "return" else range_curve(series, decades)
         data += [*_band(middle, column, place), *_seeds(having, column, place, numbers),
                  *_line(middle, len(cell.runs), column, place, mean)]
         last.append(f"{column.name} {number(middle.centre[-1])} ({int(middle.count[-1])} of {len(cell.runs)} runs)")

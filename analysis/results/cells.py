@@ -18,6 +18,7 @@ from analysis.runs.model import Run
 from analysis.runs.select import canonical, check_key, differing_keys, may_differ, value_of
 from analysis.statistics.estimators import (
     Estimate,
+    Floats,
     Method,
     interquartile_mean,
     iqm_interval,
@@ -117,6 +118,12 @@ class Cell:
         """Whether pooled runs have a seed in common: they are not independent, and have no interval."""
         return len(set(self.seeds)) < len(self.seeds)
 
+    def iqm(self, values: Floats) -> Estimate:
+        """Return the interquartile mean of values of the cell's runs, with an interval unless seeds are repeated."""
+        if self.repeats_seeds:
+            return Estimate(interquartile_mean(values), None, None, len(values))
+        return iqm_interval([values], self.bootstrap_seed, self.method)
+
     @property
     def step(self) -> int | None:
         """The step of the results; None if they have different ones."""
@@ -175,6 +182,14 @@ def number(value: float) -> str:
     decimals = 2 if abs(value) < 100 else 1 if abs(value) < 1000 else 0
     text = f"{value:.{decimals}f}"
     return text.lstrip("-") if text.strip("-0.") == "" else text
+
+
+def percent(value: float) -> str:
+    """Format a share; what is not quite 0% or 100% does not print as if it were."""
+    text = f"{value:.0%}"
+    if text == "0%" and value > 0:
+        return "< 1%"
+    return "> 99%" if text == "100%" and value < 1 else text
 
 
 def with_interval(found: Estimate) -> str:
@@ -274,15 +289,13 @@ def _cell(row: tuple[str, ...], column: tuple[str, ...], members: list[Run], poo
     if not results:
         return cell
     gains = np.array([result.mean_return for _, result in results])
-    gain = Estimate(interquartile_mean(gains), None, None, len(gains)) if cell.repeats_seeds else (
-        iqm_interval([gains], bootstrap_seed, method))
     cost = float(np.mean([result.mean_cost for _, result in results]))
     over = float(np.mean([result.mean_cost - run.limit for run, result in results]))
     # Comparisons with NaN are False, so a NaN cost is not within the limit. With one limit the cost is compared with it
     # directly, since a mean of differences has rounding errors at the limit itself.
     within = cost <= cell.limit if cell.limit is not None else over <= 0
     # A run without a finite result, such as one that failed, would leave the means and might have been the worst.
-    return replace(cell, mean_return=gain, mean_cost=Estimate(cost, None, None, len(results)), within=within,
+    return replace(cell, mean_return=cell.iqm(gains), mean_cost=Estimate(cost, None, None, len(results)), within=within,
                    feasible=within and all(run.finite_result for run in members)
                    and cell.safe >= safe_share * len(members) - 1e-9)
 

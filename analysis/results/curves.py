@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from algd.errors import UsageError
 from analysis.results.cells import Cell, sorting
+from analysis.results.notes import pooled_notes
 from analysis.results.style import LIMIT, PALETTE, STYLE, WIDTH, layered, legend, look
 from analysis.runs.episodes import evaluations, rows
 from analysis.runs.model import Floats, Run, Series
@@ -52,9 +53,10 @@ class Curve:
     count: Floats
 
 
-def curve(series: Sequence[Series], method: Method = "t", bootstrap_seed: int = 0) -> Curve:
+def curve(series: Sequence[Series],
+          iqm: Callable[[Floats], Estimate] = lambda values: iqm_interval([values])) -> Curve:
     """Return the interquartile mean at each step at which a seed has a value, with its interval."""
-    return _curve(series, lambda values: iqm_interval([values], bootstrap_seed, method))
+    return _curve(series, iqm)
 
 
 def range_curve(series: Sequence[Series], geometric: bool = False) -> Curve:
@@ -177,16 +179,16 @@ def draw(cells: Sequence[Cell], keys: Sequence[str], quantity: str, window: int 
         shown: list[Floats] = []
         for row, axis in zip(panels, grid.flat, strict=False):
             here = [cell for cell in cells if cell.row == row]
-            having = [(cell, series) for cell in here if (series := [
-                smoothed(found, window) for run in cell.runs
-                if len((found := series_of(run, quantity, sampler)).steps)])]
-            decades = spans_decades(quantity, [series for _, found in having for series in found])
+            having = [(cell, found) for cell in here if (found := [
+                (run.seed, smoothed(values, window)) for run in cell.runs
+                if len((values := series_of(run, quantity, sampler)).steps)])]
+            decades = spans_decades(quantity, [values for _, found in having for _, values in found])
             geometric |= decades
-            for cell, series in having:
+            for cell, found in having:
                 drawn[cell.column] = None
-                seeds.add(len(series))
-                over = (curve(series, cell.method, cell.bootstrap_seed) if quantity == "return" else
-                        range_curve(series, decades))
+                seeds.add(len({seed for seed, _ in found}))
+                series = [values for _, values in found]
+                over = curve(series, cell.iqm) if quantity == "return" else range_curve(series, decades)
                 shown += [over.centre, over.low, over.high, *[single.values for single in series if raw]]
                 style = layered(look(cell.column, keys, columns), columns.index(cell.column), len(columns))
                 faint |= _lines(axis, over, series if raw else [], len(cell.runs), style, quantity in EVALUATED)
@@ -222,7 +224,8 @@ def draw(cells: Sequence[Cell], keys: Sequence[str], quantity: str, window: int 
         if faint:
             handles.append(Line2D([], [], color="0.5", alpha=FAINT, linewidth=0.8, label="faint: not all seeds"))
         legend(figure, handles)
-        said = _said(quantity, sorted(seeds), window, raw, sampler, cells[0].method, geometric)
+        said = "; ".join([_said(quantity, sorted(seeds), window, raw, sampler, cells[0].method, geometric),
+                          *pooled_notes(cells)]).rstrip(".")
         if between is not None:
             said += _beyond(np.concatenate(shown), *between)
         figure.suptitle("\n".join(wrap(said, 78)), fontsize=6)

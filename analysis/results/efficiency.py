@@ -7,10 +7,10 @@ import numpy as np
 
 from algd.errors import UsageError
 from analysis.markdown import markdown_table
-from analysis.results.cells import Cell, number, ranked_along, with_interval
-from analysis.results.notes import interval_of, result_notes
+from analysis.results.cells import Cell, number, percent, ranked_along, with_interval
+from analysis.results.notes import interval_of, pooled_notes, result_notes
 from analysis.runs.model import Run
-from analysis.statistics.estimators import Floats, StayTime, iqm_interval, median_time
+from analysis.statistics.estimators import Floats, StayTime, median_time
 
 
 def reached(run: Run, wanted: float) -> StayTime | None:
@@ -79,15 +79,15 @@ def markdown(cells: Sequence[Cell], rows: Sequence[str], columns: Sequence[str],
     header = [*rows, *columns, "seeds", "step", "return wanted", "steps to it, feasible", "reached", "average return",
               "evaluations feasible", "training cost"]
     notes = [f"Of the {sampler} evaluations up to the step given. Steps to a return: the first evaluation after step 0 "
-             "that has it at a cost within the limit; median over seeds, '>': half of them or more had not by then. "
-             "Reached: of all seeds.",
+             "that has it at a cost within the limit; the median of Kaplan and Meier's curve over seeds, in which an "
+             "interrupted run counts up to its end, '>': half or more had not by then. Reached: of all seeds.",
              "Average return: the area under the curve of evaluations divided by its steps, interquartile mean over "
              f"seeds, with the {interval_of(cells[0].method)}. Evaluations feasible: share of those after step 0. "
              "Training cost: of all episodes after the initial steps. Both: means over seeds, in brackets the ends."]
     return "\n\n".join([f"## Sample efficiency, family {cells[0].runs[0].family}",
                         markdown_table(header, [_line(cell, wanted) for cell in cells], right=len(rows) + len(columns)),
                         "\n".join(f"- {note}" for note in [*notes, *result_notes(cells, ranked_along(columns)),
-                                                            *remarks])])
+                                                            *pooled_notes(cells), *remarks])])
 
 
 def _line(cell: Cell, wanted: Mapping[str, float]) -> list[str]:
@@ -103,10 +103,10 @@ def _line(cell: Cell, wanted: Mapping[str, float]) -> list[str]:
     averages = [value for run in cell.runs if (value := average_return(run)) is not None]
     average = "–"
     if averages:
-        average = with_interval(iqm_interval([np.array(averages)], cell.bootstrap_seed, cell.method))
+        average = with_interval(cell.iqm(np.array(averages)))
     shares = [value for run in cell.runs if (value := feasible_share(run)) is not None]
     spent = cell.spread("result", "training", "total_cost")
     return [*cell.row, *cell.column, f"{len(cell.evaluated)} of {len(cell.runs)}", str(cell.step or "–"),
             "–" if aim is None else number(aim), steps, share, average,
-            f"{np.mean(shares):.0%} ({min(shares):.0%} … {max(shares):.0%})" if shares else "–",
+            f"{percent(float(np.mean(shares)))} ({percent(min(shares))} … {percent(max(shares))})" if shares else "–",
             "–" if spent is None else f"{spent.mean:.0f} ({spent.low:.0f} … {spent.high:.0f})"]

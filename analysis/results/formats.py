@@ -11,8 +11,8 @@ import numpy as np
 
 from algd.errors import UsageError
 from analysis.markdown import markdown_table
-from analysis.results.cells import Cell, number, ranked_along
-from analysis.results.notes import interval_of
+from analysis.results.cells import Cell, number, percent, ranked_along
+from analysis.results.notes import interval_of, pooled_notes
 from analysis.results.steps import when
 from analysis.results.table import NONE, Table, details, grid
 from analysis.runs.model import Run
@@ -72,7 +72,7 @@ def _run(cell: Cell, run: Run) -> list[str]:
         return [*row, NONE, NONE, NONE, number(run.limit), NONE, NONE, last]
     stay = run.stay
     return [*row, str(result.step), number(result.mean_return), number(result.mean_cost), number(run.limit),
-            NONE if result.over is None else f"{result.over:.0%} of {result.episodes}",
+            NONE if result.over is None else f"{percent(result.over)} of {result.episodes}",
             NONE if stay is None else f"{'> ' if stay.censored else ''}{stay.step}", "yes" if run.safe else "no"]
 
 
@@ -114,7 +114,7 @@ def _typeset(cell: str) -> str:
 
 def _caption(table: Table) -> str:
     """Return the caption: definitions of the numbers, step, number of seeds, and interval."""
-    counts = sorted({len(cell.runs) for cell in table.cells})
+    counts = sorted({len(set(cell.seeds)) for cell in table.cells})
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
     steps, first = when(run for cell in table.cells for run in cell.runs), table.cells[0]
     at = f" at {steps}" if steps else ""
@@ -126,7 +126,7 @@ def _caption(table: Table) -> str:
         "over seeds, in brackets the seeds; †: above the limit. Safe seeds: those whose mean cost is at most the "
         f"limit, of n, with Wilson's 95% interval. Bold: highest return of the {ranked_along(table.columns)} among "
         "cells whose runs all have a result, with the mean cost within the limit and at least "
-        f"{first.safe_share:.0%} of the seeds safe.")
+        f"{100 * first.safe_share:g}% of the seeds safe." + "".join(f" {note}" for note in pooled_notes(table.cells)))
 
 
 # --- CSV and JSON --------------------------------------------------------------------------------------------------

@@ -22,8 +22,8 @@ def notes(cells: Sequence[Cell], along: str, sampler: str, remarks: Sequence[str
         remarks: sentences on runs that are missing, which are appended.
     """
     runs = [run for cell in cells for run in cell.runs]
-    return [*_how(cells, along, sampler), *result_notes(cells, along), *_episodes(runs), *_pooled(cells, runs),
-            *remarks]
+    return [*_how(cells, along, sampler), *result_notes(cells, along), *_episodes(runs), *pooled_notes(cells),
+            *[f"Imported from {source}." for source in sorted({run.source for run in runs if run.source})], *remarks]
 
 
 def interval_of(method: Method) -> str:
@@ -45,13 +45,13 @@ def _how(cells: Sequence[Cell], along: str, sampler: str) -> list[str]:
         "†: mean cost above the limit. Safe seeds: those whose mean cost is at most the limit, of all; a run that "
         "failed or has no result is not safe; in brackets Wilson's 95% interval.",
         f"Bold: the highest return among the cells of the {along} with the same limit whose runs all have a result, "
-        f"whose mean cost is within the limit and of whose seeds at least {share:.0%} are safe; a rank and not a test "
-        "(`python -m analysis compare`). Returns that print alike share it.",
+        f"whose mean cost is within the limit and of whose seeds at least {100 * share:g}% are safe; a rank and not a "
+        "test (`python -m analysis compare`). Returns that print alike share it.",
         "Violation, CVaR 0.1 (mean of the worst tenth of episode costs), episodes over and training: means over seeds, "
         "in brackets the lowest and the highest. Training counts episodes after the initial steps, up to the step of "
         f"the results.{several} updates/s and hours: means of the runs with a result.",
-        "Stays feasible from: median over seeds of the first step from which on every evaluation was feasible; '>': "
-        "half of them or more were not yet."]
+        "Stays feasible from: median, over the seeds with a result or a failure, of the first step from which on every "
+        "evaluation was feasible; '>': half of them or more were not yet."]
 
 
 def _at(cells: Sequence[Cell]) -> str:
@@ -135,15 +135,15 @@ def _episodes(runs: Sequence[Run]) -> list[str]:
     return found
 
 
-def _pooled(cells: Sequence[Cell], runs: Sequence[Run]) -> list[str]:
-    """Return notes on pooled runs and on imported ones."""
+def pooled_notes(cells: Sequence[Cell]) -> list[str]:
+    """Return notes on runs that are pooled although they differ, and on repeated seeds."""
     found = []
     for keys in sorted({cell.pooled for cell in cells if cell.pooled}):
         found.append(f"Pooled although different in {', '.join(keys)}: "
                      f"{_cells([cell for cell in cells if cell.pooled == keys])}.")
     if repeating := [cell for cell in cells if cell.repeats_seeds]:
         found.append(f"Several runs of one seed, which are not independent, hence no interval: {_cells(repeating)}.")
-    return found + [f"Imported from {source}." for source in sorted({run.source for run in runs if run.source})]
+    return found
 
 
 def _missing_seeds(cells: Sequence[Cell], along: str) -> list[str]:

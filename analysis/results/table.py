@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.results.cells import COLUMNS, ROWS, SAFE_SHARE, Cell, cells, number, ranked_along, sorting
+from analysis.results.cells import COLUMNS, ROWS, SAFE_SHARE, Cell, cells, number, percent, ranked_along, sorting
 from analysis.results.notes import notes
 from analysis.results.steps import check_step
 from analysis.runs.model import Run
@@ -140,15 +140,15 @@ def details(table: Table) -> tuple[list[str], list[list[str]]]:
 
 
 def _details(cell: Cell) -> dict[str, str]:
-    several = {"evaluations over": _spread(cell, "result", "evaluations_over", form=_percent)}
+    several = {"evaluations over": _spread(cell, "result", "evaluations_over", form=percent)}
     return {"seeds": _seeds(cell), "step": _steps(cell), "limit": maybe(cell.limit),
             "safe": f"{cell.safe}/{len(cell.runs)}", "violation": _spread(cell, "result", "violation"),
             "CVaR 0.1": _spread(cell, "result", "cvar"),
-            "episodes over": _spread(cell, "result", "over", form=_percent),
+            "episodes over": _spread(cell, "result", "over", form=percent),
             **(several if cell.runs[0].averaged > 1 else {}), "stays feasible from": _stays(cell),
             "training cost": _spread(cell, "result", "training", "total_cost", form=lambda value: f"{value:.0f}"),
             "cost/step": _spread(cell, "result", "training", "cost_rate", form=lambda value: f"{value:.4f}"),
-            "training over": _spread(cell, "result", "training", "over", form=_percent),
+            "training over": _spread(cell, "result", "training", "over", form=percent),
             "updates/s": maybe(cell.speed("updates_per_second")), "hours": maybe(cell.speed("hours"))}
 
 
@@ -166,10 +166,6 @@ def _spread(cell: Cell, *path: str, form: Callable[[float], str] = number) -> st
         return NONE
     low, high = form(spread.low), form(spread.high)
     return form(spread.mean) + ("" if low == high else f" ({low} … {high})")
-
-
-def _percent(value: float) -> str:
-    return f"{value:.0%}"
 
 
 def _seeds(cell: Cell) -> str:

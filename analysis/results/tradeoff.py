@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 
 from algd.errors import UsageError
 from analysis.results.cells import Cell
+from analysis.results.notes import pooled_notes
 from analysis.results.steps import when
 from analysis.results.style import LIMIT, STYLE, WIDTH, layered, legend, look
 from analysis.statistics.aggregates import pareto_front
@@ -104,6 +105,7 @@ def _result(cell: Cell) -> Point | None:
 
 
 def _at(cells: Sequence[Cell]) -> str:
-    counts = sorted({len(cell.evaluated) for cell in cells})
+    counts = sorted({len({run.seed for run in cell.evaluated}) for cell in cells})
     seeds = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]}–{counts[-1]}"
-    return f"{when(run for cell in cells for run in cell.runs)}, {seeds}"
+    at = f"{when(run for cell in cells for run in cell.runs)}, {seeds}"
+    return "; ".join([at, *pooled_notes(cells)]).rstrip(".")

@@ -1,5 +1,6 @@
 """Scores over tasks and sample efficiency, on runs with results computed by hand."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 from algd.errors import UsageError
 from analysis.__main__ import main
 from analysis.results.cells import Cell, cells
+from analysis.results.curves import draw
 from analysis.results.efficiency import average_return, feasible_share, reached, wanted_returns
+from analysis.results.formats import escaped
 from analysis.results.scores import draw_profiles, references, scored
 from analysis.results.steps import judged
 from analysis.runs.model import Run
@@ -34,7 +37,7 @@ def test_scores_by_hand(tmp_path: Path) -> None:
     assert (reference["ring"].unconstrained, reference["ring"].zero_cost) == (12000, 2000)
     over = {one.column[1]: one for one in scored(found, reference)}
     augmented, plain = over["augmented"], over["plain"]
-    assert [values.tolist() for values in augmented.scores] == [pytest.approx([0.4, 0.5, 0.6])] * 2
+    assert [values.tolist() for values in augmented.scores.values()] == [pytest.approx([0.4, 0.5, 0.6])] * 2
     assert augmented.mean.value == pytest.approx(0.5) and augmented.gap.value == pytest.approx(0.5)
     # The smallest and the largest of 0.7 0.7 0.8 0.8 0.9 0.9 are trimmed.
     assert plain.iqm.value == pytest.approx((0.7 + 0.8 + 0.8 + 0.9) / 4)
@@ -42,7 +45,7 @@ def test_scores_by_hand(tmp_path: Path) -> None:
     assert over["none"].mean.value == 1 and (over["none"].safe_score, over["none"].safe) == (0, 0)
     assert over["none"].gap.low == over["none"].gap.value == 0
     assert plain.mean.low is not None and plain.mean.high is not None and plain.mean.low < 0.8 < plain.mean.high
-    assert plain.ratios[0].tolist() == [0.75, 1, 1.25]
+    assert plain.ratios["toy"].tolist() == [0.75, 1, 1.25]
 
 
 def test_what_failed_is_in_no_score_but_in_the_profile(tmp_path: Path) -> None:
@@ -53,7 +56,7 @@ def test_what_failed_is_in_no_score_but_in_the_profile(tmp_path: Path) -> None:
     reference = references(found, "12", "0")
     over = {one.column[1]: one for one in scored([cell for cell in found if cell.row == ("toy",)],
                                                  {"toy": reference["toy"]})}
-    assert len(over["augmented"].runs) == 4 and len(over["augmented"].scores[0]) == 3
+    assert len(over["augmented"].runs) == 4 and len(over["augmented"].scores["toy"]) == 3
     assert over["augmented"].safe_score == pytest.approx((6 + 7 + 8) / 12 / 4)
     figure = draw_profiles([over["augmented"]], ("agent", "guidance"), "deterministic")
     score, cost = (np.asarray(axis.lines[0].get_ydata(), dtype=float) for axis in figure.axes)
@@ -70,6 +73,47 @@ def test_only_tasks_that_all_have_count(tmp_path: Path, capsys: pytest.CaptureFi
     assert "## Over 2 tasks" in text and "Left out, since not every algorithm has a result there: third." in text
     assert lines_of(text, "vesde", "augmented")[0][2] == "6" and "unconstrained: 12000 on every task" in text
     assert (tmp_path / "figures" / "profiles_toy.pdf").exists()
+
+
+def test_failing_with_every_run_of_a_task_is_not_better_than_with_most(tmp_path: Path,
+                                                                       capsys: pytest.CaptureFixture[str]) -> None:
+    two_tasks(tmp_path)
+    for seed in range(3):
+        simple(tmp_path / "third" / f"plain{seed}", config(seed, "plain", "third"), 6, 0)
+        for name in ("none", "pid", "augmented"):
+            lost = name == "augmented"
+            make_run(tmp_path / "third" / f"{name}{seed}", config(seed, name, "third"),
+                     *[] if lost else [evaluation(200, [(9, 0, 0)] * 2)], state="failed" if lost else "finished")
+    found = cells(runs_in(tmp_path))
+    over = {one.column[1]: one for one in scored(found, references(found, "12", "0"))}
+    assert over["augmented"].tasks == ["ring", "third", "toy"] and over["augmented"].shared == ["ring", "toy"]
+    assert (over["augmented"].safe, len(over["augmented"].runs)) == (6, 9)
+    assert over["augmented"].mean.count == 6 and over["plain"].mean.count == 6
+    assert main(["scores", str(tmp_path), "--unconstrained", "12"]) == 0
+    text = capsys.readouterr().out
+    assert "## Over 2 tasks" in text and "since all runs of an algorithm failed there: third." in text
+
+
+def test_pooled_seeds_are_not_independent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three seeds with two values of rho are not six seeds, in no command."""
+    for seed in range(3):
+        for rho in (1.0, 50.0):
+            make_run(tmp_path / f"{seed}-{rho}", config(seed, rho=rho),
+                     *[evaluation(step, [(seed + rho / 50, 1, 0)] * 2) for step in (100, 200)])
+    pooled = "Pooled although different in guidance.rho: toy vesde augmented."
+    for command in (["scores", "--unconstrained", "12", "--zero-cost", "0"], ["efficiency", "--return", "1"],
+                    ["table", "--format", "latex"]):
+        assert main([*command, str(tmp_path), "--pool"]) == 0
+        text = capsys.readouterr().out
+        assert escaped(pooled) in text if "latex" in command else pooled in text
+        assert not re.search(r"\d \[", text.split("\\caption")[0]), text
+        assert "n = 3 seeds" in text or "latex" not in command
+    figure = draw(cells(runs_in(tmp_path), pool=True), ("agent", "guidance"), "return")
+    said = " ".join(figure.get_suptitle().split())
+    assert "n = 3 seeds" in said and pooled.rstrip(".") in said
+    (axis,) = figure.axes
+    assert not any(np.isfinite(path.vertices).all() and len(path.vertices) > 2
+                   for band in axis.collections for path in band.get_paths())
 
 
 def test_references_that_cannot_be(tmp_path: Path) -> None:

@@ -298,6 +298,19 @@ def test_half_that_never_stay_feasible_is_not_a_median(tmp_path: Path, capsys: p
 # --- spreads, unreadable runs, LaTeX -------------------------------------------------------------------------------
 
 
+def test_a_rare_violation_is_not_rounded_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, worst in (("over", 5), ("safe", 4)):
+        make_run(tmp_path / name, config(0, "augmented" if name == "over" else "plain"),
+                 *[evaluation(step, [(1, worst if step == 200 else 0, 0)] * 2) for step in range(1, 301)])
+    text = text_of(capsys, tmp_path, "--last", "300", "--safe-share", "0.996")
+    over, safe = (lines_of(text, "toy", "vesde", guidance)[0] for guidance in ("augmented", "plain"))
+    assert (over[9], over[10], safe[9], safe[10]) == ("< 1%", "< 1%", "0%", "0%") and "at least 99.6% are safe" in text
+    assert main(["efficiency", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert [lines_of(text, "toy", "vesde", guidance)[0][-2] for guidance in ("augmented", "plain")] == [
+        "> 99% (> 99% … > 99%)", "100% (100% … 100%)"]
+
+
 def test_training_cost_has_a_spread_and_ends_at_the_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Means over seeds, with the range of the seeds, of the cost up to the step of the comparison."""
     for seed, cost in enumerate((10, 30)):
