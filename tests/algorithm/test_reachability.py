@@ -1,5 +1,6 @@
 """Reachability: the backup against a reachable set computed exactly, and a multiplier that depends on the state."""
 
+from collections.abc import Callable
 from copy import deepcopy
 
 import pytest
@@ -82,6 +83,24 @@ def test_the_multiplier_grows_where_no_action_is_safe_and_vanishes_where_one_is(
     found = multiplier.multiplier(states)
     assert found[states.squeeze(1) > 0.3].min() > 3 and found[states.squeeze(1) < -0.5].max() < 0.1
     assert float(multiplier.multiplier()) == pytest.approx(float(found.mean()), rel=0.1)
+
+
+def test_a_multiplier_that_has_sunk_returns_all_at_once() -> None:
+    """Adam divides by past gradients, which had shrunk with λ(s): it takes long to reach 0.01, and a moment more 10."""
+    torch.manual_seed(0)
+    multiplier = Statewise([64, 64], 3e-3, "policy", 100.0, 3.0, threshold=2.0, observation_size=8)
+    states = torch.randn(64, 8)
+
+    def updates_until(risk: float, reached: Callable[[float], bool]) -> int:
+        for count in range(1, 2000):
+            multiplier.observe_batch(Signals(states, torch.zeros(64), torch.full((64,), risk)))
+            if reached(float(multiplier.multiplier())):
+                return count
+        raise AssertionError("it never gets there")
+
+    updates_until(1.0, lambda value: value < 2e-5)
+    slow = updates_until(3.0, lambda value: value > 0.01)
+    assert updates_until(3.0, lambda value: value > 10) < slow / 4
 
 
 def test_on_the_threshold_the_multiplier_stays() -> None:
