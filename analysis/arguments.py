@@ -139,7 +139,8 @@ def parser() -> argparse.ArgumentParser:
                   "         python -m analysis compare runs --where env=point_button1 --budgets")
     _add_choice(command)
     _add_judging(command, safe_share=False)
-    command.add_argument("--first", metavar="KEY=VALUE", help="the runs of one side; several conditions in one text")
+    command.add_argument("--first", metavar="KEY=VALUE",
+                         help="the runs of one side; several conditions in one text, separated by spaces")
     command.add_argument("--second", action="append", metavar="KEY=VALUE",
                          help="the runs of the other; can be repeated: the first against each, with p-values "
                               "corrected for the number of tests")
@@ -224,7 +225,7 @@ def _add_selection(command: argparse.ArgumentParser) -> None:
                               "of sweeps or their experiments")
     command.add_argument("--where", action="append", default=[], metavar="KEY=VALUE[,VALUE]",
                          help="only runs with this configuration, or in this state, as in state=finished,failed; "
-                              "can be repeated")
+                              "can be repeated, and all must hold")
     command.add_argument("--finished", action="store_true", help="only runs that are finished; others are named")
     command.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR",
                          help="the folder in which sweeps are found by name (default runs)")

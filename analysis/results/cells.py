@@ -223,7 +223,7 @@ def cells(runs: Sequence[Run], rows: Sequence[str] = ROWS, columns: Sequence[str
         check_key(runs, key)
     _refuse_twins(runs)
     if not pool:
-        _refuse_differences(runs, keys)
+        _refuse_differences(runs, keys, at_step)
     groups: dict[tuple[tuple[str, ...], tuple[str, ...]], list[Run]] = {}
     for run in judged(runs, at_step, [run.config.get("total_steps") for run in runs] if "total_steps" in keys else ()):
         groups.setdefault((values_of(run, rows), values_of(run, columns)), []).append(run)
@@ -241,9 +241,12 @@ def _refuse_twins(runs: Sequence[Run]) -> None:
             raise UsageError(f"{twin.folder} and {run.folder} are the same run: name only one of them")
 
 
-def _refuse_differences(runs: Sequence[Run], keys: Sequence[str]) -> None:
+def _refuse_differences(runs: Sequence[Run], keys: Sequence[str], at_step: int | None) -> None:
     """Refuse runs that differ in more than the seed within a cell, or in more than the grouping keys within a task."""
-    advice = "group by them (--rows, --columns), choose among them (--where), or pool them (--pool)"
+    # The length of a run does not change what it is at an earlier step.
+    lengths = () if at_step is None else ("total_steps",)
+    advice = ("group by them (--rows, --columns), choose among them (--where), or pool them (--pool); runs that "
+              "differ in total_steps alone can be compared at one step (--at-step)")
     inside: dict[tuple[bool, tuple[str, ...]], list[Run]] = {}
     between: dict[tuple[bool, str], list[Run]] = {}
     for run in runs:
@@ -252,14 +255,14 @@ def _refuse_differences(runs: Sequence[Run], keys: Sequence[str]) -> None:
         between.setdefault((run.foreign, task), []).append(run)
     for (_, values), members in inside.items():
         named = ", ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
-        if differing := differing_keys([run.config for run in members]):
+        if differing := differing_keys([run.config for run in members], lengths):
             raise UsageError(f"the runs of one cell ({named}) differ in {spelled(members, differing)}: {advice}")
         if (True, values) in inside and (False, values) in inside:
             raise UsageError(f"one cell ({named}) has runs of this project and of another framework: {advice}")
     for (_, task), members in between.items():
         # A column of tasks covers their names: a task with two horizons or limits is two tasks.
         if differing := differing_keys([run.config for run in members],
-                                       ["env.name" if key == "env" else key for key in keys]):
+                                       ["env.name" if key == "env" else key for key in (*keys, *lengths)]):
             place = f"the runs on {task}" if task else "the runs"
             raise UsageError(f"{place} differ in more than {', '.join(keys)}, namely in "
                              f"{spelled(members, differing)}: {advice}")

@@ -171,21 +171,22 @@ def compare(some: Sequence[Side], bootstrap_seed: int = 0, at_step: int | None =
         if len(kinds := sorted({str(run.config["env.limit_kind"]) for run in everything if run.env == task})) > 1:
             raise UsageError(f"the costs on {task} are of the kinds {' and '.join(kinds)} (env.limit_kind), which "
                              "cannot be compared: choose one with --where")
+    lengths = () if at_step is None else ("total_steps",)  # as in a table
     for side in some:
-        _refuse_mixed(side, pool)
+        _refuse_mixed(side, pool, lengths)
     by = [(*values_of(run, side.within), run.config.get("total_steps") if "total_steps" in side.named else None)
           for side in some for run in side.runs]
     remaining = iter(judged(everything, at_step, by))
     ready = [replace(side, runs=[next(remaining) for _ in side.runs]) for side in some]
     pairs = [(i, j) for i in range(len(ready)) for j in range(i + 1, len(ready)) if all_pairs or i == 0]
-    found = [_compare(ready[i], ready[j], bootstrap_seed, pool) for i, j in pairs]
+    found = [_compare(ready[i], ready[j], bootstrap_seed, pool, lengths) for i, j in pairs]
     adjusted = iter(holm([test.p_value for pair in found for test in pair.tests]))
     return [replace(pair, tests=[replace(test, adjusted=next(adjusted)) for test in pair.tests]) for pair in found]
 
 
-def _compare(first: Side, second: Side, seed: int, pool: bool) -> Comparison:
+def _compare(first: Side, second: Side, seed: int, pool: bool, lengths: Sequence[str]) -> Comparison:
     named = sorted(first.named | second.named)
-    differing = _differing(first, second, named)
+    differing = _differing(first, second, named, lengths)
     if differing and not pool:
         raise UsageError(f"{first.name} and {second.name} differ in more than {', '.join(named)}, namely "
                          f"{differing[0]}: name it in the conditions, choose with --where, or list it (--pool)")
@@ -218,11 +219,11 @@ def _tests(first: Side, second: Side, tasks: Sequence[str], seed: int) -> list[S
     return tests
 
 
-def _refuse_mixed(side: Side, pool: bool) -> None:
+def _refuse_mixed(side: Side, pool: bool, lengths: Sequence[str]) -> None:
     """Refuse a side whose runs differ in more than the seed on a task, or that has a seed twice."""
     for task in dict.fromkeys(map(side.task, side.runs)):
         runs = side.on(task)
-        if (differing := differing_keys([run.config for run in runs])) and not pool:
+        if (differing := differing_keys([run.config for run in runs], lengths)) and not pool:
             raise UsageError(f"the runs of {side.name} on {task} differ in {spelled(runs, differing)}: name them in "
                              "the side's condition or in --within, or choose among them with --where")
         seeds = [run.seed for run in runs]
@@ -231,14 +232,15 @@ def _refuse_mixed(side: Side, pool: bool) -> None:
                              "choose among them with --where")
 
 
-def _differing(first: Side, second: Side, named: Sequence[str]) -> list[str]:
+def _differing(first: Side, second: Side, named: Sequence[str], lengths: Sequence[str]) -> list[str]:
     """Describe, for each common task, the keys in which the runs of both differ besides those of the conditions."""
     found = []
     for task in sorted(set(map(first.task, first.runs)) & set(map(second.task, second.runs))):
         runs = [*first.on(task), *second.on(task)]
         # What a condition covers between the sides must not hide that the pooled runs of one side differ.
-        keys = sorted({*differing_keys([run.config for run in runs], named), *(
-            key for side in (first, second) for key in differing_keys([run.config for run in side.on(task)]))})
+        keys = sorted({*differing_keys([run.config for run in runs], [*named, *lengths]), *(
+            key for side in (first, second)
+            for key in differing_keys([run.config for run in side.on(task)], lengths))})
         if any(run.foreign for run in runs):
             keys = [key for key in keys if key in COMPARABLE]
         if keys:

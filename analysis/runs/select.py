@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
@@ -86,8 +87,10 @@ def check_key(runs: Sequence[Run], key: str) -> None:
     if key == STATE or any(value_of(run, key) is not None or key in run.config for run in runs):
         return
     known = {name for run in runs for name in run.config}
+    groups = {name.removesuffix(".name") for name in known if name.endswith(".name")}
     last = key.rsplit(".", 1)[-1]
-    close = sorted(name for name in known if name.rsplit(".", 1)[-1] == last or key in name)[:5]
+    close = (sorted(name for name in known if name.rsplit(".", 1)[-1] == last)
+             or get_close_matches(key, sorted(known | groups), 3) or sorted(name for name in known if key in name))[:5]
     raise UsageError(f"{key}: no run has this key" + (f"; did you mean {' or '.join(close)}?" if close else
                                                       "; keys are those of a run's config.yaml, such as guidance.rho"))
 
@@ -101,7 +104,7 @@ def where(runs: Sequence[Run], conditions: Iterable[str], option: str = "--where
         option: the option of the command line that they are from, for messages.
 
     Raises:
-        UsageError: a condition has another form, no run has its key, or no run fits.
+        UsageError: a condition has another form, no run has its key or one of its values, or no run fits.
     """
     left = list(runs)
     for condition in conditions:
@@ -110,9 +113,16 @@ def where(runs: Sequence[Run], conditions: Iterable[str], option: str = "--where
             raise UsageError(f"{option} {condition}: KEY=VALUE is needed, such as env=point_button1")
         check_key(runs, key)
         values = wanted.split(",")
+        there = sorted({str(value_of(run, key)) for run in runs})
+        for value in values:
+            # Otherwise a misspelled value of several would choose fewer runs in silence. States come and go.
+            if key != STATE and not any(_same(value_of(run, key), value) for run in runs):
+                further = "" if "=" not in value else "; a further condition is " + (
+                    "another --where" if option == "--where" else "separated by a space")
+                raise UsageError(f"{option} {condition}: no run is left with {key}={value}; {key} is "
+                                 f"{', '.join(there)}{further}")
         left = [run for run in left if any(_same(value_of(run, key), value) for value in values)]
         if not left:
-            there = sorted({str(value_of(run, key)) for run in runs})
             raise UsageError(f"{option} {condition}: no run is left; {key} is {', '.join(there)}")
     return left
 

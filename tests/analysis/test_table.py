@@ -427,7 +427,7 @@ def test_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [run.folder.name for run in where(runs, ["env.limit=4"])] == ["a", "b", "c"]
     runs[1].config["rate"] = "1e-05"
     assert [run.folder.name for run in where(runs, ["rate=0.00001"])] == ["b"]
-    assert "no run is left; guidance is augmented, plain" in refused(capsys, tmp_path, "--where", "guidance=pid")
+    assert "with guidance=pid; guidance is augmented, plain" in refused(capsys, tmp_path, "--where", "guidance=pid")
     assert "KEY=VALUE is needed" in refused(capsys, tmp_path, "--where", "guidance")
     assert "did you mean guidance.rho?" in refused(capsys, tmp_path, "--where", "rho=1")
     assert "did you mean guidance.rho?" in refused(capsys, tmp_path, "--columns", "agent.rho")

@@ -272,6 +272,30 @@ def test_runs_that_a_state_leaves_out_are_named(tmp_path: Path, capsys: pytest.C
     assert "state=finished: the sides are methods, and a state is none" in capsys.readouterr().err
 
 
+def test_a_condition_chooses_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A misspelled value among several is no smaller choice, and a second condition no value."""
+    for seed in range(2):
+        simple(tmp_path / f"a{seed}", config(seed), 5, 1)
+    for condition, said in (("guidance=augmented,plan", "with guidance=plan; guidance is augmented"),
+                            ("guidance=augmented,seed=1", "is augmented; a further condition is another --where"),
+                            ("gudiance=augmented", "did you mean guidance")):
+        assert said in refused(capsys, tmp_path, "--where", condition)
+    assert safe_of(text_of(capsys, tmp_path, "--where", "seed=0,1", "--where", "state=finished,running"))
+
+
+def test_runs_of_two_lengths_are_compared_at_one_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for guidance in ("augmented", "plain"):
+        for seed, length in enumerate((100, 200)):
+            make_run(tmp_path / f"{guidance}{seed}", config(seed, guidance) | {"total_steps": length},
+                     *[evaluation(step, [(step + seed, 1, 0)] * 2) for step in range(100, length + 1, 100)])
+    assert "can be compared at one step (--at-step)" in refused(capsys, tmp_path)
+    text = text_of(capsys, tmp_path, "--at-step", "100")
+    assert lines_of(text, "toy", "return")[0][2] == "**100.5** (100.0; 101.0)" and "Pooled" not in text
+    assert main(["compare", str(tmp_path), "--at-step", "100", "--first", "guidance=augmented", "--second",
+                 "guidance=plain"]) == 0
+    assert "also differ" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("key", "values"), [
     ("horizon", (400, 1000)), ("limit", (4.0, 40.0)), ("limit_kind", ("episode", "discounted"))])
 def test_a_task_has_one_horizon_limit_and_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str,
