@@ -32,7 +32,8 @@ from algd.storage.run_folder import refuse_links
 from analysis.runs.model import Evaluation, Run, Training
 from analysis.runs.read import read_run
 
-FILES = ("config.yaml", "meta.json", "status.json", "evals.csv", "episodes.csv", "progress.csv", "config.json")
+FILES = ("config.yaml", "meta.json", "status.json", "evals.csv", "episodes.csv", "metrics.csv", "progress.csv",
+         "config.json")
 CHECKPOINT_FILES = ("state.json", "manifest.json")
 SETTLED = 2_000_000_000  # nanoseconds; file times are coarser than a nanosecond, and clocks of file servers differ
 BYTES = 500_000_000  # a larger cache file is deleted and started again

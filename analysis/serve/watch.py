@@ -49,7 +49,7 @@ class Watch:
                  options: Options, title: str, seconds: float):
         self._names, self._runs_dir, self._conditions, self._finished = list(names), runs_dir, conditions, finished
         self._options, self._title, self.seconds = options, title, seconds
-        self._read: dict[Path, tuple[Signature, Run | UsageError]] = {}
+        self._read: dict[Path, tuple[str, Run | UsageError]] = {}
         self._folders: dict[str, Path] = {}
         self._task_ends = TaskEnds()
         self._lock = threading.Lock()
@@ -88,9 +88,9 @@ class Watch:
             refusal = str(error)
         gathered = replace(gathered, absent=self._waiting(gathered))
         ends = self._task_ends.of(run.folder for run in gathered.runs if stalled(run))
-        signatures = ((folder, signature) for folder, (signature, _) in self._read.items())
+        stamps = ((folder, stamp) for folder, (stamp, _) in self._read.items())
         sweep = sweep_content(self._names, self._runs_dir)
-        seen = (refusal, _results_of_search(sweep), *gathered.absent, *ends.items(), *signatures,
+        seen = (refusal, _results_of_search(sweep), *gathered.absent, *ends.items(), *stamps,
                 *(_is_active(run) for run in gathered.runs))
         if self._content is None or seen != self._seen:
             self._content = assemble(self._title, gathered, self._options, self._link, sweep, refusal, live=True,
@@ -104,16 +104,16 @@ class Watch:
         return self._content
 
     def _gather(self) -> Gathered:
-        read: dict[Path, tuple[Signature, Run | UsageError]] = {}
+        read: dict[Path, tuple[str, Run | UsageError]] = {}
 
         def once(folder: Path, sampler: str) -> Run:
-            signature = _signature(folder)
+            stamp = stamp_of(folder)
             known = self._read.get(folder)
-            if known is None or known[0] != signature:
+            if known is None or known[0] != stamp:
                 try:
-                    known = signature, read_run(folder, sampler)
+                    known = stamp, read_run(folder, sampler)
                 except UsageError as error:
-                    known = signature, error
+                    known = stamp, error
             read[folder] = known
             if isinstance(known[1], UsageError):
                 raise known[1]
@@ -154,11 +154,3 @@ def _results_of_search(sweep: Mapping[str, Any] | None) -> Signature:
 def _is_active(run: Run) -> bool:
     """Return whether a process trains the run; a killed run writes nothing, and only its lock tells."""
     return run.state in ("running", "starting") and is_held(run.folder)
-
-
-def _signature(folder: Path) -> Signature:
-    """Return a value that changes with the run's files; `stamp_of` leaves out metrics.csv, which figures read anew."""
-    with contextlib.suppress(OSError):
-        metrics = (folder / "metrics.csv").stat()
-        return stamp_of(folder), metrics.st_ino, metrics.st_size, metrics.st_mtime_ns
-    return (stamp_of(folder),)

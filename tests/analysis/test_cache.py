@@ -1,6 +1,7 @@
 """The cache of runs: a run is taken from it only if none of the files that it was read from has changed."""
 
 import ast
+import hashlib
 import json
 import os
 import sqlite3
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from algd.errors import UsageError
+from analysis.__main__ import main
 from analysis.runs import cache
 from analysis.runs.cache import RunCache, cache_file
 from analysis.runs.model import Run
@@ -89,6 +91,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "no state": lambda folder: (folder / "status.json").unlink(),
     "episodes": lambda folder: (folder / "episodes.csv").write_text(
         "step,episode,seed,return,cost,discounted_cost,length\n10,0,0,1,2,3,10\n"),
+    "metrics": lambda folder: (folder / "metrics.csv").write_text("step,lam\n100,0.5\n"),
     "a checkpoint": lambda folder: (folder / "checkpoints" / "1").mkdir(parents=True) or (
         folder / "checkpoints" / "1" / "state.json").write_text("{}"),
 }
@@ -104,6 +107,21 @@ def test_any_change_is_seen(tmp_path: Path, reads: list[Path], change: str) -> N
     CHANGES[change](folder)
     assert repr(read(folder)) == repr(read_run(folder))
     assert len(reads) == 2
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_changed_table_of_metrics_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run is checked against what it recorded of metrics.csv, also if the run has been read before."""
+    folder = some_run(tmp_path / "a")
+    content = b"step,lam\n100,0.5\n200,0.7\n"
+    (folder / "metrics.csv").write_bytes(content)
+    (folder / "meta.json").write_text(json.dumps(
+        {"tables": {"metrics": {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}}}))
+    command = ["curves", str(folder), "--quantities", "lam", "--out", str(tmp_path / "figures")]
+    assert main(command) == 0
+    (folder / "metrics.csv").write_bytes(content.replace(b"0.7", b"900"))
+    assert main(command) == 2
+    assert "metrics.csv is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("settled")
