@@ -23,6 +23,18 @@ NEEDED = ("seed", "eval.episodes", "env.name", "env.family", "env.limit", "env.l
           "guidance.name")
 
 
+def terms(config: Mapping[str, Any]) -> tuple[int, float, str]:
+    """Return what a run is judged by: the episodes of an evaluation, the limit, and the column that it applies to.
+
+    Raises:
+        KeyError, TypeError, ValueError: one of them cannot be.
+    """
+    episodes, limit, cost = int(config["eval.episodes"]), float(config["env.limit"]), COST[config["env.limit_kind"]]
+    if not math.isfinite(limit) or episodes < 1:
+        raise ValueError(f"env.limit={limit}, eval.episodes={episodes}: they cannot be")
+    return episodes, limit, cost
+
+
 @dataclass(frozen=True)
 class Training:
     """Cost of training up to some step, over the episodes that ended after the initial steps.

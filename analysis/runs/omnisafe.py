@@ -6,6 +6,7 @@ are any, else of the last 50 training episodes. Names of columns and keys are th
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +43,8 @@ def read_progress(folder: Path) -> Run:
         "seed": int(settings["seed"]), "total_steps": total, "env.name": env_name(settings["env_id"]),
         "env.family": "stock", "env.limit": STOCK_LIMIT if limit is None else limit, "env.limit_kind": "episode",
         "agent.name": settings["algo"], "guidance.name": "imported"}
+    if not math.isfinite(config["env.limit"]):
+        raise ValueError(f"cost_limit={limit}: it cannot be")
     config |= {f"agent.{key}": value for key, value in settings.items()
                if not any(key == prefix or key.startswith(f"{prefix}.") for prefix in NO_SETTING)}
     epochs = rows(folder / "progress.csv")

@@ -3,7 +3,6 @@
 Only summaries are kept: apart from one per evaluation, the size of a `Run` does not grow with the run's length.
 """
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from algd.storage.run_folder import STATES, UNKNOWN, RunFolder, refuse_links
 from algd.storage.yaml import read_yaml
 from analysis.runs.episodes import TrainingRecord, evaluations, rows, summary
 from analysis.runs.integrity import check_integrity
-from analysis.runs.model import COST, NEEDED, Run
+from analysis.runs.model import NEEDED, Run, terms
 from analysis.runs.omnisafe import read_progress
 from analysis.runs.select import flat
 
@@ -47,10 +46,8 @@ def _read(folder: Path, sampler: str) -> Run:
     if lacking := [key for key in NEEDED if key not in config]:
         raise KeyError(lacking[0])
     check_integrity(folder, nested)
-    wanted, limit, cost = int(config["eval.episodes"]), float(config["env.limit"]), COST[config["env.limit_kind"]]
+    wanted, limit, cost = terms(config)
     int(config["seed"])
-    if not math.isfinite(limit) or wanted < 1:
-        raise ValueError(f"env.limit={limit}, eval.episodes={wanted}: they cannot be")
     status = read_status(folder)
     training = TrainingRecord(rows(folder / "episodes.csv"), cost, limit)
     by_step = evaluations(rows(folder / "evals.csv"), sampler)

@@ -15,7 +15,7 @@ import numpy as np
 from algd.config.identity import upgraded
 from algd.errors import UsageError
 from analysis.runs.episodes import TrainingRecord
-from analysis.runs.model import COST, NEEDED, Evaluation, Run, Series, Training
+from analysis.runs.model import NEEDED, Evaluation, Run, Series, Training, terms
 from analysis.runs.select import flat
 
 TIMEOUT_SECONDS = 60
@@ -64,7 +64,7 @@ def read_project(path: str, sampler: str = "deterministic") -> tuple[list[Run], 
 
 def _run(name: str, path: str, config: dict[str, Any], state: str, status: Mapping[str, Any],
          history: Iterable[Mapping[str, Any]], sampler: str) -> Run:
-    limit, cost = float(config["env.limit"]), COST[config["env.limit_kind"]]
+    wanted, limit, cost = terms(config)
     evaluations: dict[int, dict[str, float]] = {}
     episodes: dict[int, dict[str, str]] = {}
     metrics: dict[str, dict[int, float]] = {}
@@ -82,7 +82,7 @@ def _run(name: str, path: str, config: dict[str, Any], state: str, status: Mappi
                 episodes.setdefault(step, {"step": str(step)})[column] = str(value)
             elif group == "train":
                 metrics.setdefault(column, {})[step] = float(value)
-    record, wanted = TrainingRecord(episodes.values(), cost, limit), config["eval.episodes"]
+    record = TrainingRecord(episodes.values(), cost, limit)
     counts = {step: int(evaluations[step].get("episodes", 0)) for step in sorted(evaluations)}
     complete = [_evaluation(step, evaluations[step], cost, limit, record.by(step))
                 for step, count in counts.items() if count >= wanted]

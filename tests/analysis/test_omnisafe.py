@@ -98,6 +98,12 @@ def test_another_frameworks_runs_are_no_seeds_of_ours(tmp_path: Path, capsys: py
     assert [cell["best_feasible"] for cell in as_json(capsys, tmp_path)[0]["cells"]] == [True, True]
 
 
+def test_a_limit_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every run would be within it."""
+    folder = progress(tmp_path / "a", 0, [(2000, 1, 3000)], algo="CPO", cost_limit=float("inf"))
+    assert "cannot be read as a run (ValueError: cost_limit=inf: it cannot be)" in refused(capsys, folder)
+
+
 def test_what_is_no_run_of_it_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = progress(tmp_path / "a", 0, [(1000, 1, 1)])
     (folder / "config.json").write_text("{}")
