@@ -21,7 +21,7 @@ class Gathered:
     Attributes:
         runs: runs that were read and fit all conditions.
         absent: folders of sweep members that have not started.
-        unreadable: reason for each folder that could not be read as a run.
+        unreadable: reason for each folder, or run of W&B, that could not be read as a run.
         left_out: sentences on runs that are not this project's, or not in the states chosen.
     """
 
@@ -75,8 +75,11 @@ def gather(names: Sequence[str], runs_dir: Path = Path("runs"), sampler: str = "
     if wandb:
         from analysis.runs.wandb import read_project  # slow to import, and seldom needed
 
-        mirrored, others = read_project(wandb, sampler)
+        mirrored, others, damaged = read_project(wandb, sampler)
+        if strict and damaged:
+            raise UsageError(next(iter(damaged.values())))
         runs += mirrored
+        unreadable |= damaged
         if others:
             left_out.append(f"Not this project's, and left out: {listed(others)}.")
     if not runs:

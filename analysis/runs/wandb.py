@@ -25,7 +25,7 @@ STATES = {"finished": "finished", "failed": "failed", "crashed": "interrupted", 
           "preempted": "interrupted", "preempting": "interrupted", "running": "running", "pending": "starting"}
 
 
-def read_project(path: str, sampler: str = "deterministic") -> tuple[list[Run], list[str]]:
+def read_project(path: str, sampler: str = "deterministic") -> tuple[list[Run], list[str], dict[Path, str]]:
     """Read the runs of a W&B project.
 
     Args:
@@ -33,7 +33,8 @@ def read_project(path: str, sampler: str = "deterministic") -> tuple[list[Run], 
         sampler: sampler of the evaluations, "deterministic" or "stochastic".
 
     Returns:
-        The runs, and the names of those that are not this project's or have no configuration.
+        The runs, the names of those that are not this project's or have no configuration, and the reason for each
+        that cannot be read.
 
     Raises:
         UsageError: the path is malformed, W&B cannot be read, or it has no run of this project.
@@ -44,22 +45,30 @@ def read_project(path: str, sampler: str = "deterministic") -> tuple[list[Run], 
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
-    found, others = [], []
+    found, others, unreadable = [], [], {}
     try:
         for remote in wandb.Api(timeout=TIMEOUT_SECONDS).runs(path, order="+created_at", lazy=False):
-            config = flat(upgraded({key: value for key, value in remote.config.items() if key != "meta"}))
-            if all(key in config for key in NEEDED):
-                status = {key: remote.summary.get(f"status/{key}") for key in STATUS}
-                found.append(_run(f"wandb:{path}/{remote.id}", path, config, str(remote.state), status,
-                                  remote.scan_history(), sampler))
-            else:
-                others.append(f"{remote.name} ({remote.id})")
+            name = f"wandb:{path}/{remote.id}"
+            try:
+                config = flat(upgraded({key: value for key, value in remote.config.items() if key != "meta"}))
+                if all(key in config for key in NEEDED):
+                    status = {key: remote.summary.get(f"status/{key}") for key in STATUS}
+                    found.append(_run(name, path, config, str(remote.state), status, remote.scan_history(), sampler))
+                else:
+                    others.append(f"{remote.name} ({remote.id})")
+            except OSError:  # the connection's; some of its errors are a ValueError too
+                raise
+            except (ValueError, KeyError, TypeError, OverflowError) as error:
+                unreadable[Path(name)] = f"{name} cannot be read as a run ({_said(error)})"
     except (wandb.Error, OSError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"--wandb {path}: it cannot be read ({type(error).__name__}: {reason})") from error
-    if not found:
+        raise UsageError(f"--wandb {path}: it cannot be read ({_said(error)})") from error
+    if not found and not unreadable:
         raise UsageError(f"--wandb {path}: none of its {len(others)} runs is one of this project's")
-    return found, others
+    return found, others, unreadable
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _run(name: str, path: str, config: dict[str, Any], state: str, status: Mapping[str, Any],

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Readabl
 def test_what_comes_back_is_what_the_folders_hold(mirrored: tuple[ReadableServer, list[Path]]) -> None:
     _, folders = mirrored
     for sampler in ("deterministic", "stochastic"):
-        found, others = read_project("tester/algd", sampler)
+        found, others, _ = read_project("tester/algd", sampler)
         assert len(others) == 1 and "other" in others[0]
         for folder in folders:
             one = read_run(folder, sampler)
@@ -156,6 +157,33 @@ def test_tables_and_curves_from_wandb(mirrored: tuple[ReadableServer, list[Path]
     assert "are the same run" in capsys.readouterr().err
     assert main(["curves", "--wandb", "tester/algd", "--quantities", "return,lam", "--out", str(tmp_path)]) == 0
     assert (tmp_path / "lam_paper.pdf").exists()
+
+
+@pytest.mark.parametrize("fault", ["no cost", "episodes", "limit"])
+def test_a_run_that_cannot_be_read_is_left_out_alone(mirrored: tuple[ReadableServer, list[Path]], fault: str,
+                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside the good one, a run without costs, with a number of episodes that is none, or with an infinite limit."""
+    server, _ = mirrored
+    (stored,) = [run for name, run in server.runs.items() if "seed-0" in name]
+    damaged = server.runs["damaged"] = deepcopy(stored)
+    config = json.loads(damaged.attributes["config"])
+    if fault == "no cost":
+        damaged.history = {place: {key: value for key, value in line.items() if not key.endswith("cost")}
+                           for place, line in damaged.history.items() if "episode/cost" not in line}
+    elif fault == "episodes":
+        config["eval"]["value"]["episodes"] = "many"
+    else:
+        config["env"]["value"]["limit"] = float("inf")
+    damaged.attributes["config"] = json.dumps(config)
+    try:
+        assert main(["table", "--wandb", "tester/algd"]) == 0
+        captured = capsys.readouterr()
+        assert "left out: wandb:tester/algd/damaged cannot be read as a run" in captured.err
+        assert "Left out, since it cannot be read: wandb:tester/algd/damaged" in captured.out
+        assert main(["table", "--wandb", "tester/algd", "--strict"]) == 2
+        assert "damaged cannot be read" in capsys.readouterr().err
+    finally:
+        del server.runs["damaged"]
 
 
 def test_what_cannot_be_read_is_one_sentence(mirrored: tuple[ReadableServer, list[Path]],
