@@ -86,6 +86,9 @@ class TrainingRecord:
         episodes: rows of episodes.csv.
         cost: the column that the limit applies to.
         limit: the task's limit.
+
+    Raises:
+        ValueError: a complete episode has no steps.
     """
 
     def __init__(self, episodes: Iterable[Row], cost: str, limit: float):
@@ -93,6 +96,8 @@ class TrainingRecord:
                            not float(row[cost]) <= limit, float(row.get("simulator_error") or 0) == 0)
                           for row in episodes if int(row["step"]) > 0),
                          key=lambda pair: pair[0])
+        if empty := next((step for step, _, length, _, whole in counted if length < whole), None):
+            raise ValueError(f"episodes.csv has an episode without steps, which ended at step {empty}")
         self._steps = [step for step, *_ in counted]
         # Cumulative sums over episodes: cost, steps, complete episodes over the limit, complete episodes. Episodes that
         # the simulator ended are not complete.

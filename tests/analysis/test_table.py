@@ -23,6 +23,7 @@ from analysis.runs.find import find_runs
 from analysis.runs.read import read_run
 from analysis.runs.select import differing_keys, flat, where
 from tests.analysis.run_folders import (
+    EPISODES,
     FIXTURE,
     as_json,
     config,
@@ -440,6 +441,17 @@ def test_a_folder_that_cannot_be_read_is_one_sentence(tmp_path: Path, capsys: py
                                     "to float: 'x')\n")
     (run / "config.yaml").write_text("seed: 0\n")
     assert "KeyError: 'eval.episodes'" in refused(capsys, run)
+
+
+def test_an_episode_without_steps_is_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The run is named and left out, and the others are in the table."""
+    damaged = simple(tmp_path / "a", config(0), 10, 1)
+    (damaged / "episodes.csv").write_text(EPISODES + "10,0,1,1,1,1,0\n")
+    simple(tmp_path / "b", config(1), 10, 1)
+    text = text_of(capsys, tmp_path)
+    assert f"Left out, since it cannot be read: {damaged} cannot be read as a run (ValueError: episodes.csv has an " \
+           "episode without steps, which ended at step 10)" in text
+    assert lines_of(text, "toy", "return")[0][2] == "**10.00**"
 
 
 def test_own_data_as_the_documentation_has_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
