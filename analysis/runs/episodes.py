@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from algd.config.values import shortened
 from analysis.runs.model import Evaluation, Training
 from analysis.statistics.estimators import cvar
 
@@ -39,16 +40,27 @@ def evaluations(evals: Iterable[Row], sampler: str) -> dict[int, list[Row]]:
         sampler: "deterministic" or "stochastic".
 
     Raises:
-        ValueError: an episode occurs twice.
+        ValueError: an episode occurs twice, or a step cannot be.
     """
     by_step: dict[int, dict[str, Row]] = {}
     for row in evals:
         if row["source"] == "train" and row["sampler"] == sampler:
-            of_step = by_step.setdefault(int(row["step"]), {})
+            of_step = by_step.setdefault(checked_step(int(row["step"])), {})
             if row["episode"] in of_step:
                 raise ValueError(f"evals.csv has episode {row['episode']} of step {row['step']} twice")
             of_step[row["episode"]] = row
     return {step: list(by_step[step].values()) for step in sorted(by_step)}
+
+
+def checked_step(step: int) -> int:
+    """Return the step of an evaluation.
+
+    Raises:
+        ValueError: it is not from 0 to 2⁶³ − 1, with which tables and figures compute.
+    """
+    if not 0 <= step < 2**63:
+        raise ValueError(f"an evaluation at step {shortened(step)}: it cannot be")
+    return step
 
 
 def summary(step: int, episodes: Sequence[Row], cost: str, limit: float,

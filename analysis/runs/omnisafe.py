@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from analysis.runs.episodes import rows
+from analysis.runs.episodes import checked_step, rows
 from analysis.runs.model import Evaluation, Run
 from analysis.runs.select import flat
 
@@ -50,7 +50,7 @@ def read_progress(folder: Path) -> Run:
     epochs = rows(folder / "progress.csv")
     prefix = "Metrics/TestEp" if any(_filled(row, "Metrics/TestEpRet") for row in epochs) else "Metrics/Ep"
     known = [row for row in epochs if _filled(row, f"{prefix}Ret")]
-    steps = [int(float(row["TotalEnvSteps"])) for row in known]
+    steps = [checked_step(int(float(row["TotalEnvSteps"]))) for row in known]
     evaluations = [_evaluation(step, float(row[f"{prefix}Ret"]), float(row[f"{prefix}Cost"]), config["env.limit"])
                    for step, row in zip(steps, known, strict=True)]
     seconds = epochs[-1].get("Time/Total") if epochs else None

@@ -65,7 +65,8 @@ def read_status(folder: Path) -> dict[str, Any]:
     status = RunFolder(folder).status()
     kinds = {"state": str, "reason": str | None, "step": int | None, "updates_per_second": float | int | None,
              "seconds": float | int | None}
-    wrong = [key for key, kind in kinds.items() if not isinstance(status.get(key), kind) and status]
+    wrong = [key for key, kind in kinds.items() if status and (
+        not isinstance(value := status.get(key), kind) or (isinstance(value, int) and abs(value) >= 2**63))]
     if wrong or status.get("state", UNKNOWN) not in (*STATES, UNKNOWN):
         return {"state": UNKNOWN, "reason": f"status.json is damaged: its {(wrong or ['state'])[0]} cannot be"}
     return {"state": UNKNOWN} | status

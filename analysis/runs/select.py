@@ -20,7 +20,8 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """Flatten a nested configuration to dotted keys; lists are values.
 
     Raises:
-        ValueError: it is not a mapping of plain values, or has control characters, which would break a line of a table.
+        ValueError: it is not a mapping of plain values, or has a number of more than 64 bits, or control characters,
+            which would break a line of a table.
     """
     if not isinstance(config, Mapping):
         raise ValueError("its configuration is not a group of keys")
@@ -33,6 +34,8 @@ def _flat(node: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
             yield from _flat(value, f"{prefix}{key}.")
         elif not isinstance(value, str | int | float | list | None):
             raise ValueError(f"{prefix}{key} is not a plain value")
+        elif isinstance(value, int) and abs(value) >= 2**63:
+            raise ValueError(f"{prefix}{key} is not a number of 64 bits")
         elif UNPRINTABLE.search(str(key)) or UNPRINTABLE.search(str(value)):
             raise ValueError(f"control characters in {prefix + str(key)!a}")
         else:

@@ -14,7 +14,7 @@ import numpy as np
 
 from algd.config.identity import upgraded
 from algd.errors import UsageError
-from analysis.runs.episodes import TrainingRecord
+from analysis.runs.episodes import TrainingRecord, checked_step
 from analysis.runs.model import NEEDED, Evaluation, Run, Series, Training, terms
 from analysis.runs.select import flat
 
@@ -92,7 +92,7 @@ def _run(name: str, path: str, config: dict[str, Any], state: str, status: Mappi
             elif group == "train":
                 metrics.setdefault(column, {})[step] = float(value)
     record = TrainingRecord(episodes.values(), cost, limit)
-    counts = {step: int(evaluations[step].get("episodes", 0)) for step in sorted(evaluations)}
+    counts = {checked_step(step): int(evaluations[step].get("episodes", 0)) for step in sorted(evaluations)}
     complete = [_evaluation(step, evaluations[step], cost, limit, record.by(step))
                 for step, count in counts.items() if count >= wanted]
     seconds = status.get("seconds")

@@ -454,6 +454,26 @@ def test_an_episode_without_steps_is_damage(tmp_path: Path, capsys: pytest.Captu
     assert lines_of(text, "toy", "return")[0][2] == "**10.00**"
 
 
+@pytest.mark.parametrize("step", [-1, 2**63, 10**400], ids=["negative", "beyond 64 bits", "400 digits"])
+def test_a_step_that_no_run_reaches_is_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str], step: int) -> None:
+    """In evals.csv the run is left out; in status.json its state is unknown."""
+    make_run(tmp_path / "a", config(0), evaluation(step, [(1, 1, 0), (1, 1, 1)]))
+    simple(tmp_path / "b", config(1), 10, 1, step=10**400)
+    for command in (["table"], ["curves", "--out", str(tmp_path)], ["report", "--out", str(tmp_path / "page.html")]):
+        assert main([*command, str(tmp_path)]) == 0
+        captured = capsys.readouterr()
+        assert f"left out: {tmp_path / 'a'} cannot be read as a run (ValueError: an evaluation at step" in captured.err
+    assert runs_in(tmp_path / "b")[0].reason == "status.json is damaged: its step cannot be"
+    (cell,) = as_json(capsys, tmp_path)[0]["cells"]
+    assert (cell["return"], cell["unfinished"]) == (10, 1)
+
+
+def test_a_setting_of_too_many_digits_is_damage(tmp_path: Path) -> None:
+    folder = simple(tmp_path / "a", config(0, horizon=10**400), 10, 1)
+    with pytest.raises(UsageError, match=r"env\.horizon is not a number of 64 bits"):
+        read_run(folder)
+
+
 def test_own_data_as_the_documentation_has_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The minimal files that docs/analysis.md asks for, copied from the page, make a table."""
     section = (ROOT / "docs" / "analysis.md").read_text().split("## Your own data")[1].split("\n## ")[0]
