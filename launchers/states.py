@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from algd.config.values import printable
 from algd.storage.checkpoint_state import newest_state
 from algd.storage.lock import is_locked
 from algd.storage.run_folder import STATES, UNKNOWN, RunFolder
@@ -64,11 +65,6 @@ def read_state(folder: Path) -> RunState:
                     int(_number(status, "updates") or 0), _number(status, "updates_per_second"),
                     _number(status, "seconds") or 0.0,
                     None if reason is None else printable(str(reason)))
-
-
-def printable(text: str) -> str:
-    """The text with a space for each character that is not printable, so that it stays on its line."""
-    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _number(status: Mapping[str, Any], key: str) -> float | None:

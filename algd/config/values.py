@@ -37,6 +37,11 @@ def name(value: str) -> str:
     return value
 
 
+def printable(text: str) -> str:
+    """The text with a space for each character that is not printable, so that it stays on its line."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 def shortened(value: Any) -> str:
     """A value as typed in Python, shortened if it is too long for a sentence."""
     text = repr(value)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from algd.config.values import printable
 from algd.errors import UsageError
 from analysis.report.comparisons import Compared, comparisons
 from analysis.report.figures import Column, Figure, columns_of, curve_figure, trade_off_figure
@@ -149,7 +150,7 @@ def assemble(title: str, gathered: Gathered, options: Options, link: Link, sweep
     counts.update({WAITING: len(gathered.absent), UNREADABLE: len(gathered.unreadable)})
     provenance, commands = provenance_grid(gathered.runs)
     if sweep and sweep.get("command"):
-        commands = list(dict.fromkeys([str(sweep["command"]), *commands]))
+        commands = list(dict.fromkeys([printable(str(sweep["command"])), *commands]))
     numbers = {member.run.folder: place for place, member in enumerate(runs)}
     return Content(
         title, datetime.now(UTC).isoformat(timespec="seconds"), live,

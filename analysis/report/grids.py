@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from algd.algorithm.time_constants import configured
+from algd.config.values import printable
 from algd.logging.console import duration
 from algd.storage.run_folder import UNKNOWN, RunFolder
 from analysis.report.tasks import TaskEnd
@@ -123,7 +124,7 @@ def shown(run: Run, end: TaskEnd | None = None) -> Shown:
         why.append(end.why)
     status = {} if run.source else RunFolder(run.folder).status()
     warnings = status.get("warnings")
-    texts = [str(text) for text in warnings] if isinstance(warnings, list) else []
+    texts = [printable(str(text)) for text in warnings] if isinstance(warnings, list) else []
     return Shown(run, state, "\n".join(filter(None, why)), texts, _written(run.folder))
 
 
@@ -139,7 +140,7 @@ def _written(folder: Path) -> str:
 
 def short_name(folder: Path) -> str:
     """Return the last three parts of a run's folder, which identify it within a study."""
-    return "/".join(folder.parts[-3:])
+    return printable("/".join(folder.parts[-3:]))
 
 
 def value_entry(value: float | None, text: Callable[[float], str] = number, style: str = "") -> Entry:
@@ -268,7 +269,7 @@ def time_constants_grid(runs: Sequence[Run]) -> Grid:
 
 def provenance_grid(runs: Iterable[Run]) -> tuple[Grid, list[str]]:
     """Return a table of distinct (versions, commit, host) with their number of starts, and the distinct commands."""
-    found: dict[tuple[str, str, str], int] = {}
+    found: dict[tuple[str, ...], int] = {}
     commands: dict[str, None] = {}
     for run in runs:
         for start in _starts(run):
@@ -276,10 +277,11 @@ def provenance_grid(runs: Iterable[Run]) -> tuple[Grid, list[str]]:
             spelled = ", ".join(f"{name} {version}" for name, version in versions.items() if version) if isinstance(
                 versions, dict) else ""
             commit = str(start.get("commit") or "unknown")[:12] + (" with changes" if start.get("diff") else "")
-            key = (commit, str(start.get("host", "")), f"python {start.get('python', '')}, {spelled}")
+            key = tuple(map(printable, (commit, str(start.get("host", "")),
+                                        f"python {start.get('python', '')}, {spelled}")))
             found[key] = found.get(key, 0) + 1
             if start.get("command"):
-                commands[str(start["command"])] = None
+                commands[printable(str(start["command"]))] = None
     lines = [[Entry(str(count), count), Entry(commit), Entry(host), Entry(versions, style="long")]
              for (commit, host, versions), count in sorted(found.items())]
     return Grid(["starts", "commit", "host", "versions"], lines, numeric=frozenset({0})), list(commands)

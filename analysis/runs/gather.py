@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from algd.config.values import printable
 from algd.errors import UsageError
 from analysis.runs.find import find_runs
 from analysis.runs.model import Run
@@ -108,7 +109,7 @@ def states(runs: Sequence[Run]) -> str:
 
 def short(run: Run) -> str:
     """Return a short name of a run: <agent>-<guidance>/seed=<seed>-<identity>, the end of its path."""
-    return "/".join(run.folder.parts[-2:])
+    return printable("/".join(run.folder.parts[-2:]))
 
 
 def listed(names: Sequence[str]) -> str:

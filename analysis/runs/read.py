@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from algd.config.identity import upgraded
+from algd.config.values import printable
 from algd.errors import UsageError
 from algd.storage.run_folder import STATES, UNKNOWN, RunFolder, refuse_links
 from algd.storage.yaml import read_yaml
@@ -35,7 +36,7 @@ def read_run(folder: Path, sampler: str = "deterministic") -> Run:
         return _read(folder, sampler)
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else type(error).__name__
-        raise UsageError(f"{folder} cannot be read as a run ({reason})") from error
+        raise UsageError(printable(f"{folder} cannot be read as a run ({reason})")) from error
 
 
 def _read(folder: Path, sampler: str) -> Run:
@@ -69,4 +70,9 @@ def read_status(folder: Path) -> dict[str, Any]:
         not isinstance(value := status.get(key), kind) or (isinstance(value, int) and abs(value) >= 2**63))]
     if wrong or status.get("state", UNKNOWN) not in (*STATES, UNKNOWN):
         return {"state": UNKNOWN, "reason": f"status.json is damaged: its {(wrong or ['state'])[0]} cannot be"}
-    return {"state": UNKNOWN} | status
+    return {"state": UNKNOWN} | status | {"reason": legible(status.get("reason"))}
+
+
+def legible(reason: Any) -> str | None:
+    """Return a reason, which may be anybody's, as lines of printable characters: a terminal obeys others."""
+    return None if reason is None else "\n".join(map(printable, str(reason).splitlines()))

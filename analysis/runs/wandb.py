@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from algd.config.identity import upgraded
+from algd.config.values import printable
 from algd.errors import UsageError
 from analysis.runs.episodes import TrainingRecord, checked_step
 from analysis.runs.model import NEEDED, Evaluation, Run, Series, Training, terms
+from analysis.runs.read import legible
 from analysis.runs.select import flat
 
 TIMEOUT_SECONDS = 60
@@ -55,11 +57,11 @@ def read_project(path: str, sampler: str = "deterministic") -> tuple[list[Run], 
                     status = {key: remote.summary.get(f"status/{key}") for key in STATUS}
                     found.append(_run(name, path, config, str(remote.state), status, remote.scan_history(), sampler))
                 else:
-                    others.append(f"{remote.name} ({remote.id})")
+                    others.append(printable(f"{remote.name} ({remote.id})"))
             except OSError:  # the connection's; some of its errors are a ValueError too
                 raise
             except (ValueError, KeyError, TypeError, OverflowError) as error:
-                unreadable[Path(name)] = f"{name} cannot be read as a run ({_said(error)})"
+                unreadable[Path(name)] = printable(f"{name} cannot be read as a run ({_said(error)})")
     except (wandb.Error, OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"--wandb {path}: it cannot be read ({_said(error)})") from error
     if not found and not unreadable:
@@ -98,8 +100,9 @@ def _run(name: str, path: str, config: dict[str, Any], state: str, status: Mappi
     seconds = status.get("seconds")
     said = STATES.get(state, "unknown")
     return Run(
-        Path(name), config, said if said == "running" else str(status.get("state") or said), status.get("reason"),
-        status.get("step"), complete, {step: count for step, count in counts.items() if count < wanted}, record.by(),
+        Path(name), config, said if said == "running" else str(status.get("state") or said),
+        legible(status.get("reason")), status.get("step"), complete,
+        {step: count for step, count in counts.items() if count < wanted}, record.by(),
         status.get("updates_per_second"),
         None if seconds is None else seconds / 3600,
         f"W&B ({path}): means of whole evaluations; CVaR and how many episodes were identical are not known",

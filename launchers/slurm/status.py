@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from algd.config.values import printable
 from algd.errors import ExitCode
 from launchers.processes import LOG, tail
 from launchers.slurm.queue import GONE, OVER, UNKNOWN, Queue, Task, Tasks
-from launchers.states import RunState, printable, read_state
+from launchers.states import RunState, read_state
 from launchers.sweeps import Sweep, sweeps_of
 from launchers.table import Line, say, shown_path
 

@@ -233,6 +233,30 @@ def test_a_reason_of_several_lines_is_one(tmp_path: Path, capsys: pytest.Capture
         assert r"a (RuntimeError: shapes \input{x})." in text and "\n\\input" not in text
 
 
+HOSTILE = "bad\x1b]0;title\x07\x9b2J\ud800\u202e end"  # what a terminal obeys, and what no file can hold
+SAID = "bad ]0;title  2J   end"
+
+
+def test_text_of_runs_does_nothing_to_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor does it end a line of a list, or the report in an error."""
+    simple(tmp_path / "a", config(0), 1, 1)
+    folder = make_run(tmp_path / "b\n- injected", config(1), state="failed", reason=f"first\n{HOSTILE}",
+                      warnings=[HOSTILE])
+    (folder / "meta.json").write_text(json.dumps({"starts": [{"host": HOSTILE, "command": HOSTILE}]}))
+    damaged = make_run(tmp_path / "c", config(2), evaluation(200, [(1, 1, 0)]))
+    with (damaged / "evals.csv").open("a") as file:
+        file.write("200,deterministic,train,x\x1b[2J,7,1,1,1,16\n" * 2)
+    assert main(["table", str(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    assert f"/b - injected (first {' '.join(SAID.split())})." in captured.out
+    assert "evals.csv has episode x [2J of step 200 twice" in captured.err
+    assert all(line.isprintable() for line in (captured.out + captured.err).split("\n"))
+    assert read_run(folder).reason == f"first\n{SAID}"
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert page.count(SAID) == 4 and "/b - injected<" in page
+
+
 def test_uneven_steps_and_times_to_stay_feasible(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad, good = [(1, 9, 1), (2, 9, 1)], [(1, 1, 1), (2, 1, 1)]
     make_run(tmp_path / "0", config(0), evaluation(100, good), evaluation(200, bad))
