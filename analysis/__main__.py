@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from algd.cli.arguments import run_command
+from algd.config.values import printable
 from algd.errors import UsageError
 from analysis.arguments import parser
 
@@ -192,7 +193,7 @@ def serve(arguments: argparse.Namespace) -> int:
 
 
 def _title(arguments: argparse.Namespace) -> str:
-    return arguments.title or " ".join([*arguments.folders, *filter(None, [arguments.wandb])])
+    return printable(arguments.title or " ".join([*arguments.folders, *filter(None, [arguments.wandb])]))
 
 
 def _options(arguments: argparse.Namespace) -> "Options":

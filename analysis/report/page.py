@@ -52,7 +52,8 @@ def write(out: Path, title: str, gathered: Gathered, options: Options, sweep: Ma
         UsageError: the runs cannot share a table, or the file cannot be written.
     """
     def link(folder: Path) -> str:
-        return quote(os.path.relpath(folder.resolve(), out.parent.resolve())) if folder.is_dir() else ""
+        # As bytes, since a name need not be UTF-8.
+        return quote(os.fsencode(os.path.relpath(folder.resolve(), out.parent.resolve()))) if folder.is_dir() else ""
 
     page = render(assemble(title, gathered, options, link, sweep)).encode()
     try:

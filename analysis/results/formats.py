@@ -41,7 +41,8 @@ def render(found: Sequence[Table], form: Format, each_run: bool = False) -> str:
     if form == "latex":
         return "\n\n".join(latex(table) for table in found)
     if form == "json":
-        return json.dumps([as_json(table) for table in found], indent=1, ensure_ascii=False, allow_nan=False)
+        text = json.dumps([as_json(table) for table in found], indent=1, ensure_ascii=False, allow_nan=False)
+        return text.encode(errors="backslashreplace").decode()  # JSON's escapes for a folder's name that is not UTF-8
     if len(found) > 1:
         raise UsageError(f"a CSV file holds one table, and these runs are of the families "
                          f"{', '.join(table.family for table in found)}: choose one with --where env.family=...")

@@ -82,7 +82,9 @@ class RunCache:
         if self._connection is None:
             return read_run(folder, sampler)
         refuse_links(folder)
-        key, begun = f"{sampler} {os.path.abspath(folder)}", time.time_ns()
+        # A name that is not UTF-8 has lone surrogates, which the database does not take.
+        key = f"{sampler} {os.path.abspath(folder)}".encode(errors="backslashreplace").decode()
+        begun = time.time_ns()
         stamp = stamp_of(folder)
         if (run := self._kept(key, stamp, folder)) is not None:
             return run

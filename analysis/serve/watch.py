@@ -6,6 +6,7 @@ written to disk.
 
 import contextlib
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -136,7 +137,7 @@ class Watch:
         return sorted(found.values())
 
     def _link(self, folder: Path) -> str:
-        identifier = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+        identifier = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
         self._folders[identifier] = folder
         return f"runs/{identifier}/"
 

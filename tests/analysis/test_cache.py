@@ -7,6 +7,7 @@ import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import pytest
 
@@ -17,6 +18,7 @@ from analysis.runs.cache import RunCache, cache_file
 from analysis.runs.model import Run
 from analysis.runs.read import read_run
 from tests.analysis.run_folders import FIXTURE, as_json, config, evaluation, fixture_runs, make_run
+from tests.support.page import Page
 
 
 @pytest.fixture
@@ -174,6 +176,22 @@ def test_a_forged_or_damaged_cache_is_not_believed(tmp_path: Path, reads: list[P
     cache_file().unlink()
     cache_file().mkdir()
     assert repr(read(folder)) == expected and len(reads) == 4
+
+
+@pytest.mark.usefixtures("settled")
+def test_names_that_are_not_utf_8(tmp_path: Path, reads: list[Path], capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """A run is kept whatever its folder is called, and its results are shown."""
+    folder = some_run(Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff")))
+    make_run(Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff")), config(1), evaluation(200, [(1, 2, 3)]))
+    expected = repr(read(folder))
+    assert repr(read(folder)) == expected and len(reads) == 1
+    for _ in range(2):
+        assert main(["table", str(folder), "--format", "json"]) == 0
+        assert json.loads(capfdbinary.readouterr().out)[0]["cells"][0]["each_run"][0]["folder"] == str(folder)
+    for name in (tmp_path, folder):  # the second is in the page's title too
+        assert main(["table", str(name)]) == 0
+        assert main(["report", str(name), "--out", str(tmp_path / "page.html")]) == 0
+        assert b"a\xff" in [unquote_to_bytes(link) for link in Page((tmp_path / "page.html").read_text()).links]
 
 
 @pytest.mark.usefixtures("settled")
