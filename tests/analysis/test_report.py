@@ -349,6 +349,17 @@ def test_landscapes_of_a_real_run(tmp_path: Path) -> None:
     assert f"toy_vesde-augmented_{name}" not in text and "None of the runs has networks" in text
 
 
+def test_a_sweep_of_which_only_the_runs_are_known(tmp_path: Path) -> None:
+    """A file written by hand needs no more."""
+    folder = simple(tmp_path / "toy" / "vesde-plain" / "seed=0", config(0), 1, 1)
+    file = tmp_path / "sweeps" / "mine.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({"runs": [str(folder.relative_to(tmp_path))]}))
+    assert "Sweep mine.\n" in Page(written(tmp_path / "a.html", file)).text
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"time": "yesterday"}))
+    assert "Sweep mine, started yesterday.\n" in Page(written(tmp_path / "a.html", file)).text
+
+
 def test_a_column_without_a_result_is_not_compared(tmp_path: Path) -> None:
     """The others are."""
     for seed in range(3):
