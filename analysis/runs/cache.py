@@ -14,7 +14,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -56,15 +56,14 @@ class RunCache:
     """
 
     def __init__(self, file: Path | None):
+        self._file = file
         self._connection: sqlite3.Connection | None = None
         if file is not None:
             with self._unless_it_fails():
                 file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 if file.exists() and file.stat().st_size > BYTES:
                     file.unlink()
-                self._connection = sqlite3.connect(file, timeout=1)
-                self._connection.execute("CREATE TABLE IF NOT EXISTS runs (key TEXT PRIMARY KEY, stamp TEXT, "
-                                         "content BLOB, checksum TEXT)")
+                self._connect(file)
 
     def __enter__(self) -> "RunCache":
         return self
@@ -110,13 +109,26 @@ class RunCache:
                 self._connection.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?)",
                                          (key, stamp, content, _checksum(key, stamp, content)))
 
+    def _connect(self, file: Path) -> None:
+        self._connection = sqlite3.connect(file, timeout=1)
+        self._connection.execute("CREATE TABLE IF NOT EXISTS runs (key TEXT PRIMARY KEY, stamp TEXT, content BLOB, "
+                                 "checksum TEXT)")
+
     @contextmanager
     def _unless_it_fails(self) -> Iterator[None]:
-        """Continue without the cache if it cannot be used: locked, damaged, or on a full disk."""
+        """Continue without the cache if it cannot be used: locked, or on a full disk. Begin a damaged one anew."""
         try:
             yield
-        except (sqlite3.Error, OSError):
-            self._connection = None
+        except (sqlite3.Error, OSError) as error:
+            connection, self._connection = self._connection, None
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the details of an extended code
+            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) and connection and self._file:
+                with suppress(sqlite3.Error, OSError):
+                    connection.close()
+                    # A journal of the damaged file would be played back into the new one.
+                    self._file.with_name(f"{self._file.name}-journal").unlink(missing_ok=True)
+                    self._file.unlink()
+                    self._connect(self._file)
 
 
 def stamp_of(folder: Path) -> str:

@@ -173,6 +173,7 @@ def test_a_forged_or_damaged_cache_is_not_believed(tmp_path: Path, reads: list[P
     assert repr(read(folder)) == expected and len(reads) == 2
     cache_file().write_bytes(b"not a database" * 100)
     assert repr(read(folder)) == expected and len(reads) == 3
+    assert repr(read(folder)) == expected and len(reads) == 3  # it was begun anew
     cache_file().unlink()
     cache_file().mkdir()
     assert repr(read(folder)) == expected and len(reads) == 4
@@ -192,6 +193,18 @@ def test_names_that_are_not_utf_8(tmp_path: Path, reads: list[Path], capfdbinary
         assert main(["table", str(name)]) == 0
         assert main(["report", str(name), "--out", str(tmp_path / "page.html")]) == 0
         assert b"a\xff" in [unquote_to_bytes(link) for link in Page((tmp_path / "page.html").read_text()).links]
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_cache_with_damage_inside_is_begun_anew(tmp_path: Path, reads: list[Path]) -> None:
+    """Its header is whole, so that the damage is found only when a run is looked up."""
+    folders = [some_run(tmp_path / str(number)) for number in range(5)]
+    expected = [repr(read(folder)) for folder in folders]
+    content = bytearray(cache_file().read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)
+    cache_file().write_bytes(content)
+    assert [repr(read(folder)) for folder in folders] == expected and len(reads) == 10
+    assert [repr(read(folder)) for folder in folders] == expected and len(reads) == 10
 
 
 @pytest.mark.usefixtures("settled")
