@@ -19,8 +19,10 @@
   function cellValue(row, column) {
     const cell = row.cells[column];
     const text = cell.dataset.by ?? cell.textContent.trim();
-    const number = text === "inf" ? Infinity : text === "-inf" ? -Infinity : Number(text);
-    return text !== "" && !Number.isNaN(number) ? number : text;
+    if (text === "inf" || text === "-inf") return text === "inf" ? Infinity : -Infinity;
+    // A cell may begin with its number, as in "3.73 (0.00 … 7.90)", "> 40000" and "80% (4 of 5)"; a date does not.
+    const [, number] = /^[<>]?\s*([-−]?\d+(?:\.\d*)?(?:e[-+]?\d+)?)(?:$|[\s%/]|,\s)/i.exec(text) ?? [];
+    return number === undefined ? text : Number(number.replace("−", "-"));
   }
 
   function compare(a, b) {

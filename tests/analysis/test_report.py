@@ -229,6 +229,29 @@ def test_sorting(opened: Chrome) -> None:
 
 
 @pytest.mark.needs("browser")
+@pytest.mark.parametrize("ordered", [
+    ["−1.50", "-0.30", "0.00", "0.47 (0.00 … 1.40)", "3.73 (0.00 … 7.90)", "16.20", "1050", "–"],
+    ["-5.00 [-9.00, -1.00]", "-3.00 [-4.00, 1.00]", "2.00 [1.00, 3.00]"], ["< 0.001", "1e-02", "0.25", "1"],
+    ["0/3 [0.00, 0.56]", "2/3 [0.21, 0.94]", "10/10"], ["9%", "80% (75% … 85%)", "100%"], ["0, 1, 2", "3, 4", "10"],
+    ["400", "3000", "> 40000"], ["5e0f0000", "2026-01-02", "2026-01-10"], ["2 of 4 (1 unfinished)", "3", "–"]])
+def test_cells_sort_by_the_number_that_they_begin_with(opened: Chrome, ordered: list[str]) -> None:
+    """Whether an interval, a range or a count follows it or not."""
+    table = "document.querySelector('#tables table.sortable')"
+    opened.execute_script(f"""
+        const lines = arguments[0].map((text) => {{
+            const line = {table}.tBodies[0].rows[0].cloneNode(true);
+            line.cells[3].textContent = text;
+            return line;
+        }});
+        {table}.tBodies[0].replaceChildren(...lines)""", ordered[1::2] + ordered[::2])
+    button, column = f"{table}.tHead.rows[0].cells[3].querySelector('button')", "(line) => line.cells[3].textContent"
+    there = f"{button}.click(); return [...{table}.tBodies[0].rows].map({column})"
+    assert opened.execute_script(there) == ordered
+    assert opened.execute_script(there) == [*(text for text in ordered[::-1] if text != "–"),
+                                            *(text for text in ordered if text == "–")]
+
+
+@pytest.mark.needs("browser")
 def test_filtering(opened: Chrome) -> None:
     words = opened.find_element(By.CSS_SELECTOR, "#runs input[type=search]")
     words.send_keys("car_button1 -plain")
