@@ -11,7 +11,8 @@ from analysis.report.figures import LIMIT, Figure, limit_line, plain_layout, rou
 from analysis.report.grids import NONE, Entry, Grid, Link
 from launchers.search.record import SearchRecord, TrialRecord
 
-FEASIBLE, OVER, PRUNED = "#0072b2", "#d55e00", "#777777"
+FEASIBLE, OVER, OTHER = "#0072b2", "#d55e00", "#777777"
+SYMBOLS = {"pruned": "x", "running": "triangle-right-open", "failed": "square-x-open"}  # of trials that did not end
 STATES = ("running", "complete", "pruned", "failed")
 
 
@@ -85,11 +86,11 @@ def _figure(record: SearchRecord) -> Figure | None:
     if not known:
         return None
     history = record.objectives == "return"
-    kinds = {
-        "feasible": ([trial for trial in known if trial.feasible and trial.state != "pruned"], FEASIBLE, "circle"),
-        "over the limit": ([trial for trial in known if not trial.feasible and trial.state != "pruned"], OVER,
-                           "circle-open"),
-        "pruned": ([trial for trial in known if trial.state == "pruned"], PRUNED, "x")}
+    complete = [trial for trial in known if trial.state == "complete"]
+    kinds = {"feasible": ([trial for trial in complete if trial.feasible], FEASIBLE, "circle"),
+             "over the limit": ([trial for trial in complete if not trial.feasible], OVER, "circle-open")}
+    kinds |= {state: ([trial for trial in known if trial.state == state], OTHER, symbol)
+              for state, symbol in SYMBOLS.items()}
     data = [_points(name, trials, color, symbol, history) for name, (trials, color, symbol) in kinds.items() if trials]
     counted = ", ".join(f"{len(trials)} {name}" for name, (trials, _, _) in kinds.items() if trials)
     said = "; ".join(f"trial {trial.number}: return {trial.gain:.4g}, cost {trial.cost:.4g}" for trial in known

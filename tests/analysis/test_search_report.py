@@ -76,6 +76,18 @@ def test_trials_importances_and_history(sweep: Path) -> None:
     assert HOSTILE not in text
 
 
+def test_only_complete_trials_are_feasible_or_not(sweep: Path) -> None:
+    """A failed trial, and one that is running, have results of a rung, which say less."""
+    trials = [trial(0, "complete", 1.5, 3.0, "plain"), trial(1, "failed", 9.0, 1.0, "plain"),
+              trial(2, "running", 8.0, 2.0, "plain"), trial(3, "running", 7.0, 6.0, "plain")]
+    RECORD.model_copy(update={"trials": trials}).write(sweep.with_suffix(""))
+    (figure,) = [figure for figure in Page(written(sweep)).data["figures"] if figure["key"] == "search/history"]
+    assert {line["name"]: (line["x"], line["y"]) for line in figure["data"]} == {
+        "feasible": ([0], [1.5]), "running": ([2, 3], [8.0, 7.0]), "failed": ([1], [9.0]),
+        "best so far": ([0, 3], [1.5, 1.5])}
+    assert "1 feasible, 2 running, 1 failed" in figure["alternative"]
+
+
 def test_two_objectives_have_return_against_cost(sweep: Path) -> None:
     RECORD.model_copy(update={"objectives": "return_and_cost", "best": [0, 1]}).write(sweep.with_suffix(""))
     (figure,) = [figure for figure in Page(written(sweep)).data["figures"] if figure["key"].startswith("search/")]
