@@ -12,7 +12,7 @@ from algd.errors import UsageError
 from analysis.runs.model import Run
 
 # Keys in which the runs of one cell may differ. total_steps is not part of a run's identity, but changes its results.
-MAY_DIFFER = (NOT_IDENTITY - {"total_steps"}) | {"seed"}
+MAY_DIFFER = (NOT_IDENTITY - {"total_steps"}) | {"seed", "eval.video"}
 STATE = "state"  # allowed as a key in conditions, though it is not in the configuration
 
 

@@ -362,6 +362,18 @@ def test_the_same_run_twice_is_refused(tmp_path: Path) -> None:
         cells(runs_in(tmp_path), pool=True)
 
 
+def test_a_video_makes_no_other_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Seeds may differ in whether they record one, and a copy that does is the same run."""
+    filmed = [config(seed) for seed in (0, 1)]
+    for settings in filmed:
+        settings["eval"]["video"] = True
+    simple(tmp_path / "a", config(0), 1, 0)
+    simple(tmp_path / "b", filmed[1], 3, 0)
+    assert as_json(capsys, tmp_path)[0]["cells"][0]["return"] == 2
+    simple(tmp_path / "c", filmed[0], 1, 0)
+    assert "are the same run" in refused(capsys, tmp_path)
+
+
 def test_settings_of_own_data_that_are_odd(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A date is text; a seed must be a number."""
     folder = simple(tmp_path / "a", config(0), 1, 0)
