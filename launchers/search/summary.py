@@ -21,7 +21,7 @@ FEWEST = 8  # least number of finished trials for importances
 
 
 def importances(study: Study) -> dict[str, float]:
-    """Return each key's share of importance, most important first; empty with too few trials.
+    """Return each key's share of importance, most important first; empty with too few trials, or if no key has any.
 
     Computed by PED-ANOVA (arXiv 2304.10255), which compares a key's values in the better trials with those in all. The
     objective is the return for feasible trials; infeasible ones rank below all of them, by their violation.
@@ -37,12 +37,17 @@ def importances(study: Study) -> dict[str, float]:
         return -result.gain if result.cost <= result.limit else result.cost - result.limit - worst
 
     with warnings.catch_warnings():
-        # Optuna warns that the trials with the lowest values count as the better ones, as they are here.
+        # Optuna warns that the trials with the lowest values count as the better ones, as they are here, and that
+        # `normalize` is experimental.
         warnings.simplefilter("ignore")
         try:
-            return get_param_importances(study.study, evaluator=PedAnovaImportanceEvaluator(), target=loss)
+            # Normalised here, since Optuna gives equal shares to keys of which none has any importance.
+            found = get_param_importances(study.study, evaluator=PedAnovaImportanceEvaluator(), target=loss,
+                                          normalize=False)
         except (ValueError, RuntimeError):  # all values of a key are equal
             return {}
+    total = sum(found.values())
+    return {key: value / total for key, value in found.items()} if total > 0 else {}
 
 
 def record(study: Study, members: Mapping[int, Sequence[Member]]) -> SearchRecord:

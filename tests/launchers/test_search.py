@@ -257,6 +257,17 @@ def test_the_key_that_makes_trials_good_is_important(tmp_path: Path) -> None:
     assert list(found) == ["a", "b"] and found["a"] > 0.9
 
 
+def test_without_importance_there_are_no_shares(tmp_path: Path) -> None:
+    """Trials with equal results say nothing of the keys, least of all that they matter equally."""
+    space = space_of("a=1,2,3,4", "b=1,2,3,4")
+    with locked(tmp_path / "x.journal"):
+        study = Study(tmp_path / "x.journal", space, SearchSettings())
+        for a, b in itertools.product("1234", repeat=2):
+            study.study.add_trial(create_trial(params={"a": a, "b": b}, distributions=dict(space.distributions),
+                                               value=5.0, user_attrs={"at 900": [5.0, 0.0, LIMIT]}))
+        assert importances(study) == {}
+
+
 def best_gain(study: Study) -> float:
     return max((trial.values[0] for trial in study.trials if trial.state == TrialState.COMPLETE
                 and trial.constraints["cost"] <= 0), default=-math.inf)
