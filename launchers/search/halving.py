@@ -30,7 +30,9 @@ class Result:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Sort key, smaller is better: (violation, −return)."""
+        """Sort key, smaller is better: (violation, −return). A result that is not a number comes last."""
+        if math.isnan(self.gain) or math.isnan(self.cost):
+            return math.inf, math.inf
         return max(self.violation, 0.0), -self.gain
 
 

@@ -122,6 +122,13 @@ def test_feasible_comes_before_better() -> None:
     assert going_on({0: results[0], 3: results[3]}, results, 2) == set()
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 0, 1), (1, 0, 2, 3)])
+def test_what_is_not_a_number_comes_last(order: tuple[int, ...]) -> None:
+    results = {0: Result(9, math.nan, 4), 1: Result(1, 3, 4), 2: Result(5, 900, 4), 3: Result(math.nan, 3, 4)}
+    reached = {number: results[number] for number in order}
+    assert going_on(reached, reached, 4) == {1} and going_on(reached, reached, 2) == {1, 2}
+
+
 def test_a_limit_of_zero_is_not_divided_by() -> None:
     assert Result(0, 0.5, 0).violation == 0.5
 
