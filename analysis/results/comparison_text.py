@@ -7,6 +7,7 @@ from typing import Any
 from analysis.markdown import markdown_table
 from analysis.results.cells import number
 from analysis.results.compare import Comparison, Side, SignTest
+from analysis.results.notes import code_notes
 from analysis.results.steps import when
 from analysis.results.table import NONE, seeds_of
 from analysis.runs.gather import short, states
@@ -87,6 +88,7 @@ def own_notes(found: Comparison) -> list[str]:
         limits = [side.on(task)[0].limit for side in (found.first, found.second)]
         if limits[0] != limits[1]:
             notes.append(f"{task}: the sides have the limits {number(limits[0])} and {number(limits[1])}.")
+    notes += code_notes([*found.first.runs, *found.second.runs])
     if found.left_out:
         notes.append(f"Left out, since not both sides have a result there: {', '.join(found.left_out)}.")
     tested = {test.task for test in found.tests}

@@ -100,7 +100,7 @@ def result_notes(cells: Sequence[Cell], along: str) -> list[str]:
                      f"({states(unfinished)}).")
     if few := [cell for cell in cells if 0 < len(cell.evaluated) < SEEDS_FOR_INTERVAL]:
         found.append(f"Fewer than {SEEDS_FOR_INTERVAL} seeds, hence values and no interval: {_cells(few)}.")
-    return found + _missing_seeds(cells, along)
+    return found + _missing_seeds(cells, along) + code_notes(runs)
 
 
 def _held_back(env: str, runs: Sequence[Run]) -> list[str]:
@@ -143,6 +143,20 @@ def pooled_notes(cells: Sequence[Cell]) -> list[str]:
                      f"{_cells([cell for cell in cells if cell.pooled == keys])}.")
     if repeating := [cell for cell in cells if cell.repeats_seeds]:
         found.append(f"Several runs of one seed, which are not independent, hence no interval: {_cells(repeating)}.")
+    return found
+
+
+def code_notes(runs: Sequence[Run]) -> list[str]:
+    """Return a note on each module of the user's that runs were trained with different code of."""
+    found = []
+    for module in sorted({module for run in runs for module in run.code}):
+        versions: dict[tuple[str, ...], list[Run]] = {}
+        for run in runs:
+            versions.setdefault(tuple(run.code.get(module, ())), []).append(run)
+        versions.pop((), None)  # of another environment or agent
+        if len(versions) > 1 or any(len(hashes) > 1 for hashes in versions):
+            found.append(f"Trained with different code of {module}: " + "; ".join(
+                f"{' and '.join(hashes)} ({_runs(some)})" for hashes, some in sorted(versions.items())) + ".")
     return found
 
 

@@ -40,7 +40,8 @@ BYTES = 500_000_000  # a larger cache file is deleted and started again
 # Modules that take part in reading runs, besides those of this folder.
 ELSEWHERE = (algd.config.identity, algd.config.values, algd.storage.checkpoint_state, algd.storage.files,
              algd.storage.run_folder, algd.storage.yaml, analysis.statistics.estimators)
-KEPT = ("config", "state", "reason", "step", "incomplete", "updates_per_second", "hours", "source", "foreign")
+KEPT = ("config", "state", "reason", "step", "incomplete", "updates_per_second", "hours", "source", "foreign",
+        "code")
 
 
 def cache_file() -> Path:

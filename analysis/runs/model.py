@@ -143,6 +143,7 @@ class Run:
         updates_per_second, hours: over all starts of the run; None if not recorded.
         source: "" for a run folder of this project; else where the run was imported from, and what is not known of it.
         foreign: whether another framework trained it, so that its configuration is not comparable with this project's.
+        code: the hashes of each trusted module's code, over all starts of the run.
         metrics: training scalars of a run without a folder.
         judged_at: step of the evaluation that is the run's result (`analysis.results.steps`); None: not yet chosen.
         averaged: number of evaluations, up to that one, over which the result is the mean.
@@ -160,6 +161,7 @@ class Run:
     hours: float | None
     source: str = ""
     foreign: bool = False
+    code: Mapping[str, Sequence[str]] = field(default_factory=dict)
     metrics: Mapping[str, Series] = field(default_factory=dict)
     judged_at: int | None = None
     averaged: int = 1

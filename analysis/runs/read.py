@@ -34,7 +34,7 @@ def read_run(folder: Path, sampler: str = "deterministic") -> Run:
         if not (folder / "config.yaml").exists() and (folder / "progress.csv").exists():
             return read_progress(folder)
         return _read(folder, sampler)
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else type(error).__name__
         raise UsageError(printable(f"{folder} cannot be read as a run ({reason})")) from error
 
@@ -58,7 +58,17 @@ def _read(folder: Path, sampler: str) -> Run:
         [summary(step, episodes, cost, limit, training.by(step)) for step, episodes in by_step.items()
          if len(episodes) >= wanted],
         {step: len(episodes) for step, episodes in by_step.items() if len(episodes) < wanted},
-        training.by(), status.get("updates_per_second"), None if seconds is None else seconds / 3600)
+        training.by(), status.get("updates_per_second"), None if seconds is None else seconds / 3600,
+        code=code_of(RunFolder(folder).meta()))
+
+
+def code_of(meta: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the hashes of each trusted module's code that the starts in meta.json record."""
+    found: dict[str, set[str]] = {}
+    for start in meta.get("starts", []):
+        for module, hashed in start.get("trusted", {}).items():
+            found.setdefault(printable(module), set()).add(printable(str(hashed)))
+    return {module: sorted(hashes) for module, hashes in found.items()}
 
 
 def read_status(folder: Path) -> dict[str, Any]:

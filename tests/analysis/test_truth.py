@@ -1,5 +1,6 @@
 """Tables must not flatter: runs whose true quality is known, and what tables say of them."""
 
+import json
 import re
 from pathlib import Path
 
@@ -294,6 +295,19 @@ def test_runs_of_two_lengths_are_compared_at_one_step(tmp_path: Path, capsys: py
     assert main(["compare", str(tmp_path), "--at-step", "100", "--first", "guidance=augmented", "--second",
                  "guidance=plain"]) == 0
     assert "also differ" not in capsys.readouterr().out
+
+
+def test_runs_of_different_code_are_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, hashed in enumerate(("aa", "bb", "bb")):
+        folder = simple(tmp_path / f"a{seed}", config(seed), 5, 1)
+        (folder / "meta.json").write_text(json.dumps({"starts": [{"trusted": {"pendulum": hashed}}]}))
+    simple(tmp_path / "plain", config(0, "plain"), 5, 1)
+    said = re.compile(r"- Trained with different code of pendulum: aa \(\S+/a0\); bb \(\S+/a1, \S+/a2\)\.")
+    assert said.search(text_of(capsys, tmp_path))
+    assert main(["compare", str(tmp_path), "--first", "guidance=augmented", "--second", "guidance=plain"]) == 0
+    assert said.search(capsys.readouterr().out)
+    (tmp_path / "a0" / "meta.json").write_text('{"starts": [{"trusted": ["pendulum"]}]}')
+    assert "a0 cannot be read as a run" in text_of(capsys, tmp_path)
 
 
 @pytest.mark.parametrize(("key", "values"), [
