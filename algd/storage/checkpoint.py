@@ -152,6 +152,7 @@ class Checkpoints:
         """Rename a damaged checkpoint, so that it is not used but kept."""
         path = self.folder / f"{number:06d}"
         os.rename(path, free_name(path, "damaged"))
+        self._segments = []  # as loaded from it, perhaps: the next checkpoint must not name them
 
     def _manifest(self, number: int) -> dict[str, Any]:
         path = self.folder / f"{number:06d}" / "manifest.json"
@@ -178,7 +179,7 @@ class Checkpoints:
         """
         folder, manifest = self.folder / f"{number:06d}", self._manifest(number)
         if replay is not None:
-            replay.added = 0
+            replay.added, self._segments = 0, []
         for file in ("state.json", "state.safetensors"):
             self._verify(folder / file, manifest["files"].get(file))
         try:

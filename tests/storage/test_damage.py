@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,12 @@ from pathlib import Path
 import pytest
 
 from algd.errors import UsageError
+from algd.storage.checkpoint import Checkpoints
+from algd.storage.run_folder import run_path
 from tests.soak import campaigns
 from tests.soak.campaigns import FOLDERS, SMALL, Ground, Wreck, ground
+from tests.soak.faults import Fault
+from tests.soak.lives import KILLED, lived
 from tests.support.command import TINY, only_run, train_here
 
 IN_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
@@ -72,6 +77,18 @@ def test_a_flipped_bit_in_a_word_of_ours(file: str, text: bytes, killed: Wreck, 
         for bit in range(0, 8 * len(text), 5):
             trial = campaigns.damage(wreck, file, "flipped", (first + bit + 0.5) / (8 * len(content)))
             assert trial.problem is None
+
+
+def test_a_run_that_began_again_resumes_with_its_own_replay(small: Ground, killed: Wreck) -> None:
+    """Both checkpoints are good but for a table: their replay must not come back with the new attempt's first."""
+    config, scratch = small.place()
+    folder = run_path(config)
+    shutil.copytree(killed.folder, folder)
+    campaigns.inflict(folder / "episodes.csv", "flipped", 0.0)
+    again = lived(config, scratch / "1", Fault(campaigns.late(small) // 2))
+    assert again.code == KILLED and "the run begins again" in again.said
+    assert Checkpoints(folder / "checkpoints").numbers() != []
+    assert campaigns.finish(small, config, scratch / "2") is None
 
 
 def test_a_damaged_finished_run_is_not_extended(tmp_path: Path) -> None:
