@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from algd.algorithm.agent import Agent, Step
+from algd.errors import UsageError
 from algd.execution.graph import CapturedStep, CudaGraphs
 from algd.execution.native.library import library, worthwhile
 from algd.execution.native.mlp import NativeMLP
@@ -20,8 +21,8 @@ ENOUGH_AN_UPDATE, ENOUGH_A_RUN = 5e6, 1e11
 MALLOC_TRIM, MALLOC_MMAP = -1, -3  # glibc's names for these are M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
 
 
-def resolve_execution(compile: bool | Literal["auto"], device: torch.device, products: int,
-                      updates: int) -> Execution:
+def resolve_execution(compile: bool | Literal["auto"], device: torch.device, products: int, updates: int,
+                      capturable: bool = True) -> Execution:
     """Choose how a run's updates are executed, from its `compile` and its device.
 
     On a GPU a graph replaces hundreds of kernel launches by one. On a CPU the networks are computed in C
@@ -33,10 +34,16 @@ def resolve_execution(compile: bool | Literal["auto"], device: torch.device, pro
         device: device of the updates.
         products: multiplications of one update (`products_of`).
         updates: number of updates of the whole run.
+        capturable: whether a CUDA graph can capture an update (`is_capturable`).
 
     Raises:
-        UsageError: `compile` is True on a CPU, and the networks cannot be built.
+        UsageError: `compile` is True and on a CPU the networks cannot be built, or on a GPU the update not captured.
     """
+    if device.type == "cuda" and not capturable:
+        if compile is True:
+            raise UsageError(f"compile=true: a part of this agent's update is computed on the CPU, so that {device} "
+                             "cannot execute it as a CUDA graph; allowed are auto and false")
+        return "eager"
     if device.type == "cuda":
         return {True: "compiled graph", "auto": "graph", False: "eager"}[compile]  # type: ignore[return-value]
     if compile == "auto":
@@ -51,6 +58,11 @@ def products_of(agent: Agent, batch_size: int) -> int:
     """Return the multiplications of one pass of a batch through all critics, a measure of an update's work."""
     critics = [*agent.critics.weights, *agent.cost_critics.weights]
     return batch_size * sum(weight.numel() for weight in critics)
+
+
+def is_capturable(agent: Agent) -> bool:
+    """Whether a CUDA graph can capture the agent's update. Its policy says if not: one of the user's may not know."""
+    return getattr(agent.policy, "capturable", True)
 
 
 def prepare_agent(agent: Agent, execution: Execution) -> Step:

@@ -19,7 +19,7 @@ from algd.config.identity import identity
 from algd.envs.registered import SAFETY_GYMNASIUM
 from algd.envs.task import Task, probe
 from algd.errors import ExitCode, RunError, UsageError
-from algd.execution.step import Execution, keep_freed_memory, products_of, resolve_execution
+from algd.execution.step import Execution, is_capturable, keep_freed_memory, products_of, resolve_execution
 from algd.logging.console import Console, answer
 from algd.logging.mirror import Mirror
 from algd.run.build import build, build_agent, build_logger, build_task, check_memory, resolve_device
@@ -120,7 +120,7 @@ def prepare(config: Mapping[str, Any]) -> Prepared:
     agent = build_agent(config, task).to(device)
     mirror = build_logger(config)
     execution = resolve_execution(config["compile"], device, products_of(agent, config["batch_size"]),
-                                  config["total_steps"] * config["updates_per_step"])
+                                  config["total_steps"] * config["updates_per_step"], is_capturable(agent))
     if config["eval"]["video"]:
         check_rendering(partial(build_task, config, "rgb_array"))
     callbacks = [build(node) for node in config["callbacks"]]

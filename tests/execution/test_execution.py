@@ -19,7 +19,7 @@ from algd.algorithm.rng import RandomGenerator
 from algd.errors import RunError, UsageError
 from algd.execution import step as execution
 from algd.execution.graph import WARM_UP, CapturedStep, CudaGraphs, Run
-from algd.execution.step import compiled, products_of, resolve_execution
+from algd.execution.step import compiled, is_capturable, products_of, resolve_execution
 from algd.run import start as starts
 from algd.run.acting import ActingCopy
 from algd.run.build import build_agent, build_task, check_memory
@@ -276,6 +276,17 @@ def test_what_compile_means(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_execution(True, cpu, 1, 1) == "native"
     monkeypatch.setattr(execution, "worthwhile", lambda: False)
     assert resolve_execution("auto", cpu, 10**8, 10**8) == "eager"
+
+
+def test_no_graph_of_an_update_that_needs_the_cpu() -> None:
+    """CVPO's E-step reads tensors on the CPU, which a CUDA graph cannot capture."""
+    gpu = torch.device("cuda", 1)
+    config = compose(*TINY, "agent=cvpo", "guidance=plain", "guidance/dual=estep", "env=toy")
+    capturable = is_capturable(build_agent(config, build_task(config)))
+    assert [resolve_execution(how, gpu, 1, 1, capturable) for how in ("auto", False)] == ["eager", "eager"]
+    with pytest.raises(UsageError, match=r"^compile=true: .* computed on the CPU.*; allowed are auto and false$"):
+        resolve_execution(True, gpu, 1, 1, capturable)
+    assert is_capturable(small_agent())
 
 
 def test_the_work_of_an_update_is_rows_times_weights() -> None:

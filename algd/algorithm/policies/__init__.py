@@ -1,4 +1,7 @@
-"""Policies, from which an agent samples actions. Each is one file and one YAML file."""
+"""Policies, from which an agent samples actions. Each is one file and one YAML file.
+
+A policy whose update a CUDA graph cannot capture, since a part of it is computed on the CPU, has `capturable = False`.
+"""
 
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol, runtime_checkable

@@ -44,6 +44,8 @@ class CVPOPolicy(nn.Module):
         polyak: weight of the policy in an update of the target policy.
     """
 
+    capturable = False  # by a CUDA graph: the E-step's dual is solved on the CPU
+
     low: Tensor
     high: Tensor
     temperature: Tensor
