@@ -23,8 +23,10 @@ from algd.errors import ExitCode, UsageError
 from algd.storage.files import write_atomically
 from algd.storage.run_folder import RunFolder
 from launchers.devices import Gpus, assigned_gpus, environment
+from launchers.members import is_done
 from launchers.processes import how_it_ended, start_process
 from launchers.states import is_held, progress, read_state, record_failure
+from launchers.sweeps import Member
 
 REQUEUES = "requeues.json"
 POLL_SECONDS = 0.2
@@ -98,7 +100,7 @@ def job_name() -> str:
 def settled(folder: Path, restarts: int) -> str | None:
     """Return how a run ended if nothing is left to do for it; None otherwise."""
     found = read_state(folder)
-    if found.state == "finished" and found.step >= RunFolder(folder).config()["total_steps"]:
+    if found.state == "finished" and is_done(Member(folder, RunFolder(folder).config()), found):
         return "finished"
     # Submitting marks failed runs as interrupted (`launchers.processes.freeze`): this failure is of an earlier start.
     if found.state == "failed" and restarts:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from algd.storage.run_folder import RunFolder
 from launchers.settings import SlurmSettings, checked
 from launchers.slurm.script import options_of, script_of
 from launchers.slurm.submission import in_use
-from launchers.slurm.task import REQUEUES, remember_stop, why_stuck
+from launchers.slurm.task import REQUEUES, remember_stop, settled, why_stuck
 from launchers.sweeps import Sweep
+from tests.support.command import compose
 
 
 @pytest.fixture
@@ -49,6 +51,16 @@ def test_another_job_begins_anew(task: pytest.MonkeyPatch, tmp_path: Path) -> No
     task.setenv("SLURM_ARRAY_JOB_ID", "13")
     assert why_stuck(tmp_path, 2, 50) is None
     assert json.loads((tmp_path / REQUEUES).read_text())["job"] == "13_3"
+
+
+def test_a_finished_run_is_settled_once_it_has_its_video(task: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.write_status({"state": "finished", "step": 100})
+    run.write_config(compose("total_steps=100", "eval.video=true"))
+    assert settled(tmp_path, 0) is None
+    run.videos.mkdir()
+    run.video(100).touch()
+    assert settled(tmp_path, 0) == "finished"
 
 
 def test_what_a_sweep_has_in_use(tmp_path: Path) -> None:
