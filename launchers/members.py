@@ -7,7 +7,7 @@ from pathlib import Path
 
 from algd.errors import UsageError
 from algd.storage.run_folder import RunFolder
-from launchers.states import RunState, read_state
+from launchers.states import RunState, is_held, read_state
 from launchers.sweeps import Member
 from launchers.table import say, shown_path
 
@@ -77,7 +77,8 @@ def plan_of(member: Member, state: RunState, retry_failed: bool, task: str | Non
     """
     if is_done(member, state):
         return Plan.SKIPPED
-    if task is not None or state.held:
+    # A finished run's state does not say whether a process evaluates or extends it.
+    if task is not None or state.held or (member.config["fresh"] and is_held(member.folder)):
         return Plan.REFUSED if member.config["fresh"] else Plan.AWAITED
     if member.config["fresh"]:
         return Plan.STARTED
@@ -152,7 +153,7 @@ def begin_afresh(member: Member) -> Member:
     """
     if not member.config["fresh"]:
         return member
-    if read_state(member.folder).held:
+    if is_held(member.folder):
         raise UsageError(f"fresh=true: {shown_path(member.folder)} is being trained right now; cancel it first")
     if member.folder.exists():
         say(f"fresh=true: the folder that was there is now {shown_path(RunFolder(member.folder).move_aside())}")

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from algd.errors import UsageError
+from algd.storage.lock import Lock
 from algd.storage.run_folder import RunFolder
 from launchers.members import Plan, begin_afresh, plan_of, refuse_fresh, triage
-from launchers.states import RunState
+from launchers.states import RunState, read_state
 from launchers.sweeps import Member
 
 NEW, FAILED, LOST = RunState("new"), RunState("failed", step=5), RunState("lost", step=5)
@@ -54,6 +55,19 @@ def test_begin_afresh_once(tmp_path: Path) -> None:
     member = begin_afresh(Member(folder, {"fresh": True}, ("seed=0",)))
     assert member == Member(folder, {"fresh": False}, ("seed=0",)) and not folder.exists()
     assert folder.with_name("seed=0-1.old-1").is_dir() and begin_afresh(member) is member
+
+
+def test_a_finished_run_that_is_in_use_does_not_begin_anew(tmp_path: Path) -> None:
+    """As while it is evaluated: its folder would be moved from under the process."""
+    RunFolder(tmp_path).write_status({"state": "finished", "step": 100})
+    member = Member(tmp_path, ASKED | {"fresh": True})
+    lock = Lock(tmp_path / "lock")
+    assert plan_of(member, read_state(tmp_path), True) is Plan.REFUSED
+    with pytest.raises(UsageError, match=r"fresh=true: .* right now; cancel it first"):
+        begin_afresh(member)
+    assert plan_of(Member(tmp_path, ASKED), read_state(tmp_path), True) is Plan.SKIPPED
+    lock.release()
+    assert plan_of(member, read_state(tmp_path), True) is Plan.STARTED
 
 
 def test_a_member_that_asks_for_a_video_is_not_done_without_it(tmp_path: Path) -> None:
