@@ -195,7 +195,7 @@ def _run(trainer: Trainer, prepared: Prepared, folder: RunFolder, config: Mappin
         if state == "finished":
             write_result(folder, prepared.task.budget, config["eval"]["episodes"])
         if state == "finished" and config["eval"]["video"]:
-            console.say(f"video: {record_evaluation(load(folder.path, str(prepared.device), 'rgb_array'))}")
+            _film(folder, prepared.device, console)
         callbacks.on_end(state)
     except BaseException as error:
         # A second Ctrl-C: no checkpoint was saved, but the run has not failed.
@@ -210,6 +210,14 @@ def _run(trainer: Trainer, prepared: Prepared, folder: RunFolder, config: Mappin
         for warning in prepared.mirror.warnings():
             console.warn(warning)
     return state
+
+
+def _film(folder: RunFolder, device: torch.device, console: Console) -> None:
+    """Record the finished run's video: an episode that fails does not make the run a failed one."""
+    try:
+        console.say(f"video: {record_evaluation(load(folder.path, str(device), 'rgb_array'))}")
+    except RunError as error:
+        console.warn(f"the run is finished, but there is no video of it: {error}")
 
 
 def _obstacle(path: Path) -> str | None:

@@ -1,7 +1,8 @@
 """Videos of episodes: frames of a task with the return and the cost so far written above them."""
 
+import contextlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -54,7 +55,7 @@ def check_rendering(build: Callable[[], Task]) -> None:
 
 
 def record(task: Task, act: Act, seed: int, cost_discount: float, path: Path) -> Episode:
-    """Run one episode and write it as an H.264 video, atomically.
+    """Run one episode and write it as an H.264 video, atomically; if the simulator fails, as far as it came.
 
     Args:
         task: made with render_mode="rgb_array".
@@ -65,34 +66,42 @@ def record(task: Task, act: Act, seed: int, cost_discount: float, path: Path) ->
 
     Raises:
         UsageError: the task draws no frames.
+        SimulatorError: the simulator failed before the first.
     """
-    frames: list[Frame] = []
+    with tempfile.TemporaryDirectory() as folder:
+        film = Path(folder) / "video.mp4"
+        with contextlib.closing(_encoder(film, float(task.metadata.get("render_fps") or 30))) as encoder:
+            next(encoder)
 
-    def add_frame(episode: Episode, observation: np.ndarray, action: np.ndarray | None) -> None:
-        frames.append(captioned(_render(task), episode, task.budget))
+            def add_frame(episode: Episode, observation: np.ndarray, action: np.ndarray | None) -> None:
+                encoder.send(captioned(_render(task), episode, task.budget))
 
-    episode = run_episode(task, act, seed, cost_discount, observe=add_frame)
-    if episode.error is not None:
-        raise episode.error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, _encode(frames, float(task.metadata.get("render_fps") or 30)))
+            episode = run_episode(task, act, seed, cost_discount, observe=add_frame)
+        if episode.error is not None and not film.exists():
+            raise episode.error
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, film.read_bytes())
     return episode
 
 
-def record_evaluation(loaded: LoadedAgent) -> Path:
-    """A video of one deterministic evaluation episode of a loaded agent, in its run's videos/; its path.
+def record_evaluation(loaded: LoadedAgent) -> str:
+    """Write a video of one deterministic evaluation episode of a loaded agent, in its run's videos/.
 
     Args:
         loaded: loaded with render_mode="rgb_array".
 
+    Returns:
+        Its path, and why it is not of a whole episode if it is not.
+
     Raises:
         UsageError: the task draws no frames.
+        SimulatorError: the simulator failed before the first.
     """
     config = loaded.config
     seed = episode_seed(config["seed"], "evaluation video", loaded.step)
     path = loaded.folder.video(loaded.step)
-    record(loaded.task, loaded.act, seed, config["agent"]["cost_discount"], path)
-    return path
+    episode = record(loaded.task, loaded.act, seed, config["agent"]["cost_discount"], path)
+    return str(path) if episode.error is None else f"{path}, until the simulator failed: {episode.error}"
 
 
 def captioned(frame: Frame, episode: Episode, budget: Budget) -> Frame:
@@ -123,15 +132,15 @@ def _render(task: Task) -> Frame:
     return frame
 
 
-def _encode(frames: list[Frame], frames_per_second: float) -> bytes:
-    """The frames, each (H, W, 3), as an mp4 file's content."""
-    height, width = frames[0].shape[:2]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "video.mp4"
-        writer = imageio_ffmpeg.write_frames(str(path), (width, height), fps=frames_per_second, macro_block_size=2,
-                                             ffmpeg_log_level="error")
+def _encoder(path: Path, frames_per_second: float) -> Generator[None, Frame]:
+    """Write the frames that are sent, each (H, W, 3), to an mp4 file as they come: a whole episode's need a lot of
+    memory. Without any there is no file."""
+    frame = yield
+    height, width = frame.shape[:2]
+    writer = imageio_ffmpeg.write_frames(str(path), (width, height), fps=frames_per_second, macro_block_size=2,
+                                         ffmpeg_log_level="error")
+    with contextlib.closing(writer):
         writer.send(None)
-        for frame in frames:
+        while True:
             writer.send(np.ascontiguousarray(frame))
-        writer.close()
-        return path.read_bytes()
+            frame = yield

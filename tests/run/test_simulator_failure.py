@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import imageio_ffmpeg
 import numpy as np
 import pytest
 
@@ -96,6 +97,26 @@ def test_wherever_it_fails(fault: str, words: str, length: str, tmp_path: Path,
     cut = failed(only_run(tmp_path), "episodes") + failed(only_run(tmp_path), "evals")
     assert cut and {row["length"] for row in cut} == {length}
     assert capsys.readouterr().err.count(words) == len(cut) == status(only_run(tmp_path))["simulator_errors"]
+
+
+def test_a_video_ends_where_the_simulator_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was filmed is written, and the run is finished all the same."""
+    arguments = [*RUN, "+env.kwargs.fault=step", "+env.kwargs.share=1", "+env.kwargs.filmed=true"]
+    assert train_here(*arguments, "eval.video=true", f"runs_dir={tmp_path}") == 0
+    folder, told = only_run(tmp_path), capsys.readouterr().err
+    (film,) = (folder / "videos").iterdir()
+    assert imageio_ffmpeg.count_frames_and_secs(film)[0] == 5
+    assert f"video: {film}, until the simulator failed: env=tests.support.faulty_env-Faulty-v0 raised" in told
+    assert status(folder)["state"] == "finished"
+
+
+def test_a_run_without_a_video_of_its_end_is_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a reset that fails there is nothing to show."""
+    arguments = [*RUN, "+env.kwargs.fault=reset", "+env.kwargs.share=1", "+env.kwargs.filmed=true"]
+    assert train_here(*arguments, "eval.video=true", f"runs_dir={tmp_path}") == 0
+    folder, told = only_run(tmp_path), capsys.readouterr().err
+    assert "warning: the run is finished, but there is no video of it: env=" in told
+    assert status(folder)["state"] == "finished" and not (folder / "videos").exists()
 
 
 def test_mujoco_becomes_unstable(tmp_path: Path, capsys: pytest.CaptureFixture[str],

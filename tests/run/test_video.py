@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -17,8 +18,8 @@ from algd.run.episodes import Episode, run_episode
 from tests.support.command import ROOT
 
 
-def drawn_toy(render_mode: str | None = "rgb_array") -> Task:
-    return toy.make("toy", "toy", 1, 4.0, "episode", 16, render_mode=render_mode)
+def drawn_toy(render_mode: str | None = "rgb_array", steps: int = 16) -> Task:
+    return toy.make("toy", "toy", 1, 4.0, "episode", steps, render_mode=render_mode)
 
 
 def drawn_start() -> np.ndarray:
@@ -82,6 +83,20 @@ def test_an_episode_that_fails_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="the policy broke"):
         video.record(drawn_toy(), fails, 0, 0.99, tmp_path / "step1.mp4")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_frames_are_not_kept(tmp_path: Path) -> None:
+    """A video of three times as many steps needs no more memory: a frame is 835 kB."""
+    def most(steps: int) -> int:
+        tracemalloc.start()
+        try:
+            video.record(drawn_toy(steps=steps), ahead, 3, 0.99, tmp_path / "step1.mp4")
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    most(2)
+    assert most(24) - most(8) < 3 * (512 + video.CAPTION_HEIGHT) * 512 * 3
 
 
 def test_a_task_without_pictures_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Environments with a fault at a given step, for tests: env.id=tests.support.faulty_env:Faulty-v0."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -23,16 +23,20 @@ class Faulty(gymnasium.Env):
         share: share of episodes with the fault, chosen by seed; never seed 0, which is used to probe environments.
         left: file with the number of faults that still occur, in this or another process; None: no limit.
         costs: cost of a step.
+        filmed: only episodes of an environment with a render_mode have faults.
+        render_mode: gymnasium's.
     """
 
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
     action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
 
     def __init__(self, fault: str = "none", at: int = 5, share: float = 0.2, left: str | None = None,
-                 costs: float = 0.0):
+                 costs: float = 0.0, filmed: bool = False, render_mode: str | None = None):
         self.fault, self.at, self.share, self.costs = fault, at, share, costs
         self.left = Path(left) if left else None
-        self.broken = False
+        self.broken, self.render_mode = False, render_mode
+        self.immune = filmed and render_mode is None
 
     def _is_due(self, what: str) -> bool:
         """Return whether the fault occurs now; after "step" or "reset" the simulator stays broken."""
@@ -46,7 +50,7 @@ class Faulty(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
         self.steps = 0
-        self.bad = bool(seed) and np.random.default_rng(seed).random() < self.share
+        self.bad = bool(seed) and not self.immune and np.random.default_rng(seed).random() < self.share
         if self._is_due("reset"):
             self.broken = True
             raise RuntimeError("the world cannot be\nbuilt")
@@ -69,6 +73,9 @@ class Faulty(gymnasium.Env):
         if now and self.fault == "exception":
             info["cost_exception"] = 1.0
         return observation, reward, False, self.steps == LENGTH, info
+
+    def render(self) -> np.ndarray:
+        return np.zeros((64, 64, 3), np.uint8)
 
 
 class Unstable(InvertedPendulumEnv):
