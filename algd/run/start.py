@@ -90,6 +90,9 @@ def inexactness(record: Mapping[str, Any], earlier: Earlier) -> list[str]:
     if starts[-1].get("commit") != record["commit"]:
         notes.append(f"the code was commit {starts[-1].get('commit')} at the last start and is commit "
                      f"{record['commit']} now: the run continues, but perhaps not bit for bit as it would have")
+    elif "diff" in starts[-1] and _last_diff(starts) != record["diff"]:
+        notes.append("the code's uncommitted changes are not those of the last start: the run continues, but perhaps "
+                     "not bit for bit as it would have")
     earlier_code = starts[-1].get("trusted", {})
     notes += [f"the code of {package} was {earlier_code[package]} at the last start and is {now} now (hashes): the run "
               "continues, but perhaps not bit for bit as it would have"
@@ -100,10 +103,15 @@ def inexactness(record: Mapping[str, Any], earlier: Earlier) -> list[str]:
     return notes
 
 
+def _last_diff(starts: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return the uncommitted changes at the last start; None if there were none, or no start."""
+    diffs = [start["diff"] for start in starts if start.get("diff") not in (None, SAME_DIFF)]
+    return diffs[-1] if diffs and starts[-1].get("diff") else None
+
+
 def without_repeated_diff(record: Mapping[str, Any], starts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the record without its diff of uncommitted changes if the previous start had the same."""
-    diffs = [start["diff"] for start in starts if start.get("diff") not in (None, SAME_DIFF)]
-    repeated = record["diff"] and diffs and diffs[-1] == record["diff"] and starts[-1].get("diff")
+    repeated = record["diff"] and record["diff"] == _last_diff(starts)
     return dict(record) | ({"diff": SAME_DIFF} if repeated else {})
 
 

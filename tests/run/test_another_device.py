@@ -60,6 +60,21 @@ def test_another_gpu_or_driver_is_not_exact() -> None:
     assert inexactness(record(), Earlier([before], goes_on=True)) == []
 
 
+def test_other_uncommitted_changes_are_perhaps_not_exact() -> None:
+    starts = [record(diff="-lr = 1\n+lr = 2"), record(diff=start.SAME_DIFF, goes_on=True)]
+    earlier = Earlier(starts, goes_on=True)
+    assert inexactness(record(diff="-lr = 1\n+lr = 2"), earlier) == []
+    for changed in (None, "-lr = 1\n+lr = 3"):
+        (note,) = inexactness(record(diff=changed), earlier)
+        assert note.startswith("the code's uncommitted changes are not those of the last start: the run continues, but")
+    clean = Earlier([*starts, record(diff=None)], goes_on=True)
+    assert inexactness(record(diff=None), clean) == []
+    assert len(inexactness(record(diff="-lr = 1\n+lr = 2"), clean)) == 1
+    (commit,) = inexactness(record(diff=None, commit="def"), earlier)
+    assert commit.startswith("the code was commit abc at the last start")
+    assert inexactness(record(diff=None), Earlier([record()], goes_on=True)) == []  # as in records of earlier versions
+
+
 def test_auto_stays_what_it_was_on_the_same_device_alone() -> None:
     config = compose(*RUN)
     first = Earlier([record(threads=3)], goes_on=True)

@@ -267,6 +267,7 @@ def test_processors_of_one_name_and_two_generations_are_two(tmp_path: Path) -> N
     ({"python": "2.7"}, "Python was 2.7 and is"),
     ({"threads": 3}, None),
     ({"commit": "0" * 40}, "the code was commit " + "0" * 40),
+    ({"diff": "-lr = 1\n+lr = 2"}, "the code's uncommitted changes are not those of the last start"),
 ])
 def test_resumed_elsewhere(facts: dict, sentence: str | None, stopped: Path,
                            capsys: pytest.CaptureFixture[str]) -> None:
