@@ -51,9 +51,10 @@ def check_memory(config: Mapping[str, Any], task: Task, device: torch.device) ->
     """
     observation_size, action_size = task.observation_space.shape[0], task.action_space.shape[0]
     agent = config["agent"]
-    # An agent of the user's need not have these keys.
-    hidden = [*agent.get("critic_hidden_sizes", []), *agent.get("cost_hidden_sizes", [])]
-    widest = max(*hidden, observation_size + action_size)
+    # An agent of the user's need not have these keys. The reward critics are two.
+    hidden = [*(2 * size for size in agent.get("critic_hidden_sizes", [])),
+              *(agent.get("cost_members", 1) * size for size in agent.get("cost_hidden_sizes", []))]
+    widest = max([*hidden, observation_size + action_size])
     samples = agent.get("policy", {}).get("mc_samples", 1)
     replay, batch = 2 * observation_size + action_size + 4, widest * samples
     host = torch.device("cpu")

@@ -363,6 +363,16 @@ def test_a_gpus_memory_is_looked_at_before_a_run(monkeypatch: pytest.MonkeyPatch
         check_memory(config, build_task(config), torch.device("cuda:1"))
 
 
+def test_the_largest_layer_of_a_batch_is_that_of_an_ensemble(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent of the user's may have none of the keys that give its layers' sizes."""
+    config = compose(*TINY, "env=toy", "batch_size=8", "agent.cost_members=5", "agent.policy.mc_samples=3")
+    task, empty, asked = build_task(config), torch.empty, []
+    monkeypatch.setattr(torch, "empty", lambda size, device: asked.append(size) or empty(size, device=device))
+    for agent, largest in ((config["agent"], 8 * 5 * 16 * 3), ({}, 8 * (3 + 2))):
+        check_memory(config | {"agent": agent}, task, torch.device("cpu"))
+        assert asked[-1] == largest
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP")
 def test_threads_that_wait_sleep_unless_somebody_wants_them_to_spin() -> None:
     """Every OpenMP runtime of the process, torch's and that of networks in C, reports the setting."""
