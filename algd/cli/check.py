@@ -51,10 +51,11 @@ def check(config: DictConfig) -> int:
     failed = 0
     for name, test in tests.items():
         try:
-            print(f"{name:<12} ok      {test()}")
+            found = f"ok      {test()}"
         except Exception as error:
             failed += 1
-            print(f"{name:<12} FAILED  {' '.join(str(error).split()) or type(error).__name__}")
+            found = f"FAILED  {' '.join(str(error).split()) or type(error).__name__}"
+        print(f"{name:<12} {found}")
     return ExitCode.FAILED if failed else ExitCode.FINISHED
 
 

@@ -27,9 +27,8 @@ def main() -> int:
     """Run the command line and return its exit code."""
     # Hydra then raises instead of printing a trace and exiting with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    if sys.argv[1:2] == ["check"]:
-        return check_command(sys.argv[2:])
-    sys.argv[1:] = prepared(sys.argv[1:])
+    checks = sys.argv[1:2] == ["check"]
+    sys.argv[1:] = prepared(sys.argv[1 + checks:])
     codes: list[int] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -38,8 +37,12 @@ def main() -> int:
         codes.append(carry_out(config, overrides, HydraConfig.get()))
 
     try:
-        overrides = check_arguments(sys.argv[1:])
-        application()
+        if checks:
+            codes.append(check_command())
+        else:
+            overrides = check_arguments(sys.argv[1:])
+            application()
+        sys.stdout.flush()
     except BrokenPipeError:
         discard_output()
         return ExitCode.BROKEN_PIPE
@@ -49,8 +52,8 @@ def main() -> int:
         # Hydra raises ValueError for some command lines.
         return _usage(explain(error))
     except OSError as error:
-        # Only a sweep's: a run reports its own.
-        said = refusal(error, resumable=True)
+        # Only a sweep's or a check's: a run reports its own.
+        said = refusal(error, resumable=not checks)
         if said is None:
             raise
         print(f"error: {said}", file=sys.stderr)
@@ -58,22 +61,16 @@ def main() -> int:
     return max(codes, default=0)
 
 
-def check_command(arguments: Sequence[str]) -> int:
+def check_command() -> int:
     """python -m algd check KEY=VALUE ...: test the parts of a configuration. Returns the exit code."""
     from algd.cli.check import check
 
-    sys.argv[1:] = prepared(arguments)
-    try:
-        if flag := next((argument for argument in sys.argv[1:] if argument.startswith("-")
-                         and not argument.startswith("--config-dir")), None):
-            raise UsageError(f"{flag}: algd check takes KEY=VALUE of one run and --config-dir=DIR alone; it tests the "
-                             "parts of that configuration, such as agent=vesde env=toy")
-        check_arguments(sys.argv[1:])
-        return check(composed(sys.argv[1:]))
-    except UsageError as error:
-        return _usage(str(error))
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        return _usage(explain(error))
+    if flag := next((argument for argument in sys.argv[1:] if argument.startswith("-")
+                     and not argument.startswith("--config-dir")), None):
+        raise UsageError(f"{flag}: algd check takes KEY=VALUE of one run and --config-dir=DIR alone; it tests the "
+                         "parts of that configuration, such as agent=vesde env=toy")
+    check_arguments(sys.argv[1:])
+    return check(composed(sys.argv[1:]))
 
 
 def carry_out(config: DictConfig, overrides: Sequence[Override] = (), settings: HydraConf | None = None) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from algd.cli import main as cli
-from tests.support.command import TINY
+from tests.support.command import TINY, start
 
 MODULE = '''
 import torch
@@ -70,6 +70,18 @@ def test_each_fault_fails_its_line(fault: str, tmp_path: Path, monkeypatch: pyte
                                            "resume", "speed"]
     failed = [line[0] for line in lines if line[1] != "ok"]
     assert (failed, code) == (([fault], 1) if fault else ([], 0)), output
+
+
+@pytest.mark.parametrize("unbuffered", ["1", ""])
+def test_a_reader_that_leaves(unbuffered: str) -> None:
+    """As `| head -1` does: nothing is said, and no test counts as failed."""
+    process = start("check", "env=toy", "agent=gaussian", *TINY, PYTHONUNBUFFERED=unbuffered)
+    assert process.stdout is not None and process.stderr is not None
+    if unbuffered:
+        process.stdout.readline()
+    process.stdout.close()
+    assert (process.wait(), process.stderr.read()) == (141, "")
+    process.stderr.close()
 
 
 def test_critics_that_are_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
