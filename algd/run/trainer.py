@@ -167,7 +167,8 @@ class Trainer:
         rows = evaluation.rows
         means = evaluation_means(float(self.agent.guidance.multiplier), self.budget, self.agent.cost_discount,
                                  rows["stochastic"], evaluation.at_bound)
-        for warning in state.divergence.after_evaluation(state.step, means, self.agent.updates):
+        for warning in state.divergence.after_evaluation(state.step, means, self.agent.updates,
+                                                         self.agent.normaliser.reward_unit()):
             self.console.warn(warning)
         for warning in self._mirror_warnings():
             self.console.warn(warning)

@@ -32,9 +32,9 @@ def signs(fixed_multiplier: bool = False) -> Divergence:
     return found
 
 
-def evaluations(found: Divergence, *recent: EvaluationMeans, updates: int = 0) -> list[str]:
+def evaluations(found: Divergence, *recent: EvaluationMeans, updates: int = 0, reward_unit: float = 1.0) -> list[str]:
     return [sentence for number, means in enumerate(recent)
-            for sentence in found.after_evaluation(number, means, updates)]
+            for sentence in found.after_evaluation(number, means, updates, reward_unit)]
 
 
 def at(lam: float, spent: float, predicted: float = 2.0, measured: float = 2.0, tail: float = 0.1,
@@ -98,6 +98,25 @@ def test_a_multiplier_that_outweighs_the_reward_is_told_once_per_factor_of_ten()
     steps = [int(sentence.split(":")[0].removeprefix("step ")) for sentence in told]
     assert steps == [10, 14, 18]
     assert "λ is 2.05e+03: the largest cost of a step weighs 1.02e+03 times its largest reward" in told[0]
+
+
+def test_a_multiplier_outweighs_normalised_rewards() -> None:
+    """In the critics' units the largest reward is 2 / 50: λ · 1 / 0.04 ≥ 1000 from λ = 40 on."""
+    assert evaluations(signs(), *[at(39.0, 5)] * 3, reward_unit=50.0) == []
+    (sentence,) = evaluations(signs(), *[at(41.0, 5)] * 3, reward_unit=50.0)
+    assert "the largest cost of a step weighs 1.02e+03 times its largest reward" in sentence
+
+
+def test_with_reach_an_unsafe_step_counts_as_one() -> None:
+    """Whatever it costs: the targets are in [-1, 1], and an error of 1 is no sign of critics that diverge."""
+    found = Divergence(BUDGET, BUDGET.threshold(0.99), False, 0.99, 0.99, settling_updates=None)
+    found.observe(2.0, 0.001)
+    for step in range(3):
+        assert found.after_updates(step, means(cost_critic_loss=9999.0), 1.0) == []
+    assert "is 1e+04: the error of a step is 100 times the largest cost of a step" in found.after_updates(
+        3, means(cost_critic_loss=10000.0), 1.0)[0]
+    assert evaluations(found, *[at(1999.0, 5)] * 3) == []
+    assert "weighs 1e+03 times its largest reward" in evaluations(found, *[at(2000.0, 5)] * 3)[0]
 
 
 def test_cost_critics_that_predict_what_the_episodes_do_not_cost() -> None:
@@ -220,7 +239,7 @@ def test_a_checkpoint_holds_what_was_told() -> None:
         parts = again
         for found in (whole, parts):
             found.observe(step, 2 * step)
-        assert whole.after_evaluation(step, one, 0) == parts.after_evaluation(step, one, 0)
+        assert whole.after_evaluation(step, one, 0, 1.0) == parts.after_evaluation(step, one, 0, 1.0)
         losses = means(critic_loss=float(4**step))
         assert whole.after_updates(step, losses, 1.0) == parts.after_updates(step, losses, 1.0)
     assert whole.checkpoint() == parts.checkpoint() and math.isinf(whole.sizes["multiplier falls"])
@@ -235,7 +254,7 @@ def test_a_checkpoint_without_the_actions_is_continued() -> None:
     found = signs()
     found.restore(state)
     stuck = [at(0.7, 5, at_bound=(1.0,))] * 4
-    assert [number for number, one in enumerate(stuck) if found.after_evaluation(number, one, 0)] == [2]
+    assert [number for number, one in enumerate(stuck) if found.after_evaluation(number, one, 0, 1.0)] == [2]
 
 
 # --- runs that diverge -------------------------------------------------------------------------------------------

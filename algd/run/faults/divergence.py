@@ -109,15 +109,28 @@ class Divergence:
         self.largest_cost = max(self.largest_cost, abs(cost))
         self.lowest_cost = min(self.lowest_cost, cost)
 
-    def after_evaluation(self, step: int, means: EvaluationMeans | None, updates: int) -> list[str]:
-        """Return the warnings after an evaluation at an environment step."""
+    @property
+    def _violation(self) -> float:
+        """The largest cost of a step in the cost critics' units: with agent.cost_backup=reach an unsafe step is 1."""
+        return 1.0 if self.settling_updates is None else self.largest_cost
+
+    def after_evaluation(self, step: int, means: EvaluationMeans | None, updates: int,
+                         reward_unit: float) -> list[str]:
+        """Return the warnings after an evaluation at an environment step.
+
+        Args:
+            step: the environment step.
+            means: the evaluation's means; None: there are none.
+            updates: gradient updates so far.
+            reward_unit: the divisor of the critics' rewards.
+        """
         self._step = step
         if means is None:
             return []
         self.recent = [*self.recent, means][-EVALUATIONS:]
         if len(self.recent) < EVALUATIONS:
             return []
-        return [*self._multiplier(), *self._cost_critics(updates), *self._policy()]
+        return [*self._multiplier(self.largest_reward / reward_unit), *self._cost_critics(updates), *self._policy()]
 
     def after_updates(self, step: int, means: Mapping[str, float], reward_unit: float) -> list[str]:
         """Return the warnings after the updates of one row of metrics.csv.
@@ -128,8 +141,9 @@ class Divergence:
             reward_unit: the divisor of the critics' rewards.
         """
         self._step = step
-        allowed = self.threshold * (1 - self.cost_discount)
-        scales = {"critic_loss": self.largest_reward / reward_unit, "cost_critic_loss": max(self.largest_cost, allowed)}
+        predicts_sum = self.settling_updates is not None
+        allowed = self.threshold * (1 - self.cost_discount) if predicts_sum else 0.0
+        scales = {"critic_loss": self.largest_reward / reward_unit, "cost_critic_loss": max(self._violation, allowed)}
         sentences = []
         for name, scale in scales.items():
             if name not in means:  # an agent of the user's may have others
@@ -156,15 +170,15 @@ class Divergence:
                 + f"and an entropy bonus of at most {self.largest_bonus:.3g} " * (self.largest_bonus > 0)
                 + f"can only add up to {bound:.3g}: the reward critics diverge"))
         margin = max(self.threshold, self.largest_cost)
-        predicts_sum, possible = self.settling_updates is not None, self.lowest_cost / (1 - self.cost_discount)
+        possible = self.lowest_cost / (1 - self.cost_discount)
         if predicts_sum and "qc" in means and means["qc"] < possible - margin < 0:
             sentences += self._warn("qc", possible - means["qc"], DOUBLED, (
                 f"Qc is {means['qc']:.3g} on average, but the costs of an episode add up to {possible:.3g} at least: "
                 "the cost critics are wrong"))
         return sentences
 
-    def _multiplier(self) -> list[str]:
-        """λ that rises or falls while the cost stays over the limit, or outweighs the reward."""
+    def _multiplier(self, largest_reward: float) -> list[str]:
+        """λ that rises or falls while the cost stays over the limit, or outweighs the reward, in the critics' units."""
         if self.fixed_multiplier:
             return []
         multipliers, costs = [past.lam for past in self.recent], [past.spent for past in self.recent]
@@ -174,7 +188,7 @@ class Divergence:
         episodes = (f"over the last {EVALUATIONS} evaluations, in all of which the stochastic policy's cost was over "
                     f"the limit ({cost})")
         sentences = []
-        weight = lam * self.largest_cost / self.largest_reward if self.largest_reward > 0 else 0.0
+        weight = lam * self._violation / largest_reward if largest_reward > 0 else 0.0
         if weight >= OUTWEIGHS:
             sentences += self._warn("multiplier outweighs", lam, TENFOLD, (
                 f"λ is {lam:.3g}: the largest cost of a step weighs {weight:.3g} times its largest reward (the "
