@@ -20,12 +20,16 @@ class Lock:
         path: the lock's file; made if needed.
 
     Raises:
-        UsageError: another process holds it, or the file system has no locks.
+        UsageError: another process holds it or has moved the folder aside, or the file system has no locks.
     """
 
     def __init__(self, path: Path):
         while True:
-            self._file = path.open("a+")
+            try:
+                self._file = path.open("a+")
+            except FileNotFoundError as error:
+                raise UsageError(f"{path.parent} is not there: another process has just moved it aside or removed it; "
+                                 "the same command starts from what is there now") from error
             try:
                 self._acquire(path)
             except BaseException:

@@ -145,6 +145,20 @@ def test_a_folder_that_is_moved_aside_before_it_is_locked(tmp_path: Path, monkey
     assert not is_held(tmp_path / "run")
 
 
+def test_a_folder_that_is_moved_aside_and_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run").mkdir()
+    flock = fcntl.flock
+
+    def moved_in_between(file: object, operation: int) -> None:
+        (tmp_path / "run").rename(tmp_path / "run.old-1")
+        flock(file, operation)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fcntl, "flock", moved_in_between)
+    with pytest.raises(UsageError, match="run is not there: another process has just moved it aside or removed it;"):
+        Lock(tmp_path / "run" / "lock")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("error", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
 def test_a_file_system_without_locks(error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuses(file: object, operation: int) -> None:
