@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from algd.storage.provenance import is_ours
 from algd.storage.run_folder import RunFolder
 from algd.storage.sweep_file import SWEEPS
 from launchers.launch import SETTINGS, in_wandb, launch
-from launchers.processes import LOG, last_lines
+from launchers.processes import LOG, last_lines, tail
 from launchers.settings import Settings, checked
 from launchers.slurm.queue import Queue, available
 from launchers.slurm.status import Elements, Readings, lines_of, named, output_of, submitted_tasks
@@ -33,6 +34,7 @@ WATCH_SECONDS = 5.0
 IMPORTING_SECONDS = 30.0
 AGAIN = ("failed", "lost", "interrupted", "cancelled")
 ENDED = ("finished", "pruned", *AGAIN)
+STARTED = re.compile(r"--- \d{4}-\d\d-\d\d \d\d:\d\d:\d\d \S+ process \d+")  # the first line of `launchers.worker`
 
 
 def runs_dir_of(folder: Path) -> Path:
@@ -276,11 +278,13 @@ def logs(folder: Path, follow: bool, lines: int) -> int:
     with path.open("rb") as file:
         for text in last_lines(file, lines):
             print(text)
-        # A run holds its lock only once its process has imported what it needs.
+        # A run holds its lock only once its process has imported what it needs. Until then its state is that of the
+        # process before, and its log ends with the process's first line.
         begun, patience = False, time.monotonic() + IMPORTING_SECONDS
         while follow:
             held = is_held(folder)
-            begun |= held or RunFolder(folder).status().get("state") in ENDED
+            begun |= held or (RunFolder(folder).status().get("state") in ENDED
+                              and not any(map(STARTED.fullmatch, tail(path, 1))))
             ended = not held and (begun or time.monotonic() > patience)
             if added := file.read():
                 sys.stdout.write(added.decode(errors="replace"))

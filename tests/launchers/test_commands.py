@@ -162,10 +162,13 @@ def test_following_a_log_misses_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     assert capsys.readouterr().out == "two\nthree\n"
 
 
-def test_following_a_log_waits_for_the_run_to_begin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its process imports for seconds before it holds the run's lock."""
-    folder = make_run(tmp_path / "toy" / "vesde-augmented" / "seed=0")
-    (folder / "log.txt").write_text("first\n")
+@pytest.mark.parametrize(("before", "first"), [({}, "first\n"), (
+    {"state": "interrupted"}, "the same command resumes from there\n--- 2026-01-01 01:02:03 node7 process 12\n")])
+def test_following_a_log_waits_for_the_run_to_begin(before: dict[str, str], first: str, tmp_path: Path,
+                                                    capsys: pytest.CaptureFixture[str]) -> None:
+    """Its process imports for seconds before it holds the run's lock, also if it resumes the run."""
+    folder = make_run(tmp_path / "toy" / "vesde-augmented" / "seed=0", **before)
+    (folder / "log.txt").write_text(first)
 
     def trains() -> None:
         time.sleep(1)
@@ -178,7 +181,7 @@ def test_following_a_log_waits_for_the_run_to_begin(tmp_path: Path, capsys: pyte
     with ThreadPoolExecutor() as pool:
         pool.submit(trains)
         assert commands.logs(folder, follow=True, lines=5) == 0
-    assert capsys.readouterr().out == "first\nsecond\n"
+    assert capsys.readouterr().out == f"{first}second\n"
 
 
 def test_cancelling_one_run_leaves_its_sweep_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
