@@ -54,4 +54,5 @@ def budget_of(config: Mapping[str, Any]) -> Budget | None:
     env = config.get("env") or {}
     if env.get("limit") is None or env.get("limit_kind") is None:
         return None
-    return Budget(limit=float(env["limit"]), kind=env["limit_kind"], horizon=int(env.get("horizon") or 0))
+    return Budget(limit=float(env["limit"]), kind=env["limit_kind"], horizon=int(env.get("horizon") or 0),
+                  cost_return=env.get("cost_return", Budget.cost_return))

@@ -7,7 +7,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from algd.budget import Budget, CostReturn
+from algd.budget import Budget, CostReturn, budget_of
 from algd.envs.task import EPISODES, Task
 from algd.errors import UsageError
 from algd.run.build import build_task
@@ -83,6 +83,14 @@ def test_the_authors_conversion() -> None:
     assert Budget(82.748, "discounted", 1000).threshold(0.99) == 82.748
     assert Budget(3, "discounted", 10).spent(5.0, 4.0) == 4.0
     assert Budget(3, "episode", 10).spent(5.0, 4.0) == 5.0
+
+
+@pytest.mark.parametrize("env", ["toy", "point_button1"])
+def test_the_budget_in_a_configuration_is_the_tasks(env: str) -> None:
+    config = compose(f"env={env}")
+    assert budget_of(config) == build_task(config).budget
+    del config["env"]["cost_return"]  # as in configurations of earlier versions
+    assert budget_of(config).cost_return == "authors"
 
 
 def run_through(task: Task, episodes: int) -> None:
