@@ -13,8 +13,6 @@ from algd.envs.safety_gymnasium.instability import instability
 from algd.errors import NumericalError, RunError, SimulatorError, UsageError
 
 Family = Literal["paper", "stock", "toy", "other"]
-EPISODES = 10
-"""So many first episodes whose cost's return ended at the horizon say that it always does."""
 
 
 class Task(gymnasium.Wrapper):
@@ -43,7 +41,7 @@ class Task(gymnasium.Wrapper):
     Raises:
         UsageError: the spaces are not a flat finite box of real actions and flat observations (at once); an observation
             does not fit its space, a reward or cost is not a number or is missing, or the episode goes on after the
-            horizon (at that step); the cost's return does not end where the budget says (at an episode's end).
+            horizon (at that step); an episode is truncated, but the budget says that the cost's return ends (there).
     """
 
     observation_space: gymnasium.spaces.Box  # type: ignore[override]
@@ -62,7 +60,6 @@ class Task(gymnasium.Wrapper):
                              "needed")
         self._innermost, self._steps = env.unwrapped, 0
         self._seed: int | None = None
-        self._ended: list[bool] = []  # of the first episodes: whether the cost's return ended at the horizon
 
     def reset(self, *, seed: int | None = None,
               options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
@@ -97,8 +94,10 @@ class Task(gymnasium.Wrapper):
             raise NumericalError(f"env={self.name} returned reward {reward}, cost {info['cost']} and observation "
                                  f"{observation.tolist()} in {self._place()}")
         if terminated or truncated:
-            if self.budget.kind == "episode":
-                self._check_cost_return(bool(info["cost_done"]))
+            if self.budget.kind == "episode" and self.budget.cost_return == "ends" and not info["cost_done"]:
+                raise UsageError(f"env.cost_return=ends: env={self.name} truncated an episode at step {self._steps}, "
+                                 "after which the cost's return continues; env.cost_return=bootstraps is right for it, "
+                                 "or an environment that terminates there")
         elif self._steps >= self.budget.horizon:
             raise UsageError(f"env={self.name}: the episode with seed {self._seed} goes on after step {self._steps}, "
                              "its horizon; gymnasium.wrappers.TimeLimit truncates it there, or another horizon is "
@@ -120,21 +119,6 @@ class Task(gymnasium.Wrapper):
             shown = " ".join(str(value).split())[:100]
             raise UsageError(f"env={self.name} returned {what} {shown} in {self._place()}; one number is needed") \
                 from error
-
-    def _check_cost_return(self, ended: bool) -> None:
-        """Check that the cost's return at an episode's end is as assumed for the threshold."""
-        claimed = f"env.cost_return={self.budget.cost_return}"
-        if self.budget.cost_return == "ends" and not ended:
-            raise UsageError(f"{claimed}: env={self.name} truncated an episode at step {self._steps}, after which the "
-                             "cost's return continues; env.cost_return=bootstraps is right for it, or an environment "
-                             "that terminates there")
-        # An end before the horizon is the policy's doing, also if an untrained one falls at the same step every time.
-        if self.budget.cost_return == "bootstraps" and len(self._ended) < EPISODES:
-            self._ended.append(ended and self._steps >= self.budget.horizon)
-            if len(self._ended) == EPISODES and all(self._ended):
-                raise UsageError(f"{claimed}: env={self.name} ended the cost's return at step {self._steps}, its "
-                                 f"horizon, of each of its first {EPISODES} episodes; env.cost_return=ends is right "
-                                 "for it, or an environment that truncates there")
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ import torch
 
 from algd.algorithm.agent import Agent
 from algd.envs.task import Task
-from algd.errors import SimulatorError
+from algd.errors import SimulatorError, UsageError
 from algd.run.acting import Act
 from algd.run.episodes import Episode
 from algd.run.faults.simulator_errors import SimulatorErrors
@@ -17,6 +17,7 @@ from algd.seeding import episode_seed
 from algd.storage.checkpoint_state import CollectorState
 from algd.storage.table import Table
 
+EPISODES = 10  # so many first episodes whose cost's return ended at the horizon say that it always does
 INEXACT = "the run continues, but not exactly as it would have without the interruption"
 
 
@@ -53,6 +54,7 @@ class Collector:
         episode: the sums of the open episode.
         episodes_begun: number of episodes, including the open one.
         actions: those of the open episode.
+        ended: of the first episodes, with env.cost_return=bootstraps: whether the cost's return ended at the horizon.
     """
 
     def __init__(self, agent: Agent, task: Task, build_task: Callable[[], Task], act: Act, seed: int, table: Table,
@@ -63,6 +65,8 @@ class Collector:
         self.episode: Episode
         self.episodes_begun = 0
         self.actions: list[np.ndarray] = []
+        self.ended: list[bool] = []
+        self._cost_done = False
 
     def begin_episode(self, step: int) -> None:
         """Reset the environment to the next episode's start.
@@ -100,14 +104,37 @@ class Collector:
                                 info["cost_done"], terminated or truncated)
         self.actions.append(action)
         self.episode.add(reward, info["cost"])
-        self.observation = following
+        self.observation, self._cost_done = following, bool(info["cost_done"])
         return transition
 
     def end_episode(self, step: int) -> dict[str, Any]:
-        """Write the row of the finished episode and begin the next. Returns the row."""
+        """Write the row of the finished episode and begin the next. Returns the row.
+
+        Raises:
+            UsageError: with env.cost_return=bootstraps, the cost's return ended at the horizon of all first episodes.
+        """
+        self._check_cost_return()
         row = self._write_row(step)
         self.begin_episode(step)
         return row
+
+    @property
+    def _return_goes_on(self) -> bool:
+        """Whether the budget says that the cost's return goes on after the horizon."""
+        return self.task.budget.kind == "episode" and self.task.budget.cost_return == "bootstraps"
+
+    def _check_cost_return(self) -> None:
+        """Check that the cost's return goes on after the horizon, as the threshold assumes with cost_return=bootstraps.
+
+        An end before the horizon is the policy's doing, also if an untrained one falls at the same step every time.
+        """
+        if not self._return_goes_on or len(self.ended) >= EPISODES:
+            return
+        self.ended.append(self._cost_done and self.episode.length >= self.task.budget.horizon)
+        if len(self.ended) == EPISODES and all(self.ended):
+            raise UsageError(f"env.cost_return=bootstraps: env={self.task.name} ended the cost's return at step "
+                             f"{self.episode.length}, its horizon, of each of its first {EPISODES} episodes; "
+                             "env.cost_return=ends is right for it, or an environment that truncates there")
 
     def _abandon_episode(self, error: SimulatorError, step: int) -> None:
         self.episode.error = error
@@ -132,13 +159,17 @@ class Collector:
     def checkpoint(self) -> CollectorState:
         """The open episode; the environment follows from its seed and its actions."""
         space = self.task.action_space
-        return {"episodes_begun": self.episodes_begun, "episode": self.episode.checkpoint(),
-                "actions": torch.from_numpy(np.array(self.actions, space.dtype).reshape(-1, *space.shape)),
-                "observation": torch.from_numpy(np.ascontiguousarray(self.observation))}
+        state: CollectorState = {
+            "episodes_begun": self.episodes_begun, "episode": self.episode.checkpoint(),
+            "actions": torch.from_numpy(np.array(self.actions, space.dtype).reshape(-1, *space.shape)),
+            "observation": torch.from_numpy(np.ascontiguousarray(self.observation))}
+        return {**state, "ended": list(self.ended)} if self._return_goes_on else state
 
     def restore(self, state: CollectorState, step: int) -> None:
         """Restore what `checkpoint` returned, and replay the open episode in the environment."""
         self.episodes_begun = state["episodes_begun"]
+        # Earlier versions did not record it: what is not known is no reason to end the run.
+        self.ended = list(state.get("ended", [False] * min(self.episodes_begun - 1, EPISODES)))
         self.episode = Episode(self._agent.cost_discount)
         self.episode.restore(state["episode"])
         actions = list(state["actions"].numpy())

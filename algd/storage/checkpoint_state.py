@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, cast, get_origin, get_type_hints, is_typeddict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast, get_origin, get_type_hints, is_typeddict
 
 from algd.storage.files import unsealed
 
@@ -55,13 +55,14 @@ class CollectorState(TypedDict):
     """The open episode: its sums, its actions (n, d) and the observation (s,) that they led to.
 
     The environment itself is not saved: its seed follows from the number of episodes, and its actions lead back to the
-    observation.
+    observation. `ended`, of the first episodes, is not in the checkpoints of earlier versions, or of all budgets.
     """
 
     episodes_begun: int
     episode: EpisodeState
     actions: Tensor
     observation: Tensor
+    ended: NotRequired[list]
 
 
 class CheckpointState(CollectorState):
@@ -113,6 +114,8 @@ def _check(value: Any, kind: Any, key: str) -> None:
             raise ValueError(f"its {key or 'content'} is not a group of keys")
         for name, inner in get_type_hints(kind).items():
             place = f"{key}.{name}".lstrip(".")
+            if name not in value and name in kind.__optional_keys__:
+                continue
             if name not in value:
                 raise ValueError(f"it has no {place}")
             _check(value[name], inner, place)

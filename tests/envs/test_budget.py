@@ -1,6 +1,7 @@
 """Budgets: h is the value that the cost critic should predict for a policy that spends the limit, by rollouts."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -8,9 +9,14 @@ import numpy as np
 import pytest
 
 from algd.budget import Budget, CostReturn, budget_of
-from algd.envs.task import EPISODES, Task
+from algd.envs.task import Task
 from algd.errors import UsageError
 from algd.run.build import build_task
+from algd.run.collector import EPISODES, Collector
+from algd.run.faults.simulator_errors import SimulatorErrors
+from algd.storage.run_folder import EPISODE_COLUMNS
+from algd.storage.table import Table
+from tests.algorithm.test_update import small_agent
 from tests.support.command import compose
 
 DISCOUNT = 0.99
@@ -100,29 +106,69 @@ def run_through(task: Task, episodes: int) -> None:
             task.step(np.array([0.5]))
 
 
-def test_a_task_that_says_wrongly_how_its_return_ends_is_told() -> None:
+def collector(task: Task, folder: Path) -> Collector:
+    """Return a new run's collector, which acts always the same."""
+    found = Collector(small_agent(), task, lambda: task, lambda observation: np.array([0.5], np.float32), 0,
+                      Table(folder / "episodes.csv", EPISODE_COLUMNS),
+                      SimulatorErrors(0, folder / "simulator-errors.log", print), print)
+    found.begin_episode(0)
+    return found
+
+
+def collect(found: Collector, episodes: int) -> None:
+    for _ in range(episodes):
+        while not found.step(0).over:
+            pass
+        found.end_episode(0)
+
+
+def test_a_task_that_says_wrongly_how_its_return_ends_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"env.cost_return=ends: .* at step 4.*env.cost_return=bootstraps is right"):
         run_through(spender(4, False, "ends"), 1)
-    wrong = spender(4, True, "bootstraps")
-    run_through(wrong, EPISODES - 1)
+    wrong = collector(spender(4, True, "bootstraps"), tmp_path)
+    collect(wrong, EPISODES - 1)
     with pytest.raises(UsageError, match=r"env.cost_return=bootstraps: .* 4, its horizon, .*env.cost_return=ends is"):
-        run_through(wrong, 1)
+        collect(wrong, 1)
     for right in (spender(4, True, "ends"), spender(4, False, "bootstraps"), spender(4, True, "authors")):
-        run_through(right, 2 * EPISODES)
+        collect(collector(right, tmp_path), 2 * EPISODES)
 
 
-def test_a_policy_that_always_falls_at_the_same_step_proves_nothing() -> None:
+def test_a_policy_that_always_falls_at_the_same_step_proves_nothing(tmp_path: Path) -> None:
     """As untrained ones do on the velocity tasks: the end is before the horizon."""
-    run_through(Task(Spender(4, True), "spender", "other", Budget(10, "episode", 5, "bootstraps")), 2 * EPISODES)
+    falls = Task(Spender(4, True), "spender", "other", Budget(10, "episode", 5, "bootstraps"))
+    collect(collector(falls, tmp_path), 2 * EPISODES)
 
 
-def test_one_truncation_shows_that_the_return_goes_on() -> None:
-    task = spender(4, True, "bootstraps")
-    run_through(task, EPISODES - 1)
-    task.unwrapped.terminates = False
-    run_through(task, 1)
-    task.unwrapped.terminates = True
-    run_through(task, 2 * EPISODES)
+@pytest.mark.parametrize("truncated", [0, EPISODES - 1])
+def test_one_truncation_shows_that_the_return_goes_on(truncated: int, tmp_path: Path) -> None:
+    """So it does in a run that is resumed after it, and a resumed run is refused where another one is."""
+    def episodes(interrupted: int | None, *, right: bool) -> None:
+        found = collector(spender(4, True, "bootstraps"), tmp_path)
+        for number in range(2 * EPISODES):
+            if number == interrupted:
+                state = found.checkpoint()
+                found = collector(spender(4, True, "bootstraps"), tmp_path)
+                found.restore(state, 0)
+            found.task.unwrapped.terminates = not right or number != truncated
+            collect(found, 1)
+        assert number == 2 * EPISODES - 1
+
+    for interrupted in (None, truncated, 5, EPISODES):
+        episodes(interrupted, right=True)
+        with pytest.raises(UsageError, match="of each of its first 10 episodes"):
+            episodes(interrupted, right=False)
+
+
+def test_a_checkpoint_that_does_not_say_how_episodes_ended(tmp_path: Path) -> None:
+    """As those of earlier versions: the run goes on."""
+    for before in (3, 2 * EPISODES):
+        found = collector(spender(4, False, "bootstraps"), tmp_path)
+        collect(found, before)
+        state = found.checkpoint()
+        del state["ended"]
+        resumed = collector(spender(4, True, "bootstraps"), tmp_path)
+        resumed.restore(state, 0)
+        collect(resumed, 2 * EPISODES)
 
 
 @pytest.mark.parametrize(("env", "cost_return", "threshold"), [
