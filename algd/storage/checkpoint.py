@@ -126,13 +126,13 @@ class Checkpoints:
                              "sha256": sha256(self.replay_folder / file)})
         return segments
 
-    def _prune(self) -> None:
+    def _prune(self, kept: int = KEPT) -> None:
         """Remove all checkpoints but the newest, and files that none of these needs."""
         numbers = self.numbers()
-        for number in numbers[:-KEPT]:
+        for number in numbers[:-kept]:
             shutil.rmtree(self.folder / f"{number:06d}", ignore_errors=True)
         needed: set[str] = set()
-        for number in numbers[-KEPT:]:
+        for number in numbers[-kept:]:
             try:
                 manifest = self._manifest(number)
             except DamagedCheckpoint:
@@ -143,10 +143,8 @@ class Checkpoints:
                 path.unlink(missing_ok=True)
 
     def keep_newest(self) -> None:
-        """Remove all checkpoints but the newest; if that was saved without the replay, remove the replay too."""
-        for number in self.numbers()[:-1]:
-            shutil.rmtree(self.folder / f"{number:06d}", ignore_errors=True)
-        self._prune()
+        """Remove all checkpoints but the newest, and the parts of the replay that it does not need."""
+        self._prune(1)
 
     def set_aside(self, number: int) -> None:
         """Rename a damaged checkpoint, so that it is not used but kept."""
