@@ -26,7 +26,8 @@ class Replay:
         self.widths = [observation_size, action_size, 1, 1, observation_size, 1, 1]
         self._host = torch.empty(capacity, sum(self.widths))
         self._rows = self._host.numpy()
-        self.rows = self._host if torch.device(device).type == "cpu" else self._host.to(device)
+        on_cpu = torch.device(device).type == "cpu"
+        self.rows = self._host if on_cpu else torch.empty_like(self._host, device=device)
         self.added = 0
 
     def __len__(self) -> int:
