@@ -3,7 +3,7 @@
 import difflib
 import importlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +23,11 @@ SAFETY_GYMNASIUM = "safety_gymnasium"
 def folder_name(name: str) -> str:
     """The name with "-" for characters not allowed in a folder's name: "my.envs:Maze-v0" becomes "my.envs-Maze-v0"."""
     return re.sub(r"[^A-Za-z0-9_.\-]+", "-", name).lstrip("-._") or "environment"
+
+
+def module_of(env: Mapping[str, Any]) -> str:
+    """The module that the id in an `env` of a configuration names; "" if it names none."""
+    return str(env.get("id", "")).rpartition(":")[0]
 
 
 def make(

@@ -11,7 +11,7 @@ from algd.algorithm.agent import Agent
 from algd.config.identity import identity
 from algd.config.targets import require_trust
 from algd.config.trust import is_trusted, trust
-from algd.envs.registered import SAFETY_GYMNASIUM
+from algd.envs.registered import SAFETY_GYMNASIUM, module_of
 from algd.errors import UsageError
 from algd.run.build import build_agent, build_task, resolve_device
 from algd.run.loaded_agent import LoadedAgent
@@ -53,7 +53,7 @@ def load(path: str | Path, device: str = "cpu", render_mode: str | None = None,
         raise UsageError(f"{folder.config_file} is damaged or changed: its identity is {identity(config)}, and "
                          f"meta.json has {recorded}")
     require_trust(config, str(folder.path))
-    module = str(config["env"].get("id", "")).rpartition(":")[0]
+    module = module_of(config["env"])
     if module and module != SAFETY_GYMNASIUM and not is_trusted(module) and module not in sys.modules:
         name = config["env"]["id"]
         raise UsageError(f"{folder.path}: its env.id={name} imports a module; if you trust it, import {module} "

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from algd.envs.registered import module_of
 from algd.envs.task import Task
 from algd.errors import SimulatorError, UsageError
 from algd.run.build import build_task
@@ -43,7 +44,7 @@ def reevaluate(config: Mapping[str, Any]) -> int:
     torch.set_num_threads(1 if config["threads"] == "auto" else config["threads"])
     try:
         # Naming the environment's module on the command line is consent to import it.
-        module = str(config["env"].get("id", "")).rpartition(":")[0]
+        module = module_of(config["env"])
         loaded = load(Path(config["run"]), config["device"], "rgb_array" if config["eval"]["video"] else None,
                       trusted=[module] if module else [])
     except UsageError as error:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from algd.config.identity import identity
+from algd.envs.registered import module_of
 from algd.execution.native.library import worthwhile
 from algd.execution.step import Execution
 from algd.storage.checkpoint import Checkpoints
@@ -143,7 +144,7 @@ def record_start(folder: RunFolder, config: Mapping[str, Any], device: torch.dev
     threads, execution = choose(config, str(device), execution, earlier, worthwhile)
     record = start_record(threads, str(device)) | compute_record(device) | {
         "execution": execution, "goes_on": earlier.goes_on}
-    if own := [*config["trusted"], *filter(None, [str(config["env"].get("id", "")).rpartition(":")[0]])]:
+    if own := [*config["trusted"], *filter(None, [module_of(config["env"])])]:
         record["trusted"] = package_hashes(own)
     notes = inexactness(record, earlier)
     record = without_repeated_diff(record | {"exact": not notes}, earlier.starts)

@@ -16,7 +16,7 @@ from algd.algorithm.agent import Agent
 from algd.algorithm.time_constants import time_constants
 from algd.budget import budget_of
 from algd.config.identity import identity
-from algd.envs.registered import SAFETY_GYMNASIUM
+from algd.envs.registered import SAFETY_GYMNASIUM, module_of
 from algd.envs.task import Task, probe
 from algd.errors import ExitCode, RunError, UsageError
 from algd.execution.step import Execution, is_capturable, keep_freed_memory, products_of, resolve_execution
@@ -232,7 +232,7 @@ def _say_what_next(folder: RunFolder, state: str, requests: Requests) -> None:
     if state == "finished":
         # Ready to paste: with the modules to trust, quoted for Python and for the shell.
         config = folder.config()
-        module = str(config["env"].get("id", "")).rpartition(":")[0]
+        module = module_of(config["env"])
         trusted = list(dict.fromkeys([*config["trusted"], *[module] * (module not in ("", SAFETY_GYMNASIUM))]))
         loaded = f"{str(folder.path)!r}" + f", trusted={trusted!r}" * bool(trusted)
         typed = ["mode=eval", f"run={folder.path}", *[f"trusted=[{','.join(trusted)}]"] * bool(trusted)]
