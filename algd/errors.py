@@ -11,7 +11,8 @@ UNUSABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, err
 class ExitCode(IntEnum):
     """The exit code of every command and process of this project.
 
-    A process that was stopped by a signal returns 128 + the signal's number, as shells do.
+    A run that was stopped at a checkpoint returns 143, by whichever signal; other commands that a signal ended return
+    128 + its number, as shells do.
     """
 
     FINISHED = 0
@@ -23,7 +24,7 @@ class ExitCode(IntEnum):
     HUNG_UP = 129       # SIGHUP: the terminal was closed
     INTERRUPTED = 130   # SIGINT: Ctrl-C
     BROKEN_PIPE = 141   # SIGPIPE: the reader of the output, such as `| head`, has closed it
-    TERMINATED = 143    # stopped at a checkpoint by a signal
+    TERMINATED = 143    # SIGTERM; of a run: stopped at a checkpoint by any signal
 
 
 class UsageError(Exception):
