@@ -20,7 +20,7 @@ class RunState:
     """The state of a run, as read from its folder.
 
     Attributes:
-        state: "new", "starting", "running", "interrupted", "finished", "failed" or "lost".
+        state: "new", "running", "interrupted", "finished", "failed", "pruned", "lost" or "unknown".
         held: whether a process holds the folder's lock, that is, is training the run.
         step, total_steps: environment steps taken and requested; step is at most 0 during the initial steps.
         updates: gradient updates made.
@@ -57,7 +57,7 @@ def read_state(folder: Path) -> RunState:
         state = UNKNOWN
     held = state != "finished" and is_held(folder)
     if held:
-        state = state if state == "starting" else "running"
+        state = "running"
     elif state in ("starting", "running"):
         state = LOST
     reason = status.get("reason")

@@ -140,7 +140,7 @@ def drawn(lines: Sequence[Line], title: str) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    order = {"running": 0, "starting": 0, "failed": 1, "lost": 1, "interrupted": 2, "queued": 3, "new": 4}
+    order = {"running": 0, "failed": 1, "lost": 1, "interrupted": 2, "queued": 3, "new": 4}
     chosen = sorted(lines, key=lambda line: order.get(line.state, 5))[:max(min(ROWS, terminal_rows() - 6), 3)]
     table = Table(title=Text(title), title_justify="left", box=None, padding=(0, 2, 0, 0))
     for heading in HEADINGS:

@@ -21,7 +21,7 @@ SUMS = ["return", "cost", "discounted_cost", "length", "simulator_error"]
 EPISODE_COLUMNS = ["step", "episode", "seed", *SUMS]
 EVALUATION_COLUMNS = ["step", "sampler", "source", "episode", "seed", *SUMS, "predicted_cost"]
 REEVALUATION = re.compile(r"eval-[1-9][0-9]*")  # the source of rows that mode=eval adds; training's is "train"
-STATES = ("starting", "running", "interrupted", "finished", "failed", "pruned")
+STATES = ("starting", "running", "interrupted", "finished", "failed", "pruned")  # the first only in older folders
 ASIDE = re.compile(r"\.old-\d+$")  # the end of a folder's name that `RunFolder.move_aside` gave it
 UNKNOWN = "unknown"  # the state of a run whose status.json is damaged
 

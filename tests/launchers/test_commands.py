@@ -86,6 +86,14 @@ def test_cancel_retry_and_logs(tmp_path: Path) -> None:
     assert "nothing failed or was stopped" in launchers("retry", folder)
 
 
+def test_the_state_of_an_older_folder_that_was_just_starting(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "seed=0-1", state="starting")
+    assert read_state(folder).state == "lost"
+    lock = Lock(folder / "lock")
+    assert read_state(folder).state == "running"
+    lock.release()
+
+
 def test_a_sweep_file_that_cannot_be_read_hides_no_run(tmp_path: Path) -> None:
     make_run(tmp_path / "toy" / "a-b" / "seed=0-1", state="interrupted")
     (tmp_path / "sweeps").mkdir()

@@ -509,7 +509,7 @@ def _read_on(what: str, config: dict[str, Any], scratch: str, enough: str) -> No
                     if (state := read_state(folder).state) == "unknown":
                         problem = "status.json could not be read"
                     launch(["status", config["runs_dir"], "--json"])
-                    assert state in ("new", "starting", "running", "lost", "finished"), state
+                    assert state in ("new", "running", "lost", "finished"), state
                 elif what == "tables":
                     problem = "; ".join(filter(None, map(torn, folder.glob("*.csv"))))
                 else:
