@@ -6,6 +6,7 @@ from typing import Any
 
 from algd.config.identity import identity
 from algd.errors import UsageError
+from algd.run.start import own_code
 from algd.storage.checkpoint import Checkpoints, DamagedCheckpoint
 from algd.storage.checkpoint_state import TABLES, CheckpointState, checked
 from algd.storage.provenance import code_version
@@ -72,6 +73,10 @@ def say_finished(folder: RunFolder, config: Mapping[str, Any]) -> None:
     if then != now:
         print(f"warning: it was trained by commit {then}, the code here is commit {now}; fresh=true trains it from "
               "scratch", file=sys.stderr)
+    recorded = starts[-1].get("trusted", {})
+    if changed := [module for module, code in own_code(config).items() if recorded.get(module, code) != code]:
+        print(f"warning: it was trained with other code of {', '.join(changed)} than there is now; fresh=true trains "
+              "it from scratch", file=sys.stderr)
 
 
 def _damage_at_end(folder: RunFolder, config: Mapping[str, Any], step: int) -> str | None:

@@ -3,6 +3,7 @@
 import csv
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from algd.run.checks import damage_of_tables
 from algd.run.evaluation import SAMPLERS, evaluate
 from algd.run.faults.simulator_errors import SimulatorErrors
 from algd.run.loading import load
-from algd.run.video import record_evaluation
+from algd.run.video import check_rendering, record_evaluation
 from algd.storage.lock import Lock
 from algd.storage.run_folder import EVALUATION_COLUMNS
 from algd.storage.table import Table
@@ -49,6 +50,8 @@ def reevaluate(config: Mapping[str, Any]) -> int:
                       trusted=[module] if module else [])
     except UsageError as error:
         raise UsageError(f"run={config['run']}: {error}") from error
+    if config["eval"]["video"]:
+        check_rendering(partial(build_task, loaded.config, "rgb_array"))
     lock = Lock(loaded.folder.path / "lock")
     try:
         if problem := damage_of_tables(loaded.folder, loaded.config, ["evals"]):

@@ -124,6 +124,17 @@ def compute_record(device: torch.device) -> dict[str, str | None]:
             "gpu_driver": gpu_driver() if on_gpu else None}
 
 
+def own_code(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the hash of the code of each module of the user's that the run uses."""
+    return package_hashes([*config["trusted"], *filter(None, [module_of(config["env"])])])
+
+
+def record_inexact(folder: RunFolder) -> None:
+    """Record in meta.json that the last start does not continue the run exactly."""
+    starts = folder.meta()["starts"]
+    folder.write_meta({"identity": folder.meta()["identity"], "starts": [*starts[:-1], starts[-1] | {"exact": False}]})
+
+
 def record_start(folder: RunFolder, config: Mapping[str, Any], device: torch.device,
                  execution: Execution) -> tuple[dict[str, Any], list[str]]:
     """Add this start to meta.json.
@@ -144,8 +155,8 @@ def record_start(folder: RunFolder, config: Mapping[str, Any], device: torch.dev
     threads, execution = choose(config, str(device), execution, earlier, worthwhile)
     record = start_record(threads, str(device)) | compute_record(device) | {
         "execution": execution, "goes_on": earlier.goes_on}
-    if own := [*config["trusted"], *filter(None, [module_of(config["env"])])]:
-        record["trusted"] = package_hashes(own)
+    if own := own_code(config):
+        record["trusted"] = own
     notes = inexactness(record, earlier)
     record = without_repeated_diff(record | {"exact": not notes}, earlier.starts)
     if folder.meta_file.exists() and not meta:

@@ -204,6 +204,8 @@ def _run(trainer: Trainer, prepared: Prepared, folder: RunFolder, config: Mappin
             trainer.write_status(state, f"{type(error).__name__}: {error}")
         with contextlib.suppress(RunError):
             callbacks.on_end(state)
+        if isinstance(error, FileNotFoundError) and not folder.path.exists():
+            raise RunError(f"{folder.path} was removed while the run trained: nothing is left to resume") from error
         raise
     finally:
         prepared.mirror.close(state)

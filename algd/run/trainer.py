@@ -27,6 +27,7 @@ from algd.run.faults.simulator_errors import SimulatorErrors
 from algd.run.metrics import MetricsLog
 from algd.run.persistence import Persistence
 from algd.run.schedule import Schedule
+from algd.run.start import record_inexact
 from algd.run.state import TrainingState
 from algd.seeding import stream
 from algd.storage.files import write_atomically
@@ -210,6 +211,7 @@ class Trainer:
             self.console.warn(
                 f"this run was finished and its replay dropped: {state.warm_up_left} steps acted by the trained "
                 "policy fill it first (checkpoint.keep_replay=true keeps it, and makes extending exact)")
+            record_inexact(self.folder)
 
     def _save_checkpoint(self) -> None:
         self.persistence.save_checkpoint()

@@ -50,7 +50,7 @@ def check_rendering(build: Callable[[], Task]) -> None:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise UsageError(
             f"eval.video=true: this machine cannot render a video ({reason}); MuJoCo needs OpenGL: install libegl1, or "
-            "libosmesa6 and set MUJOCO_GL=osmesa; or set eval.video=false"
+            "libosmesa6 and set MUJOCO_GL=osmesa; other environments need what the error names; or set eval.video=false"
         ) from error
 
 

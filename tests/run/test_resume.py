@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import platform
+import shutil
 import signal
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import gymnasium
 import pytest
 
-from algd.errors import UsageError
+from algd.errors import RunError, UsageError
 from algd.run.start import SAME_DIFF
 from algd.run.trainer import Trainer
 from algd.storage.provenance import processor
@@ -175,6 +176,20 @@ def test_extended_without_its_replay_says_so(tmp_path: Path, capsys: pytest.Capt
     train_here(*arguments, "total_steps=200")
     assert "its replay dropped" in capsys.readouterr().err
     assert status(only_run(tmp_path))["step"] == 200
+    assert [start_["exact"] for start_ in RunFolder(only_run(tmp_path)).meta()["starts"]] == [True, False]
+
+
+def test_a_folder_removed_while_its_run_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    advance = Trainer.advance
+
+    def removes(self: Trainer) -> None:
+        advance(self)
+        if self.state.step == 100:
+            shutil.rmtree(self.folder.path)
+
+    monkeypatch.setattr(Trainer, "advance", removes)
+    with pytest.raises(RunError, match=r"seed=0-\w+ was removed while the run trained: nothing is left to resume"):
+        train_here(*TINY, *TASKS["toy"], f"runs_dir={tmp_path}", "total_steps=400")
 
 
 def test_seeds(tmp_path: Path) -> None:
@@ -321,6 +336,8 @@ def test_another_code_of_the_environment(tmp_path: Path, capsys: pytest.CaptureF
         train_here(*arguments, "total_steps=40")
         capsys.readouterr()
         module.write_text(module.read_text().replace("0.0", "1.0"))
+        train_here(*arguments, "total_steps=40")
+        assert "trained with other code of slopes_for_a_test than there is now" in capsys.readouterr().err
         train_here(*arguments, "total_steps=60")
     finally:
         gymnasium.registry.pop("Slope-v0", None)
@@ -339,7 +356,7 @@ def test_a_start_that_came_to_no_checkpoint_settles_nothing(tmp_path: Path, caps
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Trainer, "begin_or_resume", dies)
         train_here(*SHORT, f"runs_dir={tmp_path}", "threads=2")
-    train_here(*SHORT, f"runs_dir={tmp_path}", "total_steps=70")
+    train_here(*SHORT, f"runs_dir={tmp_path}", "total_steps=70", "checkpoint.keep_replay=true")
     train_here(*SHORT, f"runs_dir={tmp_path}")
     starts = RunFolder(only_run(tmp_path)).meta()["starts"]
     assert [start_["threads"] for start_ in starts] == [2, 1, 1] and all(start_["exact"] for start_ in starts)
