@@ -39,9 +39,10 @@ class Task(gymnasium.Wrapper):
         NumericalError  an observation, a reward or a cost is not finite
 
     Raises:
-        UsageError: the spaces are not a flat finite box of real actions and flat observations (at once); an observation
-            does not fit its space, a reward or cost is not a number or is missing, or the episode goes on after the
-            horizon (at that step); an episode is truncated, but the budget says that the cost's return ends (there).
+        UsageError: the spaces are not a flat finite box of real actions and flat observations, or a TimeLimit in the
+            environment is shorter than the horizon (at once); an observation does not fit its space, a reward or cost
+            is not a number or is missing, or the episode goes on after the horizon (at that step); an episode is
+            truncated, but the budget says that the cost's return ends (there).
     """
 
     observation_space: gymnasium.spaces.Box  # type: ignore[override]
@@ -58,6 +59,7 @@ class Task(gymnasium.Wrapper):
                 and np.issubdtype(actions.dtype, np.floating)):
             raise UsageError(f"env={name}: actions are {actions}, but a flat Box of floats with finite bounds is "
                              "needed")
+        self._check_time_limits()
         self._innermost, self._steps = env.unwrapped, 0
         self._seed: int | None = None
 
@@ -103,6 +105,15 @@ class Task(gymnasium.Wrapper):
                              "its horizon; gymnasium.wrappers.TimeLimit truncates it there, or another horizon is "
                              "right")
         return observation, reward, bool(terminated), bool(truncated), info
+
+    def _check_time_limits(self) -> None:
+        """Check that no time limit in the environment is shorter than the horizon, from which the threshold follows."""
+        horizon, inner = self.budget.horizon, self.env
+        while isinstance(inner, gymnasium.Wrapper):
+            if isinstance(inner, gymnasium.wrappers.TimeLimit) and inner._max_episode_steps < horizon:
+                raise UsageError(f"env.horizon={horizon}: a TimeLimit in env={self.name} truncates its episodes after "
+                                 f"{inner._max_episode_steps} steps; at most {inner._max_episode_steps} are possible")
+            inner = inner.env
 
     def _check_observation(self, observation: np.ndarray) -> None:
         """Check that an observation is one of its space."""

@@ -93,6 +93,18 @@ def test_a_given_horizon_replaces_the_registered_one(horizon: int) -> None:
     assert length(task) == (horizon, False, True) and task.budget.horizon == horizon
 
 
+def test_a_horizon_beyond_an_inner_time_limit_is_refused() -> None:
+    """The episodes would have 30 steps, and the threshold would be computed for more."""
+    gymnasium.register("CorridorInside-v0", lambda: gymnasium.make("Corridor-v0"), max_episode_steps=40)
+    try:
+        for given, horizon in ((("env.horizon=31",), 31), ((), 40)):
+            with pytest.raises(UsageError, match=rf"env\.horizon={horizon}: a TimeLimit .* at most 30 are possible"):
+                task_of("CorridorInside-v0", *given)
+        assert length(task_of("CorridorInside-v0", "env.horizon=30")) == (30, False, True)
+    finally:
+        del gymnasium.registry["CorridorInside-v0"]
+
+
 def test_keyword_arguments_reach_the_environment() -> None:
     task = task_of("Corridor-v0", "+env.kwargs.ends_after=5")
     assert length(task) == (5, True, False)
