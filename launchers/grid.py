@@ -21,7 +21,7 @@ from algd.logging.console import answer
 from algd.run.build import build_agent, build_task, resolve_device
 from algd.storage.run_folder import run_path
 from launchers.compose import Composer
-from launchers.launch import SETTINGS, in_wandb, launch, list_members
+from launchers.launch import SETTINGS, in_wandb, launch, list_members, warn_of_left_out
 from launchers.settings import LocalSettings, Settings, SlurmSettings, checked
 from launchers.slurm.launcher import check
 from launchers.sweeps import Member, begin_sweep
@@ -51,6 +51,7 @@ def launch_grid(kind: str, given: Mapping[str, Any], context: HydraContext, mast
     experiment = members[0].config["experiment"] if len(experiments) == 1 else None
     sweep = begin_sweep(Path(members[0].config["runs_dir"]).resolve(), settings.name, experiment, members,
                         {"kind": kind, **settings.kept()})
+    warn_of_left_out(sweep)
     if settings.dry_run:
         list_members(sweep, members, settings)
         return ExitCode.FINISHED

@@ -84,6 +84,14 @@ def warn_of_other_code(members: Sequence[Member], commit: str | None) -> None:
                 f"here is commit {commit}; fresh=true trains from scratch")
 
 
+def warn_of_left_out(sweep: Sweep) -> None:
+    """Say how many runs an earlier sweep of this name had that this one, which replaces it, has not."""
+    earlier = load_sweep(sweep.file).runs if sweep.file.exists() else []
+    if left_out := len(set(earlier) - set(sweep.runs)):
+        lost = "is no longer in it (its folder stays)" if left_out == 1 else "are no longer in it (their folders stay)"
+        say(f"{sweep.name} had {many(len(earlier), 'run')}, of which {left_out} {lost}")
+
+
 def list_members(sweep: Sweep, members: Sequence[Member], settings: Settings) -> None:
     """Print each member's state, plan, steps, folder and overrides, then an estimate of time and cost."""
     tasks = {folder: named(element) for folder, element in active_tasks(sweep.folders, sweep.runs_dir).items()} \

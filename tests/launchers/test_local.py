@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from algd.storage.run_folder import RunFolder
+from algd.storage.run_folder import RunFolder, run_path
 from launchers.devices import Gpus
 from launchers.estimate import Speeds
 from launchers.local import Pool, Running, StopRequests, collect, show
 from launchers.states import is_held, read_state
-from launchers.sweeps import Member
+from launchers.sweeps import Member, begin_sweep
 from launchers.table import Board
-from tests.support.command import ROOT, TINY, interrupted_at, outcome, run, start, status, train_here
+from tests.support.command import ROOT, TINY, compose, interrupted_at, outcome, run, start, status, train_here
 
 SMALL = [*TINY, "env=toy", "initial_steps=40", "total_steps=300", "checkpoint.every=150", "eval.every=150",
          "eval.episodes=1", "log_every=50", "threads=1"]
@@ -226,6 +226,17 @@ def test_fresh(tmp_path: Path) -> None:
     aside, folder = sorted(runs_in(tmp_path), key=lambda path: ".old-" not in path.name)
     assert aside.name == folder.name + ".old-1"
     assert outcome(aside) == outcome(folder)
+
+
+def test_a_name_used_again_for_fewer_runs(tmp_path: Path) -> None:
+    """The sweep's list is replaced, and the runs that it loses are counted."""
+    members = [Member(run_path(config), config) for config in (
+        compose(*SHORT, f"seed={seed}", f"runs_dir={tmp_path}") for seed in range(3))]
+    begin_sweep(tmp_path, "final", None, members, {"kind": "local"}).save()
+    again = ["-m", *SHORT, f"runs_dir={tmp_path}", "hydra.launcher.name=final", "hydra.launcher.dry_run=true"]
+    assert "final had 3 runs, of which 1 is no longer in it (its folder stays)\n" in run(*again, "seed=0,1")
+    assert "of which 2 are no longer in it (their folders stay)\n" in run(*again, "seed=2,3")
+    assert "no longer" not in run(*again, "seed=0,1,2,3")
 
 
 WRONG = {
