@@ -31,10 +31,12 @@ def evaluate(agent: LoadedAgent, episodes: int = 20, seed: int = 0) -> Rows:
         A dictionary per episode with the columns of evals.csv: pandas.DataFrame accepts them.
 
     Raises:
-        UsageError: `episodes` or `seed` is not a whole number in its range.
+        UsageError: `agent` is something else, or `episodes` or `seed` is not a whole number in its range.
         NumericalError: an observation, a reward, a cost or an action is not finite.
         SimulatorError: the simulator failed more often than ten times.
     """
+    if not isinstance(agent, LoadedAgent):
+        raise UsageError(f"agent={agent!r}: an agent from algd.load is needed, as in algd.evaluate(algd.load(FOLDER))")
     for name, value, least in (("episodes", episodes, 1), ("seed", seed, 0)):
         if not isinstance(value, Integral) or not least <= value < 2**63:
             raise UsageError(f"{name}={value!r}: a whole number from {least} to 2^63 − 1 is needed")

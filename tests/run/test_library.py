@@ -112,6 +112,7 @@ def test_the_stochastic_policy_takes_a_seed(agent: algd.LoadedAgent, states: np.
     (lambda agent: algd.load("~nosuchuser/x"), "~nosuchuser/x is not a run's folder"),
     (lambda agent: algd.read("~nosuchuser/x"), "~nosuchuser/x: there is no run"),
     (lambda agent: algd.read([]), "runs is empty"),
+    (lambda agent: algd.evaluate(str(agent.folder.path)), r"agent='/.*': an agent from algd.load is needed"),
     (lambda agent: algd.evaluate(agent, 0), "episodes=0: a whole number from 1"),
     (lambda agent: algd.evaluate(agent, 2.5), "episodes=2.5: a whole number"),
     (lambda agent: algd.evaluate(agent, 1, -1), "seed=-1: a whole number from 0")])
