@@ -7,7 +7,7 @@ the user trusts (`trusted=[my_lab.lagrangians]`); a configuration can import not
 import importlib
 import inspect
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, get_origin, get_type_hints
 
@@ -164,9 +164,13 @@ def require_trust(node: Mapping[str, Any], whose: str) -> None:
         listed = node.get("trusted", ())
         names = list(dict.fromkeys(next((name for name in listed if is_within(module, [name])), module)
                                    for module in foreign))
-        raise UsageError(f"{whose} names code of {foreign[0]}, which is not this project's; to trust it: "
-                         f"trusted=[{','.join(names)}] on the command line, algd.load(..., trusted={names!r}) in "
-                         f"Python, {' '.join(f'--import {name}' for name in names)} for python -m analysis")
+        raise UsageError(f"{whose} names code of {foreign[0]}, which is not this project's; {how_to_trust(names)}")
+
+
+def how_to_trust(modules: Sequence[str]) -> str:
+    """How a user trusts these modules, for messages."""
+    return (f"to trust it: trusted=[{','.join(modules)}] on the command line, algd.load(..., trusted={[*modules]!r}) "
+            f"in Python, {' '.join(f'--import {name}' for name in modules)} for python -m analysis")
 
 
 def _named_modules(node: Mapping[str, Any]) -> Iterator[str]:

@@ -9,7 +9,7 @@ import torch
 
 from algd.algorithm.agent import Agent
 from algd.config.identity import identity
-from algd.config.targets import require_trust
+from algd.config.targets import how_to_trust, require_trust
 from algd.config.trust import is_trusted, trust
 from algd.envs.registered import SAFETY_GYMNASIUM, module_of
 from algd.errors import UsageError
@@ -55,10 +55,8 @@ def load(path: str | Path, device: str = "cpu", render_mode: str | None = None,
     require_trust(config, str(folder.path))
     module = module_of(config["env"])
     if module and module != SAFETY_GYMNASIUM and not is_trusted(module) and module not in sys.modules:
-        name = config["env"]["id"]
-        raise UsageError(f"{folder.path}: its env.id={name} imports a module; if you trust it, import {module} "
-                         f"before loading the run, or name it on the command line: env=gymnasium "
-                         f"env.id={name} for mode=eval, --import {module} for python -m analysis")
+        raise UsageError(f"{folder.path}: its env.id={config['env']['id']} imports {module}, which is not this "
+                         f"project's; {how_to_trust([module])}")
     task = build_task(config, render_mode)
     agent = build_agent(config, task)
     step, has_critics = _load_snapshot(agent, snapshot, folder) if snapshot else (_load_newest(agent, folder), True)

@@ -242,7 +242,8 @@ def test_modules_are_imported_only_when_trusted(folder: Path, tmp_path: Path, mo
     monkeypatch.syspath_prepend(str(tmp_path))
     other = compose("env=gymnasium", "env.id=evil_module:Corridor-v0", "env.horizon=10")["env"]
     tampered_config(folder, put("env", other))
-    assert "import evil_module before loading the run" in refused(folder)
+    said = refused(folder)
+    assert "to trust it: trusted=[evil_module] on the command line" in said and "trusted=['evil_module']) in" in said
     assert "evil_module" not in sys.modules and not (tmp_path / "executed").exists()
     with pytest.raises(UsageError, match="no environment of this name"):
         algd.load(folder, trusted=["evil_module"])
