@@ -1,6 +1,7 @@
 """Errors of Hydra and OmegaConf as one sentence that names what was typed and what is allowed."""
 
 import difflib
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -32,6 +33,8 @@ def explain(error: Exception, overrides: Sequence[str] | None = None) -> str:
         return f"{group}={name} is unknown: {group} is one of {', '.join(sorted(error.options))}"
     if isinstance(error, OverrideParseException):
         wrong = error.override if error.override.isprintable() else ascii(error.override)
+        if "/" in error.override and os.path.exists(error.override):
+            return f"{wrong} cannot be read: KEY=VALUE is needed; mode=eval run={wrong} evaluates a run"
         if "=" not in error.override:
             return f"{wrong or ascii(wrong)} cannot be read: KEY=VALUE is needed"
         return (f"{wrong} cannot be read: a value with more in it than letters, digits and - _ . / : % + needs quotes "
@@ -63,14 +66,16 @@ def _missing_file(name: str, sentence: str) -> str:
 
 def _unknown_key(key: str, overrides: Sequence[str]) -> str:
     """An unknown key, with similar known ones."""
-    if key.startswith("hydra.launcher."):
-        return f"{key} is not a key of the launcher; its keys are in {CONF / 'hydra' / 'launcher'}"
-    if key.startswith("hydra.sweeper."):
-        return (f"{key} is not a key of the sweeper, which is hydra/sweeper=grid unless another is chosen; the keys of "
-                f"each are in {CONF / 'hydra' / 'sweeper'}")
+    given = next((text for text in overrides if text.partition("=")[0] == key), key)
+    if key.startswith(("hydra.launcher.", "hydra.sweeper.")):
+        return _unknown_plugin_key(key, given, overrides)
+    if "/" in key and os.path.exists(given):
+        return f"{given} cannot be read: KEY=VALUE is needed; mode=eval run={given} evaluates a run"
     if key == "guidance/dual":
         return f"{key}: the rule that moves λ can be chosen with guidance=augmented and guidance=plain alone"
     keys, choices = _known_keys(overrides)
+    if key.startswith("env.kwargs.") and "env.kwargs" in keys:
+        return f"{given}: a key that env.kwargs does not have yet is written with a +, as in +{given}"
     group, _, name = key.partition(".")
     if f"{group}.dual.{name}" in keys:
         return f"{key} is {group}.dual.{name}: it is a key of the rule that moves λ (guidance/dual=...)"
@@ -93,6 +98,34 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> str:
         hint = f"the top-level keys are {', '.join(k for k in keys if '.' not in k)}"
     with_choice = f" with {choices[group]}" if group in choices else ""
     return f"{key} is not a key of the configuration{with_choice}; {hint}"
+
+
+def _unknown_plugin_key(key: str, given: str, overrides: Sequence[str]) -> str:
+    """An unknown key of the launcher or the sweeper, with similar ones of the one that is chosen, or who has it."""
+    _, part, name = key.split(".", 2)
+    chosen = [text for text in overrides if re.match(rf"(experiment|hydra/{part})=[\w/]+$", text)]
+    folders = [f"file://{folder.resolve()}" for folder in user_folders(sys.argv[1:])]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            composed = compose("config", overrides=[*chosen, f"hydra.searchpath={folders}"], return_hydra_config=True)
+        except HydraException:  # a choice that cannot be composed is reported separately
+            composed = compose("config", return_hydra_config=True)
+        settings = composed.hydra
+    group = f"hydra/{part}"
+    own = [name for name in settings[part] if not name.startswith("_")]
+    first = name.partition(".")[0]
+    if first in own and first != name:
+        return f"{given}: a key that hydra.{part}.{first} does not have yet is written with a +, as in +{given}"
+    owners = [other for other in choices_of(group) if first in OmegaConf.load(CONF / group / f"{other}.yaml")]
+    close = difflib.get_close_matches(name, own, n=3, cutoff=0.6)
+    if owners:
+        hint = f"{group}={owners[0]} has it"
+    elif close:
+        hint = f"did you mean {' or '.join(f'hydra.{part}.{other}' for other in close)}?"
+    else:
+        hint = f"its keys are {', '.join(own)}"
+    return f"{key} is not a key of {group}={settings.runtime.choices[group]}; {hint}"
 
 
 def _known_keys(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:

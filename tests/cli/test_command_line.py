@@ -84,6 +84,14 @@ def test_paths_need_no_quotes() -> None:
         assert quoted_path(untouched) == untouched
 
 
+@pytest.mark.parametrize("name", ["seed=0-1a2b3c4d", "seed=0-1a2b3c4d/snapshots", "run"])
+def test_a_path_without_its_key(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.mkdir(parents=True)
+    errors = run("mode=eval", str(path), code=2)
+    assert f"error: {path} cannot be read: KEY=VALUE is needed; mode=eval run={path} evaluates a run\n" == errors
+
+
 def test_evaluate_again(tmp_path: Path) -> None:
     """mode=eval evaluates the end of a run or a snapshot on new episodes, whose rows have their source and are kept."""
     arguments = [*TINY, "env=toy", "initial_steps=30", "total_steps=100", "eval.episodes=1",

@@ -243,7 +243,7 @@ WRONG = {
     "agent.policy.process.steps=5,0": "seed=0: agent.policy.process.steps=0: it should be greater than 0",
     "guidance=plain,augmentd": "guidance=augmentd is unknown: guidance is one of",
     "hydra.launcher.jobs=0": "hydra.launcher.jobs=0: it should be greater than 0",
-    "hydra.launcher.jobz=2": "hydra.launcher.jobz is not a key of the launcher; its keys are in",
+    "hydra.launcher.jobz=2": "hydra.launcher.jobz is not a key of hydra/launcher=local; did you mean",
     "hydra.launcher.name=a/b": "hydra.launcher.name='a/b': it should",
     "mode=eval": "a sweep is over runs that train",
     "+hydra.job.env_set.MUJOCO_GL=egl": "hydra.job.env_set: MUJOCO_GL would not be set in the runs of a sweep",
