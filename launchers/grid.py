@@ -136,8 +136,13 @@ def _check_parts(members: Sequence[Member]) -> None:
                 seen.add(other)
                 build_task(config).close()
         except UsageError as error:
-            typed = [override for override in member.overrides if override.partition("=")[0] not in str(error)]
-            raise UsageError(f"{' '.join(typed)}: {error}" if typed else str(error)) from error
+            raise UsageError(_of_the_run(member.overrides, str(error))) from error
+
+
+def _of_the_run(overrides: Sequence[str], said: str) -> str:
+    """A sentence on a member of a sweep, with its overrides unless the sentence has the keys of all of them."""
+    known = all(override.partition("=")[0] in said for override in overrides)
+    return said if known else f"in the run {' '.join(overrides)}: {said}"
 
 
 def compose_members(context: HydraContext, master: DictConfig, grid: Sequence[Sequence[str]]) -> list[Member]:
@@ -158,9 +163,7 @@ def compose_members(context: HydraContext, master: DictConfig, grid: Sequence[Se
                 raise UsageError(f"mode={config['mode']}: a sweep is over runs that train (mode=train)")
         except (UsageError, HydraException) as error:
             said = str(error) if isinstance(error, UsageError) else explain(error, overrides)
-            # Overrides that the message already mentions need no repetition.
-            others = [override for override in own if override.partition("=")[0] not in said]
-            raise UsageError(f"{' '.join(others)}: {said}" if others else said) from error
+            raise UsageError(_of_the_run(own, said)) from error
         # The same path as `load_sweep` returns: without links and "..", up to and including runs_dir.
         try:
             top = Path(config["runs_dir"]).resolve()

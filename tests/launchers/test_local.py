@@ -240,7 +240,7 @@ def test_a_name_used_again_for_fewer_runs(tmp_path: Path) -> None:
 
 
 WRONG = {
-    "agent.policy.process.steps=5,0": "seed=0: agent.policy.process.steps=0: it should be greater than 0",
+    "agent.policy.process.steps=5,0": "in the run agent.policy.process.steps=0 seed=0: agent.policy.",
     "guidance=plain,augmentd": "guidance=augmentd is unknown: guidance is one of",
     "hydra.launcher.jobs=0": "hydra.launcher.jobs=0: it should be greater than 0",
     "hydra.launcher.jobz=2": "hydra.launcher.jobz is not a key of hydra/launcher=local; did you mean",

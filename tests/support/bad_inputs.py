@@ -252,6 +252,7 @@ RUN = [
     # Sweeps.
     bad("-m seed=1,-1", "seed=-1", "greater than or equal to 0"),
     bad("-m seed=1,x", "seed='x'", WHOLE),
+    bad("-m guidance=plain,augmented seed=0,x", "error: in the run guidance=plain seed=x: seed='x': it should", WHOLE),
     bad("-m seed=range(0)", "sweep is empty"),
     bad("-m seed=range(3,1)", "sweep is empty"),
     bad("-m seed=choice()", "seed=choice()"),
