@@ -72,7 +72,9 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> str:
     if "/" in key and os.path.exists(given):
         return f"{given} cannot be read: KEY=VALUE is needed; mode=eval run={given} evaluates a run"
     if key == "guidance/dual":
-        return f"{key}: the rule that moves λ can be chosen with guidance=augmented and guidance=plain alone"
+        chosen = [text for name in ("guidance=", "experiment=") for text in overrides if text.startswith(name)]
+        return (f"{given}: the rule that moves λ can be chosen with guidance=augmented and guidance=plain alone"
+                + (f", not with {chosen[0]}" if chosen else ""))
     keys, choices = _known_keys(overrides)
     if key.startswith("env.kwargs.") and "env.kwargs" in keys:
         return f"{given}: a key that env.kwargs does not have yet is written with a +, as in +{given}"
