@@ -82,6 +82,10 @@ def _distribution(override: Override) -> BaseDistribution:
     try:
         if isinstance(values, IntervalSweep):
             low, high, log = values.start, values.end, "log" in values.tags
+            if low is not None and high is not None and low > high:
+                raise ValueError("interval(a, b) needs a < b")
+            if log and low is not None and low <= 0:
+                raise ValueError("tag(log, interval(a, b)) needs a > 0")
             if isinstance(low, int) and isinstance(high, int):
                 return IntDistribution(low, high, log=log)
             assert low is not None and high is not None

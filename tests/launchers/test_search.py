@@ -104,8 +104,9 @@ def test_spaces_in_hydras_words() -> None:
 
 @pytest.mark.parametrize(("typed", "says"), [
     (["seed=1,2", "env=toy"], "nothing is searched"), (["seed=interval(0,3)"], "a list, as in seed=0,1,2"),
-    (["seed=x,y", "a=1,2"], "whole number"), (["a=interval(3,1)"], "a=interval(3,1)"),
-    (["a=tag(log, interval(0, 1.0))"], "log"), (["a=range(3,1)"], "positive step")])
+    (["seed=x,y", "a=1,2"], "whole number"), (["a=interval(3,1)"], "a=interval(3,1): interval(a, b) needs a < b"),
+    (["a=tag(log, interval(0, 1.0))"], "tag(log, interval(a, b)) needs a > 0"),
+    (["a=tag(log, interval(0, 8))"], "tag(log, interval(a, b)) needs a > 0"), (["a=range(3,1)"], "positive step")])
 def test_spaces_that_are_none(typed: list[str], says: str) -> None:
     with pytest.raises(UsageError, match=says.replace("(", r"\(").replace(")", r"\)")):
         space_of(*typed)
