@@ -109,7 +109,7 @@ def status(where: Sequence[Path], watch: bool, as_json: bool) -> int:
         else:
             if watch and sys.stdout.isatty():
                 print("\033[H\033[2J", end="")
-            print(f"{as_text(lines)}\n{len(lines)} runs: {counted([line.state for line in lines])}", flush=True)
+            print(f"{as_text(lines)}\n{many(len(lines), 'run')}: {counted([line.state for line in lines])}", flush=True)
         if not watch or all(line.state in ENDED for line in lines):
             return 0
         time.sleep(WATCH_SECONDS)

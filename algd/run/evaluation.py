@@ -143,8 +143,8 @@ class Evaluator:
         """Evaluate both samplers. None, with no row left in the table, if it was interrupted."""
         if self._task is None:
             self._task = self._build_task()
-            self._console.say(f"step {step}: evaluating {self._episodes} episodes with each sampler, as every "
-                              f"{self._every} steps")
+            count = f"{self._episodes} episode{'s' * (self._episodes != 1)}"
+            self._console.say(f"step {step}: evaluating {count} with each sampler, as every {self._every} steps")
         before, errors_before = self._table.position(), self._errors.count
         rows: dict[str, Rows] = {sampler: [] for sampler in SAMPLERS}
         bounds = Bounds(self._task.action_space)

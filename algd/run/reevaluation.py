@@ -78,7 +78,8 @@ def reevaluate(config: Mapping[str, Any]) -> int:
     for sampler, episodes in spent.items():
         mean_return, mean_cost = np.mean(episodes, axis=0)
         relation = "≤" if mean_cost <= budget.limit else ">"
-        print(f"step {loaded.step}, {sampler}, {len(episodes)} episodes: return {mean_return:.4g}, "
+        count = f"{len(episodes)} episode{'s' * (len(episodes) != 1)}"
+        print(f"step {loaded.step}, {sampler}, {count}: return {mean_return:.4g}, "
               f"cost {mean_cost:.4g} {relation} {budget.limit:g} ({budget.kind})")
     print(f"rows with source={source} are in {loaded.folder.evals}", file=sys.stderr)
     if config["eval"]["video"]:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from algd.cli.compose import quoted_path
+from algd.run.reevaluation import reevaluate
 from algd.storage.checkpoint_state import TABLES
-from tests.support.command import ROOT, TINY, only_run, run, status, train_here
+from tests.support.command import ROOT, TINY, compose, only_run, run, status, train_here
 
 WRONG = {
     "agent=vedse": "agent=vedse is unknown: agent is one of cvpo, ddpm, gaussian, vesde",
@@ -92,7 +93,7 @@ def test_a_path_without_its_key(name: str, tmp_path: Path) -> None:
     assert f"error: {path} cannot be read: KEY=VALUE is needed; mode=eval run={path} evaluates a run\n" == errors
 
 
-def test_evaluate_again(tmp_path: Path) -> None:
+def test_evaluate_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """mode=eval evaluates the end of a run or a snapshot on new episodes, whose rows have their source and are kept."""
     arguments = [*TINY, "env=toy", "initial_steps=30", "total_steps=100", "eval.episodes=1",
                  f"runs_dir={tmp_path / 'odd = name'}"]
@@ -118,6 +119,11 @@ def test_evaluate_again(tmp_path: Path) -> None:
     kept = [line.split(",") for line in (folder / "evals.csv").read_text().splitlines()[1:]]
     assert [row for row in kept if row[2] != "train"] == rows
     assert {row[0] for row in kept if row[2] == "train"} == {"0", "100", "120"}
+    # One of anything is singular.
+    reevaluate(compose("mode=eval", f"run={folder}", "eval.episodes=1"))
+    said = capsys.readouterr()
+    assert "step 0: evaluating 1 episode with each sampler" in said.err
+    assert "step 120, stochastic, 1 episode: return" in said.out
 
 
 def test_standard_error_that_is_closed(tmp_path: Path) -> None:

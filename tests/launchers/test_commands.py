@@ -146,12 +146,16 @@ def test_states_of_folders(tmp_path: Path) -> None:
     assert "there are no runs" in launchers("status", tmp_path / "toy" / "nothing", code=2)
 
 
-def test_watching_ends_with_the_last_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watching_ends_with_the_last_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                         capsys: pytest.CaptureFixture[str]) -> None:
     """Also where a search has pruned a run, which nothing continues by itself."""
     for state in ("finished", "pruned", "failed"):
         make_run(tmp_path / "toy" / "vesde-augmented" / state, state=state)
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))
     assert commands.status([tmp_path], watch=True, as_json=False) == 0
+    assert capsys.readouterr().out.endswith("\n3 runs: 1 failed, 1 finished, 1 pruned\n")
+    commands.status([tmp_path / "toy" / "vesde-augmented" / "failed"], watch=False, as_json=False)
+    assert capsys.readouterr().out.endswith("\n1 run: 1 failed\n")
 
 
 def test_following_a_log_misses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
