@@ -49,10 +49,10 @@ def refusal(error: OSError, resumable: bool = False) -> str | None:
     """An error of the file system in one sentence; None for other errors.
 
     Args:
-        resumable: whether it ended a run or a sweep, which the same command then resumes.
+        resumable: whether it ended a run or a sweep, which the same command then begins or resumes.
     """
     if error.errno not in DISK_FULL + UNUSABLE:
         return None
     what = "could not be written" if error.errno in DISK_FULL else "cannot be used"
-    then = "; once that is fixed the same command resumes from the last checkpoint" if resumable else ""
+    then = "; once that is fixed the same command goes on, from the last checkpoint if there is one" * resumable
     return f"{error.filename or 'a file'} {what}: {error.strerror}{then}"

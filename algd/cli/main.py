@@ -105,7 +105,7 @@ def carry_out(config: DictConfig, overrides: Sequence[Override] = (), settings: 
         print("interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED
     except OSError as error:
-        said = refusal(error, resumable=True)
+        said = refusal(error, resumable=config.mode == "train")
         print(f"error: {said}" if said else traceback.format_exc(), file=sys.stderr)
         return ExitCode.FAILED
     except Exception:

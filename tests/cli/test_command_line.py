@@ -124,6 +124,10 @@ def test_evaluate_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     said = capsys.readouterr()
     assert "step 0: evaluating 1 episode with each sampler" in said.err
     assert "step 120, stochastic, 1 episode: return" in said.out
+    # A folder that cannot be written ends it, and there is nothing to resume.
+    (folder / "lock").unlink()
+    (folder / "lock").mkdir()
+    assert run("mode=eval", f"run={folder}", code=1).endswith("lock cannot be used: Is a directory\n")
 
 
 def test_standard_error_that_is_closed(tmp_path: Path) -> None:

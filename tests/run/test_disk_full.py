@@ -43,7 +43,7 @@ def test_no_room_and_read_only(tmp_path: Path) -> None:
     assert process.returncode == 0, process.stderr
     for line in ("first exit code 1", "second exit code 1", "third exit code 0"):
         assert line in process.stdout, process.stderr
-    assert process.stderr.count("No space left on device; once that is fixed the same") == 1
+    assert process.stderr.count("No space left on device; once that is fixed the same command goes on, ") == 1
     assert process.stderr.count("lock cannot be used: Read-only file system; once that is fixed") == 1
     assert "Traceback" not in process.stderr
     assert "going on from step" in process.stderr
