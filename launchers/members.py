@@ -54,7 +54,9 @@ class Planned:
         """Return the message to print before anything runs; None if the summary says enough."""
         path = shown_path(self.folder)
         if self.plan is Plan.SKIPPED:
-            return f"already finished at step {self.state.step}: {path}"
+            total = self.member.config["total_steps"]
+            more = f", more than total_steps={total}" * (self.state.step > total)
+            return f"already finished at step {self.state.step}{more}: {path}"
         if self.plan is Plan.LEFT:
             return f"failed before, and left so by retry_failed=false: {path}"
         if self.plan is Plan.AWAITED and self.task:

@@ -95,4 +95,8 @@ def test_what_cannot_be_done_is_refused_before_anything_begins(tmp_path: Path) -
         triage([Member(folder, ASKED)], True)
     for table in (run.episodes, run.evals):
         table.touch()
-    assert [each.plan for each in triage([Member(folder, ASKED)], True)] == [Plan.SKIPPED]
+    assert [(each.plan, each.sentence()) for each in triage([Member(folder, ASKED)], True)] == [
+        (Plan.SKIPPED, f"already finished at step 100: {folder}")]
+    run.write_status({"state": "finished", "step": 150})
+    (beyond,) = triage([Member(folder, ASKED)], True)
+    assert beyond.sentence() == f"already finished at step 150, more than total_steps=100: {folder}"
