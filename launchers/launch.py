@@ -100,9 +100,11 @@ def list_members(sweep: Sweep, members: Sequence[Member], settings: Settings) ->
     print(f"{'state':<11} {'to do':<6} {'steps':>17}  run")
     for each in planned:
         config, state = each.member.config, each.state
-        steps = f"{max(state.step, 0)}/{config['total_steps']}"
+        aside = config["fresh"] and each.folder.exists()
+        steps = f"{0 if aside else max(state.step, 0)}/{config['total_steps']}"
+        notes = [state.reason] * (state.state == "failed") + ["fresh=true: the folder will be moved aside"] * aside
         print(f"{state.state:<11} {each.plan:<6} {steps:>17}  {shown_path(each.folder)}  "
-              f"{' '.join(each.member.overrides)}" + (f"  ({state.reason})" if state.state == "failed" else ""))
+              + " ".join([*each.member.overrides, *(f" ({note})" for note in notes)]))
     counts = ", ".join(f"{count} to {plan}" for plan, count in Counter(each.plan for each in planned).items())
     print(f"{many(len(members), 'run')}: {counts}; list of members: {shown_path(sweep.file)}")
     if rest := steps_left(planned):

@@ -7,9 +7,11 @@ import pytest
 from algd.errors import UsageError
 from algd.storage.lock import Lock
 from algd.storage.run_folder import RunFolder
+from launchers.launch import list_members
 from launchers.members import Plan, begin_afresh, plan_of, refuse_fresh, triage
+from launchers.settings import LocalSettings
 from launchers.states import RunState, read_state
-from launchers.sweeps import Member
+from launchers.sweeps import Member, Sweep
 
 NEW, FAILED, LOST = RunState("new"), RunState("failed", step=5), RunState("lost", step=5)
 DONE, SHORT = RunState("finished", step=100), RunState("finished", step=50)
@@ -68,6 +70,18 @@ def test_a_finished_run_that_is_in_use_does_not_begin_anew(tmp_path: Path) -> No
     assert plan_of(Member(tmp_path, ASKED), read_state(tmp_path), True) is Plan.SKIPPED
     lock.release()
     assert plan_of(member, read_state(tmp_path), True) is Plan.STARTED
+
+
+def test_a_listing_says_which_folders_fresh_moves_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = ASKED | {"fresh": True, "updates_per_step": 1, "threads": 1, "device": "cpu"}
+    old, new = (Member(tmp_path / "toy" / "a-b" / f"seed={seed}-1", config, (f"seed={seed}",)) for seed in (0, 1))
+    old.folder.mkdir(parents=True)
+    RunFolder(old.folder).write_status({"state": "finished", "step": 100})
+    list_members(Sweep(tmp_path / "sweeps" / "s.json", [], []), [old, new], LocalSettings())
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[1:3] == [
+        f"finished start 0/100 {old.folder} seed=0 (fresh=true: the folder will be moved aside)",
+        f"new start 0/100 {new.folder} seed=1"]
 
 
 def test_a_member_that_asks_for_a_video_is_not_done_without_it(tmp_path: Path) -> None:
