@@ -59,9 +59,13 @@ def prepared(arguments: Sequence[str]) -> list[str]:
 
 
 def quoted_path(argument: str) -> str:
-    """`run=` and `runs_dir=` with the path in Hydra's quotes: its grammar refuses a second =, as in seed=0-1a2b3c4d."""
+    """`run=` and `runs_dir=` with the path in Hydra's quotes: its grammar refuses a second =, as in seed=0-1a2b3c4d.
+
+    A comma in runs_dir separates values of a sweep, as in any other key, unless the user has typed quotes.
+    """
     key, _, path = argument.partition("=")
-    if key not in PATH_KEYS or path in ("", "null") or path[0] in "'\"" or "${" in path:
+    several = key == "runs_dir" and "," in path
+    if key not in PATH_KEYS or several or path in ("", "null") or path[0] in "'\"" or "${" in path:
         return argument
     # In Hydra's quotes a backslash is literal unless it precedes a quote.
     escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + "\\'" * bool(found[2]), path)

@@ -46,7 +46,9 @@ def explain(error: Exception, overrides: Sequence[str] | None = None) -> str:
     if match := re.search(r"Could not delete from config. '([^']*)' does not exist", text):
         return _unknown_key(match[1], typed)
     if match := re.search(r"Ambiguous value for argument '([^']*)'", text):
-        return f"{match[1]}: several values are a sweep, which needs -m (a list is written [a,b])"
+        also = "a folder with a comma in its name needs quotes of its own" if match[1].startswith("runs_dir=") else \
+            "a list is written [a,b]"
+        return f"{match[1]}: several values are a sweep, which needs -m ({also})"
     if match := re.search(r"Sweep parameters '([^']*)' requires --multirun", text):
         return f"{match[1]}: several values are a sweep, which needs -m"
     if match := re.search(r"In '([^']*)': (?:Could not find|Could not load) '([^']*)'", text):

@@ -187,6 +187,7 @@ RUN = [
     bad("hydra.launcher.jobs=2", "hydra.launcher.jobs=2", "-m"),
     bad("hydra/launcher=slurm", "hydra/launcher=slurm", "-m"),
     bad("seed=3,4", "seed=3,4", "-m"),
+    bad("runs_dir=a,b", "runs_dir=a,b", "-m"),
     bad("seed=range(3)", "seed=range(3)", "-m"),
     bad("seed=choice(1,2)", "seed=choice(1,2)", "-m"),
     # Environments.
@@ -284,6 +285,7 @@ RUN = [
     bad("-m seed=0,1 runs_dir=/proc/x", "runs_dir=/proc/x", "cannot be made"),
     bad("-m seed=0,1 runs_dir=/dev/null", "runs_dir=/dev/null", "cannot be made"),
     bad("-m seed=0,1 runs_dir=/" + "x" * 300, "runs_dir=/xxx", "cannot be made"),
+    bad("-m seed=0,1 runs_dir=a,b", "runs_dir=a,b", "share one runs_dir"),
     bad("-m seed=0,1 runs_dir=a:b", "runs_dir=a:b", "a path without it is needed"),
     bad("experiment=invariance seed=3", "seed=3", "mode=study has settings of its own", "those of study"),
     bad("experiment=closed_forms threads=4 logger=none", "threads=4, logger=none", "mode=study"),
