@@ -101,8 +101,10 @@ def _environment(task: Task) -> str:
     first, again = episode(task.budget.horizon), episode(STEPS)
     _require(first[:len(again)] == again, "the same seed and the same actions gave another episode: a run that is "
              "resumed cannot come back to where it was")
-    count = len(again) - 1
-    return f"{count} step{'s' * (count != 1)}, the same twice; observations {task.observation_space.shape}"
+    count, lowest = len(again) - 1, min(cost for *_, cost in first[1:])
+    warning = f"\n{'environment':<12} warning the cost was {lowest:g} at the lowest; a negative cost offsets others, " \
+        "and may have the wrong sign" if lowest < 0 else ""
+    return f"{count} step{'s' * (count != 1)}, the same twice; observations {task.observation_space.shape}{warning}"
 
 
 def _dtype(guidance: Guidance) -> str:

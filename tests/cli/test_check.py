@@ -100,3 +100,17 @@ def test_critics_that_are_not_trained(tmp_path: Path, monkeypatch: pytest.Monkey
                                       "agent=deaf", "guidance=plain", *TINY])
     assert cli.main() == 1
     assert "learning     FAILED  5 updates did not change critics" in capsys.readouterr().out
+
+
+def test_a_negative_cost_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                      capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rewarding.py").write_text(
+        "import gymnasium\n\n\nclass Rewarding(gymnasium.Wrapper):\n    def step(self, action):\n"
+        "        *four, info = self.env.step(action)\n        return *four, info | {'cost': -0.5}\n\n\n"
+        "gymnasium.register('Rewarding-v0', lambda: Rewarding(gymnasium.make('Pendulum-v1')), max_episode_steps=20)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["algd", "check", "env=gymnasium", "env.id=rewarding:Rewarding-v0", "env.limit=1",
+                                      "agent=gaussian", "guidance=plain", *TINY])
+    assert cli.main() == 0
+    assert capsys.readouterr().out.count("environment  warning the cost was -0.5 at the lowest; a negative cost") == 1
