@@ -13,7 +13,6 @@
 
 import hashlib
 import json
-import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +24,7 @@ from typing import Any
 from algd.errors import UsageError
 from algd.storage.files import write_atomically
 from algd.storage.provenance import safe_command
-from algd.storage.run_folder import ASIDE
+from algd.storage.run_folder import runs_below
 from algd.storage.sweep_file import SWEEPS, read_sweep_file
 
 
@@ -164,17 +163,6 @@ def readable_sweeps(runs_dir: Path) -> tuple[list[Sweep], list[str]]:
     return [sweep for sweep, _ in sorted(found, key=lambda each: each[1])], unreadable
 
 
-def run_folders(path: Path) -> list[Path]:
-    """Return the run folders at or below a folder, sorted, without those that fresh=true moved aside."""
-    found = []
-    for at, folders, files in os.walk(path):
-        if "config.yaml" in files:
-            found.append(Path(at).resolve())
-            folders.clear()
-        folders[:] = [name for name in folders if name != SWEEPS and not ASIDE.search(name)]
-    return sorted(found)
-
-
 def named_runs(paths: Iterable[Path]) -> list[Path]:
     """Return the runs named by run folders, folders above runs, or sweep files, without duplicates.
 
@@ -183,7 +171,8 @@ def named_runs(paths: Iterable[Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for path in paths:
-        folders = load_sweep(path).folders if path.suffix == ".json" else run_folders(path)
+        folders = load_sweep(path).folders if path.suffix == ".json" else sorted(
+            run.resolve() for run in runs_below(path, lambda _, files: "config.yaml" in files))
         if not folders:
             raise UsageError(f"{path}: there are no runs; name a run's folder, a folder above runs, "
                              "or a sweep's file such as runs/sweeps/NAME.json")
