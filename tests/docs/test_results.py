@@ -156,7 +156,7 @@ def test_how_much_the_cost_critics_disagree() -> None:
     assert ddpm == [0.57, 1.16, 1.25] and vesde == [0.45, 1.42, 3.63]
     assert sum(value < 0 for value in ddpm_least + vesde_least) == 4 and round(min(vesde_least), 1) == -6.8
     # FAC, then SAC-Lagrangian.
-    assert of("gaussian-augmented")[0] == [3.40, 2.24, 3.07] and of("gaussian-plain")[0] == [3.15, 0.85, 1.30, 3.17, 1.47]
+    assert of("gaussian-augmented")[0] == [3.40, 2.24, 3.07] and of("gaussian-plain")[0] == [3.15, 0.85, 0.48, 1.30, 3.17, 1.47]
 
 
 def test_what_the_baselines_and_the_starts_are_said_to_be() -> None:
@@ -197,13 +197,13 @@ def test_what_becomes_of_state_wise_multipliers() -> None:
         (folder,) = (DATA / "point_button1_hard" / "point_button1" / cell).glob(f"seed={seed}-*")
         return {int(row["step"]): float(row["lam"]) for row in rows(folder / "metrics.csv") if row["lam"]}
 
-    reach, fac = ([lams("gaussian-reachability", seed) for seed in range(3)],
-                  [lams("gaussian-plain", seed) for seed in range(2)])
+    reach, fac = ([lams(cell, seed) for seed in range(3)] for cell in ("gaussian-reachability", "gaussian-plain"))
     assert f"is {reach[0][40_000]:.0e} and {reach[2][40_000]:.0e} on average at the end".replace("e-0", "e-") in said
     late = [lam for step, lam in reach[1].items() if step >= 22_000]
     assert f"and {min(late):.2f} to {max(late):.2f} from step 22,000 on with seed 1." in said
     assert f"({fac[0][40_000]:.0e} at the end)" in said
     assert f"it is {fac[1][22_500]:.0e} at step 22,500" in said and f"and {fac[1][23_000]:,.0f} at step 23,000" in said
+    assert f"it is {fac[2][16_000]:.0e} at step 16,000" in said and f"and {fac[2][16_500]:,.0f} at step 16,500" in said
 
 
 def test_what_hopper_does() -> None:
