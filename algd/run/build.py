@@ -42,7 +42,8 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def check_memory(config: Mapping[str, Any], task: Task, device: torch.device) -> None:
-    """Check that the replay and a batch's largest intermediate can be allocated; both are freed again.
+    """Check that the replay and a batch's largest intermediate, of one network and of all cost critics, can be
+    allocated; each is freed again.
 
     On a GPU the replay is in its memory and in the host's, the batch only in its own.
 
@@ -51,23 +52,25 @@ def check_memory(config: Mapping[str, Any], task: Task, device: torch.device) ->
     """
     observation_size, action_size = task.observation_space.shape[0], task.action_space.shape[0]
     agent = config["agent"]
-    # An agent of the user's need not have these keys. The reward critics are two.
-    hidden = [*(2 * size for size in agent.get("critic_hidden_sizes", [])),
-              *(agent.get("cost_members", 1) * size for size in agent.get("cost_hidden_sizes", []))]
-    widest = max([*hidden, observation_size + action_size])
-    samples = agent.get("policy", {}).get("mc_samples", 1)
-    replay, batch = 2 * observation_size + action_size + 4, widest * samples
+    # An agent of the user's need not have these keys.
+    cost_sizes, members = agent.get("cost_hidden_sizes", []), agent.get("cost_members", 1)
+    samples = config["batch_size"] * agent.get("policy", {}).get("mc_samples", 1)
+    widest = max([*agent.get("critic_hidden_sizes", []), *cost_sizes, observation_size + action_size])
+    replay = config["buffer_size"] * (2 * observation_size + action_size + 4)
     host = torch.device("cpu")
-    for key, numbers, where in (("buffer_size", replay, host), ("buffer_size", replay, device),
-                                ("batch_size", batch, device)):
+    for key, value, numbers, where in (
+            ("buffer_size", config["buffer_size"], replay, host),
+            ("buffer_size", config["buffer_size"], replay, device),
+            ("batch_size", config["batch_size"], samples * widest, device),
+            ("agent.cost_members", members, samples * members * max([*cost_sizes, 1]), device)):
         try:
-            torch.empty(config[key] * numbers, device=where)
+            torch.empty(numbers, device=where)
         except (RuntimeError, TypeError) as error:
             if not is_out_of_memory(error):
                 raise
             place = "here" if where == host else f"on {where}"
-            raise UsageError(f"{key}={config[key]}: it would take {4e-9 * config[key] * numbers:.3g} GB of memory, "
-                             f"more than can be allocated {place}; it should be smaller") from error
+            raise UsageError(f"{key}={value}: it would take {4e-9 * numbers:.3g} GB of memory, more than can be "
+                             f"allocated {place}; it should be smaller") from error
 
 
 def build_task(config: Mapping[str, Any], render_mode: str | None = None) -> Task:
