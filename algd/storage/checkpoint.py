@@ -127,7 +127,7 @@ class Checkpoints:
         return segments
 
     def _prune(self, kept: int = KEPT) -> None:
-        """Remove all checkpoints but the newest, and files that none of these needs."""
+        """Remove all but the newest `kept` checkpoints, and files that none of these needs."""
         numbers = self.numbers()
         for number in numbers[:-kept]:
             shutil.rmtree(self.folder / f"{number:06d}", ignore_errors=True)
